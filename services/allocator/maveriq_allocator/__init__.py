@@ -1,0 +1,1 @@
+"""Holds fragments of GPU memory for replicas, and decides the layers of each stage."""

@@ -1,0 +1,1 @@
+"""Admits intents and requests, over AMQP and HTTP, and tells how deployments fare."""

@@ -1,0 +1,1 @@
+"""Runs replicas on one node's GPUs and answers their requests."""

@@ -1,0 +1,21 @@
+"""The broker as a service or a producer sees it: one interface, on RabbitMQ and in-process."""
+
+from maveriq.bus.connecting import connect
+from maveriq.bus.handling import Handler, Replies
+from maveriq.bus.interface import (
+    Bus,
+    DeadRequest,
+    Mailbox,
+    MailboxGone,
+    QueueFull,
+    Rejected,
+    RequestConsumer,
+    RequestDelivery,
+    Unavailable,
+    Unroutable,
+)
+
+__all__ = [
+    "Bus", "DeadRequest", "Handler", "Mailbox", "MailboxGone", "QueueFull", "Rejected", "Replies",
+    "RequestConsumer", "RequestDelivery", "Unavailable", "Unroutable", "connect",
+]  # fmt: skip

@@ -1,0 +1,96 @@
+"""What was wrong with an input, and what to do about it: the same words over AMQP and HTTP."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+from uuid import UUID
+
+from pydantic import BaseModel, Field, ValidationError
+
+from maveriq.contracts.message import Message, Value
+
+
+class Fault(Value):
+    """One thing wrong with an input."""
+
+    field: str = Field(description="Dotted path of the field, e.g. intent.slo.ttft_ms; '' for the whole body.")
+    problem: str
+    remedy: str = Field(description="What the sender can do about it.")
+
+    def __str__(self) -> str:
+        return f"{self.field or 'body'}: {self.problem}; {self.remedy}"
+
+
+class MessageRefused(Message):
+    """Answer to a message that can never be handled, sent to its reply address before it is dead-lettered."""
+
+    topic: ClassVar[str] = "message.refused.v1"
+
+    refused_id: str = Field(description="message_id of the refused message; '' where it had none.")
+    refused_topic: str = Field(description="Topic (or queue) that it was sent to.")
+    deployment_id: UUID | None = None
+    faults: tuple[Fault, ...] = Field(min_length=1)
+
+
+_REMEDIES = {
+    "missing": "add it",
+    "json_invalid": "send one JSON object in UTF-8",
+    "model_type": "send a JSON object",
+    "finite_number": "send a finite number",
+    "uuid_parsing": "send a UUID, e.g. 7d444840-9dc0-11d1-b245-5ffdce74fad2",
+    "uuid_type": "send a UUID, e.g. 7d444840-9dc0-11d1-b245-5ffdce74fad2",
+}
+
+
+def faults(error: ValidationError, known: type[BaseModel], prefix: str = "") -> tuple[Fault, ...]:
+    """A validation error as faults that a producer can act on.
+
+    Args:
+        error: what validating `known` raised.
+        known: the class that was validated; its fields are offered in place of an unknown one.
+        prefix: path of the validated object within the body, e.g. "intent".
+    """
+    found: list[Fault] = []
+    for item in error.errors(include_url=False):
+        path = tuple(part for part in item["loc"] if not isinstance(part, str) or "[" not in part)
+        field = ".".join(str(part) for part in ((prefix,) if prefix else ()) + path)
+        remedy = _REMEDIES.get(item["type"])
+        if item["type"] == "extra_forbidden":
+            remedy = _instead_of(path, known)
+        if remedy is None:
+            remedy = "send a value that holds this"
+        found.append(Fault(field=field, problem=item["msg"], remedy=remedy))
+    return tuple(found)
+
+
+def _instead_of(path: tuple[int | str, ...], known: type[BaseModel]) -> str:
+    fields = _fields_at(path[:-1], known)
+    close = get_close_matches(str(path[-1]), fields, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return "remove it" + (f"; known fields: {', '.join(fields)}" if fields else "")
+
+
+def _fields_at(path: Iterable[int | str], known: type[BaseModel]) -> list[str]:
+    at = known
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = at.model_fields.get(part)
+        if field is None:
+            return []
+        inner = _model_in(field.annotation)
+        if inner is None:
+            return []
+        at = inner
+    return list(at.model_fields)
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        inner = _model_in(part)
+        if inner is not None:
+            return inner
+    return None

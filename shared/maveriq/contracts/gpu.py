@@ -1,0 +1,65 @@
+"""GPUs, what is free on them and who holds the rest."""
+
+from typing import ClassVar
+from uuid import UUID
+
+from pydantic import Field
+
+from maveriq.contracts.message import Message, Value
+
+NODE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"  # a word of a routing key: no dots
+
+
+class Gpu(Value):
+    """One device as its node's worker sees it."""
+
+    id: str = Field(min_length=1, description="NVML UUID, or <node>/cpu:<n> for a declared CPU device.")
+    gpu_type: str = Field(min_length=1, description="Product name; fingerprints are kept per type.")
+    total_bytes: int = Field(gt=0)
+    foreign_bytes: int = Field(ge=0, description="Taken by processes that are not ours.")
+
+
+class NodeReported(Message):
+    """What a node has. Sent when its worker starts, and every few seconds."""
+
+    topic: ClassVar[str] = "node.reported.v1"
+
+    node: str = Field(pattern=NODE_PATTERN)
+    engine: str
+    gpus: tuple[Gpu, ...] = Field(min_length=1)
+
+
+class NodeStarted(Message):
+    """A worker came up and runs nothing: whatever is reserved on its node must be told to it again."""
+
+    topic: ClassVar[str] = "node.started.v1"
+
+    node: str = Field(pattern=NODE_PATTERN)
+
+
+class Holding(Value):
+    """Bytes of one GPU held for one replica."""
+
+    deployment_id: UUID
+    replica: int
+    bytes: int = Field(gt=0)
+
+
+class GpuState(Value):
+    gpu: Gpu
+    holdings: tuple[Holding, ...] = ()
+
+    @property
+    def free_bytes(self) -> int:
+        """The fragment: what neither a reservation nor a foreign process holds."""
+        return max(0, self.gpu.total_bytes - self.gpu.foreign_bytes - sum(h.bytes for h in self.holdings))
+
+
+class InventoryChanged(Message):
+    """Who holds what on a node, after a report, a reservation or a release."""
+
+    topic: ClassVar[str] = "inventory.changed.v1"
+
+    node: str = Field(pattern=NODE_PATTERN)
+    engine: str
+    gpus: tuple[GpuState, ...]

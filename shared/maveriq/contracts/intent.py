@@ -1,0 +1,93 @@
+"""What a producer wants served, and how well. Never says how."""
+
+from enum import StrEnum
+from typing import ClassVar
+from uuid import UUID
+
+from pydantic import Field, model_validator
+
+from maveriq.contracts.message import DoorMessage, DoorValue, Message, Value
+from maveriq.contracts.model import Model
+
+DAY_MS = 86_400_000.0
+MAX_TOKENS = 10_000_000  # no model reads more; a larger number is a typo
+
+
+class Objective(StrEnum):
+    """What to make small among the candidates that meet every constraint (MaverIQ, section 4)."""
+
+    MIN_LATENCY = "min_latency"
+    """End-to-end latency of a request."""
+    MIN_COST = "min_cost"
+    """End-to-end latency x bytes of GPU memory held."""
+    MIN_MEMORY = "min_memory"
+    """Bytes of GPU memory held, over all GPUs."""
+    MIN_GPU_COST = "min_gpu_cost"
+    """End-to-end latency x number of GPUs."""
+
+
+class Slo(DoorValue):
+    """Latency that a request of the workload's mean lengths must meet. None: no limit."""
+
+    ttft_ms: float | None = Field(default=None, gt=0, le=DAY_MS, description="Time to first token.")
+    tpot_ms: float | None = Field(default=None, gt=0, le=DAY_MS, description="Time per output token after the first.")
+    e2e_ms: float | None = Field(default=None, gt=0, le=DAY_MS, description="Publish to last token.")
+
+
+class Workload(DoorValue):
+    """The traffic to plan for. Lengths are means, in tokens of the model's own tokenizer."""
+
+    input_tokens: int = Field(default=512, gt=0, le=MAX_TOKENS)
+    output_tokens: int = Field(default=128, gt=0, le=MAX_TOKENS)
+    request_rate_per_s: float = Field(default=1.0, gt=0, le=1e6)
+    context_tokens: int | None = Field(
+        default=None, gt=1, le=MAX_TOKENS,
+        description="Longest prompt plus answer of one request. None: twice the mean, at most the model's own.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _context_holds_the_mean(self) -> "Workload":
+        if self.context_tokens is not None and self.context_tokens < self.input_tokens + self.output_tokens:
+            raise ValueError("context_tokens must hold input_tokens + output_tokens")
+        return self
+
+
+class Intent(DoorValue):
+    """Serve `model` for `workload` within `slo`."""
+
+    model: str = Field(min_length=1, max_length=200, description="Name of a registered model.")
+    objective: Objective = Objective.MIN_COST
+    slo: Slo = Slo()
+    workload: Workload = Workload()
+    min_accuracy: float | None = Field(
+        default=None, ge=0, le=1, description="Relative to full precision. A variant not measured never passes."
+    )
+    max_gpus: int | None = Field(default=None, ge=1, le=100_000)
+    replicas: int = Field(default=1, ge=1, le=1000, description="Full copies that serve side by side.")
+
+
+class IntentSubmitted(DoorMessage):
+    """A producer asks for a deployment. It chooses the id, so that asking twice is asking once."""
+
+    topic: ClassVar[str] = "intent.submitted.v1"
+
+    deployment_id: UUID
+    intent: Intent
+    dry_run: bool = Field(default=False, description="Plan and report; reserve and start nothing.")
+
+
+class Admission(Value):
+    """An intent as admitted: the model it names is resolved."""
+
+    intent: Intent
+    model: Model
+    dry_run: bool = False
+
+
+class IntentAccepted(Message):
+    """Ingress admitted an intent; a deployment now exists under `deployment_id`."""
+
+    topic: ClassVar[str] = "intent.accepted.v1"
+
+    deployment_id: UUID
+    admission: Admission

@@ -1,0 +1,113 @@
+"""Configurations that would meet an intent, best first, and why the others lost."""
+
+from typing import ClassVar
+from uuid import UUID
+
+from pydantic import Field
+
+from maveriq.contracts.fingerprint import ModelFacts
+from maveriq.contracts.intent import Admission, Intent
+from maveriq.contracts.message import Message, Value
+from maveriq.contracts.model import Precision
+
+
+class Configuration(Value):
+    """One way to run one replica."""
+
+    engine: str
+    gpu_type: str
+    tp: int = Field(gt=0)
+    pp: int = Field(gt=0, description="Pipeline stages.")
+    precision: Precision
+    kv_precision: Precision
+    max_batch: int = Field(gt=0, description="Requests decoded together: the decode slots.")
+    context_tokens: int = Field(gt=0, description="Longest prompt plus answer of one slot.")
+
+    @property
+    def num_gpus(self) -> int:
+        return self.tp * self.pp
+
+
+class StageMemory(Value):
+    """What a stage takes of each of its GPUs: per rank, TP already divided.
+
+    stage bytes = runtime_bytes + num_layers * layer_bytes + [first] first_bytes + [last] last_bytes,
+    and `tied_saving_bytes` less where one stage is both first and last.
+    """
+
+    layer_bytes: int = Field(gt=0, description="Weights of one layer and the KV cache of its slots.")
+    first_bytes: int = Field(ge=0, description="Embeddings.")
+    last_bytes: int = Field(ge=0, description="lm_head and final norm.")
+    tied_saving_bytes: int = Field(ge=0, description="Counted twice above when embedding and lm_head are one.")
+    runtime_bytes: int = Field(ge=0, description="Context, workspace and activations.")
+
+    def of_stage(self, num_layers: int, *, first: bool, last: bool) -> int:
+        """Bytes on each GPU of a stage."""
+        total = self.runtime_bytes + num_layers * self.layer_bytes
+        total += self.first_bytes * first + self.last_bytes * last
+        return total - self.tied_saving_bytes * (first and last)
+
+
+class Prediction(Value):
+    """What a configuration is expected to do for the intent's workload."""
+
+    ttft_ms: float = Field(gt=0)
+    tpot_ms: float = Field(gt=0, description="At the batch that the workload's rate keeps busy.")
+    e2e_ms: float = Field(gt=0)
+    throughput_tokens_per_s: float = Field(gt=0, description="Output tokens with every slot busy.")
+    memory_bytes: int = Field(gt=0, description="Over all GPUs of the replica, layers split evenly.")
+    gpu_s: float = Field(gt=0, description="GPU-seconds a request: e2e x number of GPUs.")
+    accuracy: float | None = Field(description="Relative to full precision; None: not measured.")
+
+
+class Candidate(Value):
+    """A configuration that meets the intent, with what the allocator needs to place it."""
+
+    configuration: Configuration
+    prediction: Prediction
+    memory: StageMemory
+    score: float = Field(description="The objective's value; lower is better.")
+
+
+class Rejection(Value):
+    """A configuration that does not meet the intent, and by how much."""
+
+    configuration: Configuration
+    prediction: Prediction
+    constraint: str = Field(description="Field of the intent that is missed, e.g. slo.ttft_ms.")
+    wanted: float
+    predicted: float | None = Field(description="None: not measured.")
+
+
+class Counteroffer(Value):
+    """The nearest intent that would be met: one constraint relaxed."""
+
+    constraint: str = Field(description="Field of the intent to change.")
+    wanted: float
+    offered: float
+    intent: Intent
+
+
+class Plan(Value):
+    facts: ModelFacts
+    candidates: tuple[Candidate, ...] = Field(min_length=1, description="Best first; at most 64.")
+    rejected: tuple[Rejection, ...] = Field(default=(), description="Nearest miss first; at most 64.")
+    num_considered: int = Field(gt=0)
+
+
+class PlanComputed(Message):
+    topic: ClassVar[str] = "plan.computed.v1"
+
+    deployment_id: UUID
+    admission: Admission
+    plan: Plan
+
+
+class PlanPreviewed(Message):
+    """The plan of a dry run: shown, never placed."""
+
+    topic: ClassVar[str] = "plan.previewed.v1"
+
+    deployment_id: UUID
+    admission: Admission
+    plan: Plan

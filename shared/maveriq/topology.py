@@ -1,0 +1,105 @@
+"""Who sends what to whom. Read top to bottom: a datum's way through the system."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from maveriq.contracts import (
+    ChunksProduced,
+    DeploymentChanged,
+    DeploymentDraining,
+    DeploymentFailed,
+    DeploymentReleased,
+    FingerprintMeasured,
+    IntentAccepted,
+    IntentSubmitted,
+    InventoryChanged,
+    Message,
+    MessageRefused,
+    ModelRegistered,
+    ModelSubmitted,
+    NodeReported,
+    NodeStarted,
+    PlacementReserved,
+    PlanComputed,
+    PlanPreviewed,
+    Priority,
+    ReleaseAccepted,
+    ReleaseRequested,
+    ReplicaFailed,
+    ReplicaReady,
+    ReplicaStopped,
+    RequestCancelled,
+    RequestSubmitted,
+)
+
+EXCHANGE = "maveriq"  # topic exchange, durable
+MAX_ATTEMPTS = 5  # a message that failed so often is dead-lettered
+MAX_RETRY_DELAY_S = 30.0
+QUEUE_LENGTH = 10_000  # messages a service's queue holds before publishers are refused
+REQUEST_QUEUE_LENGTH = 1_000  # requests that wait for a deployment before publishers are refused
+MAX_DEADLINE_S = 600.0  # for requests that bring no deadline of their own
+DEAD_REQUESTS = "requests.dead"  # expired, or given up after MAX_ATTEMPTS: ingress answers them
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What one service consumes and emits; it refuses to start with other handlers."""
+
+    name: str
+    consumes: tuple[type[Message], ...]
+    emits: tuple[type[Message], ...]
+
+    @property
+    def dead_queue(self) -> str:
+        return f"{self.name}.dead"
+
+    def queue(self, message: type[Message], node: str | None = None) -> str:
+        """The durable queue of one topic; a service bound to a node has its own of those routed by node."""
+        mine = f".{node}" if node and message.routed_by == "node" else ""
+        return f"{self.name}.{message.topic}{mine}"
+
+    def binding(self, message: type[Message], node: str | None = None) -> str:
+        if message.routed_by is None:
+            return message.topic
+        return f"{message.topic}.{node}" if node and message.routed_by == "node" else f"{message.topic}.#"
+
+
+# Producers, and the command line. They follow DeploymentChanged, and hear ChunksProduced and
+# MessageRefused on their mailbox; RequestSubmitted goes straight to a deployment's request queue.
+PRODUCER_SENDS = (ModelSubmitted, IntentSubmitted, ReleaseRequested, RequestSubmitted, RequestCancelled)
+PRODUCER_HEARS = (ModelRegistered, DeploymentChanged, ChunksProduced, MessageRefused)
+
+INGRESS = Service(
+    "ingress",
+    consumes=(
+        ModelSubmitted, IntentSubmitted, ReleaseRequested,
+        FingerprintMeasured, PlanComputed, PlanPreviewed, PlacementReserved, ReplicaReady, ReplicaFailed,
+        DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged,
+    ),
+    emits=(ModelRegistered, IntentAccepted, ReleaseAccepted, DeploymentChanged),
+)  # fmt: skip
+PROFILER = Service("profiler", consumes=(IntentAccepted,), emits=(FingerprintMeasured, DeploymentFailed))
+PLANNER = Service("planner", consumes=(FingerprintMeasured,), emits=(PlanComputed, PlanPreviewed, DeploymentFailed))
+ALLOCATOR = Service(
+    "allocator",
+    consumes=(PlanComputed, ReplicaReady, ReplicaFailed, ReplicaStopped, ReleaseAccepted, NodeReported, NodeStarted),
+    emits=(PlacementReserved, DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged),
+)
+WORKER = Service(
+    "worker",
+    consumes=(PlacementReserved, DeploymentDraining),
+    emits=(NodeStarted, NodeReported, ReplicaReady, ReplicaFailed, ReplicaStopped),
+)
+
+SERVICES = (INGRESS, PROFILER, PLANNER, ALLOCATOR, WORKER)
+
+MESSAGES: dict[str, type[Message]] = {
+    message.topic: message
+    for group in (PRODUCER_SENDS, PRODUCER_HEARS, *((*s.consumes, *s.emits) for s in SERVICES))
+    for message in group
+}
+
+
+def request_queue(deployment_id: UUID, priority: Priority) -> str:
+    """The durable, bounded queue of a deployment's requests at one priority."""
+    return f"requests.{deployment_id}.{priority}"
