@@ -1,0 +1,45 @@
+# The only commands a newcomer needs. `make` lists them.
+
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p))))
+BIN := .venv/bin
+DISTRIBUTIONS := shared/pyproject.toml $(wildcard services/*/pyproject.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format schemas servers bench-streaming bench-torch-engine
+
+help: ## Show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+
+install: .venv/installed ## Make .venv, or renew it when it is stale
+
+.venv/installed: pyproject.toml constraints.txt scripts/install.py $(DISTRIBUTIONS)
+	$(PYTHON) scripts/install.py
+
+demo: install ## From an intent to streamed tokens, on this machine
+	$(BIN)/maveriq demo
+
+lint: install ## ruff, import-linter, mypy, pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+test: lint servers ## Lint and every test, against private RabbitMQ and Redis
+	$(BIN)/pytest
+
+servers: install
+	@scripts/servers.sh
+
+format: install ## Let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schemas: install ## Write shared/asyncapi.json and shared/schemas/ anew
+	$(BIN)/python -m maveriq.asyncapi shared
+
+bench-streaming: servers ## Tokens/s, CPU and latency against plain SSE
+	$(BIN)/python benchmarks/streaming.py
+
+bench-torch-engine: install ## The torch engine against transformers' generate
+	$(BIN)/python benchmarks/torch_engine.py
