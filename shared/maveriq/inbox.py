@@ -1,0 +1,90 @@
+"""What has arrived for one request: chunks put in by the mailbox, taken out in order by whoever waits."""
+
+import asyncio
+from collections import deque
+
+from maveriq.contracts import Chunk, ErrorCode, InferenceError
+from maveriq.ordering import Ordering
+
+GAP_S = 2.0  # the bus keeps order, so a chunk that is still missing after this was lost with a connection
+
+
+class RequestFailed(Exception):
+    """A request has no (further) answer; `error` says why."""
+
+    def __init__(self, error: InferenceError) -> None:
+        where = f"{error.field}: " if error.field else ""
+        super().__init__(f"{where}{error.problem}; {error.remedy}")
+        self.error = error
+
+
+class Inbox:
+    """Holds the chunks of one request. One puts, one takes."""
+
+    __slots__ = ("_arrived", "_failure", "_gap", "_late", "_loop", "_ordering", "_waiter")
+
+    def __init__(self, deadline_s: float, late: InferenceError) -> None:
+        """Args:
+        deadline_s: from now; `late` is then the failure.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._ordering = Ordering()
+        self._arrived: deque[Chunk] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: InferenceError | None = None
+        self._gap: asyncio.TimerHandle | None = None
+        self._late = self._loop.call_later(deadline_s, self.fail, late)
+
+    def put(self, chunk: Chunk) -> None:
+        self._arrived.append(chunk)
+        self._wake()
+
+    def fail(self, error: InferenceError) -> None:
+        """End the request once what arrived before is taken."""
+        self._failure = error
+        self._wake()
+
+    async def take(self) -> list[Chunk]:
+        """All that can be yielded now, in order; waits for the first.
+
+        Raises:
+            RequestFailed: an error chunk came, `fail` was called, or a gap stayed open for GAP_S.
+        """
+        ready: list[Chunk] = []
+        while True:
+            while self._arrived:
+                chunk = self._arrived.popleft()
+                if chunk.error is not None:
+                    self._failure = chunk.error
+                    break
+                ready += self._ordering.take(chunk)
+            if ready:
+                return ready
+            if self._failure is not None:
+                raise RequestFailed(self._failure)
+            self._watch_gap()
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+        self._late.cancel()
+        if self._gap is not None:
+            self._gap.cancel()
+
+    def _watch_gap(self) -> None:
+        if self._ordering.has_gap and self._gap is None:
+            lost = InferenceError(
+                code=ErrorCode.INTERRUPTED,
+                problem="chunks were lost with a connection",
+                remedy="send the request again",
+            )
+            self._gap = self._loop.call_later(GAP_S, self.fail, lost)
+        elif not self._ordering.has_gap and self._gap is not None:
+            self._gap.cancel()
+            self._gap = None
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
