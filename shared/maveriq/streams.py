@@ -5,7 +5,7 @@ engine step, so the way from there to the one who waits is a dictionary look-up 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 from uuid import UUID, uuid4
@@ -108,7 +108,7 @@ class Streams:
 
     async def generate(
         self, request: RequestSubmitted, *, priority: Priority = Priority.NORMAL, deadline_s: float = MAX_DEADLINE_S
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         """Submit on the first step, then yield chunks: every token once, in order; the last has a finish_reason.
 
         Leaving early cancels the request.
@@ -154,13 +154,15 @@ class Streams:
             raise RequestFailed(_interrupted("the broker did not confirm the request", "send it again")) from lost
 
     @asynccontextmanager
-    async def following(self, deployment_id: UUID) -> AsyncIterator[Subscription[DeploymentChanged]]:
+    async def following(self, deployment_id: UUID) -> AsyncGenerator[Subscription[DeploymentChanged], None]:
         """The changes of one deployment. Publish the intent through it: nothing is missed then."""
         async with self.subscribed(DeploymentChanged, f"{DeploymentChanged.topic}.{deployment_id}") as changes:
             yield changes
 
     @asynccontextmanager
-    async def subscribed(self, message: type[M], routing_key: str | None = None) -> AsyncIterator[Subscription[M]]:
+    async def subscribed(
+        self, message: type[M], routing_key: str | None = None
+    ) -> AsyncGenerator[Subscription[M], None]:
         """What is published under the routing key (by default the topic), while the block runs."""
         assert self._mailbox is not None
         key = routing_key or message.topic
