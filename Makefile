@@ -1,6 +1,8 @@
 # The only commands a newcomer needs. `make` lists them.
 
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p))))
+# The first Python that runs and is new enough; `make PYTHON=...` chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 DISTRIBUTIONS := shared/pyproject.toml $(wildcard services/*/pyproject.toml)
 
@@ -13,6 +15,7 @@ help: ## Show this
 install: .venv/installed ## Make .venv, or renew it when it is stale
 
 .venv/installed: pyproject.toml constraints.txt scripts/install.py $(DISTRIBUTIONS)
+	@test -n "$(PYTHON)" || { echo 'MaverIQ needs Python 3.11 or newer on the PATH' >&2; exit 1; }
 	$(PYTHON) scripts/install.py
 
 demo: install ## From an intent to streamed tokens, on this machine

@@ -128,6 +128,8 @@ class Bus(Protocol):
     ) -> None:
         """Publish durably under `message.routing_key` and wait for the confirm.
 
+        Messages of `topology.PRODUCER_HEARS` may have no listener; any other that no queue takes is an error.
+
         Args:
             id: unique; None draws one. The same message again takes the same id.
 
@@ -137,7 +139,10 @@ class Bus(Protocol):
         ...
 
     async def run(self, service: Service, handlers: "Sequence[Handler[Any]]", *, node: str | None = None) -> None:
-        """Declare what the service needs and handle its messages until cancelled.
+        """Declare the topology and handle the service's messages until cancelled.
+
+        The durable queues of every service in `topology.SERVICES` are declared, not only its own: a message
+        for a service that has never run yet waits for it. Queues of a node are declared by that node's worker.
 
         Returned messages are published with confirm, then the cause is acked. A failing handler is
         retried after min(30, 2**attempt) s, MAX_ATTEMPTS times, then dead-lettered with the reason.
