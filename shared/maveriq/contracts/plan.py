@@ -96,6 +96,8 @@ class Plan(Value):
 
 
 class PlanComputed(Message):
+    """The candidates for an admitted intent; the allocator takes the first that fits."""
+
     topic: ClassVar[str] = "plan.computed.v1"
 
     deployment_id: UUID
