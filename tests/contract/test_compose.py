@@ -1,0 +1,52 @@
+"""deploy/docker-compose.yml is valid, and starts what the services are."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from maveriq.topology import SERVICES
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "deploy" / "docker-compose.yml"
+
+
+def compose_command() -> list[str]:
+    """docker compose where its plugin is installed, else the one that `make servers` unpacked."""
+    unpacked = ROOT / ".venv" / "libexec" / "docker-compose"
+    if shutil.which("docker") and not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+        return ["docker", "compose"]
+    assert unpacked.exists(), "no docker compose: run `make servers`"
+    return [str(unpacked)]
+
+
+def services(*profiles: str) -> dict[str, Any]:
+    chosen = [argument for profile in profiles for argument in ("--profile", profile)]
+    done = subprocess.run(
+        [*compose_command(), "-f", COMPOSE, *chosen, "config"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    loaded: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
+    return loaded
+
+
+def test_every_service_of_the_topology_runs_by_default() -> None:
+    assert {service.name for service in SERVICES} | {"rabbitmq", "redis"} == set(services())
+
+
+def test_the_gpu_profile_adds_tensorrt_llm() -> None:
+    added = {name: service for name, service in services("gpu").items() if name not in services()}
+    assert set(added) == {"profiler-gpu", "worker-gpu"}
+    assert {service["environment"]["MAVERIQ_ENGINE"] for service in added.values()} == {"trtllm"}
+
+
+@pytest.mark.parametrize("profile", [(), ("gpu",)])
+def test_each_service_is_started_as_its_own_module(profile: tuple[str, ...]) -> None:
+    for name, service in services(*profile).items():
+        if name in ("rabbitmq", "redis"):
+            continue
+        distribution = service["build"]["args"]["SERVICE"]
+        assert service["command"] == ["python", "-m", f"maveriq_{distribution}"]
+        assert (ROOT / "services" / distribution / f"maveriq_{distribution}" / "__main__.py").exists()
