@@ -181,7 +181,7 @@ class Bus(Protocol):
         ...
 
     async def close_requests(self, deployment_id: UUID, answer: "Callable[[DeadRequest], Awaitable[None]]") -> None:
-        """Delete the deployment's request queues; whatever still waits there is handed to `answer` first. Again is harmless."""
+        """Delete the deployment's request queues; whatever still waits there is handed to `answer`. Again is harmless."""
         ...
 
     async def submit(
@@ -214,7 +214,7 @@ class Bus(Protocol):
         ...
 
     async def consume_dead_requests(self, answer: Callable[[DeadRequest], Awaitable[None]]) -> RequestConsumer:
-        """Take requests that expired, or that were handed out MAX_ATTEMPTS times; each is acked once `answer` returns."""
+        """Take requests that expired, or that were handed out MAX_ATTEMPTS times; acked once `answer` returns."""
         ...
 
     @property

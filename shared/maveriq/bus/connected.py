@@ -1,0 +1,114 @@
+"""The bus on any connection: `interface.Bus`, kept once for RabbitMQ and for the in-process twin."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+
+from maveriq.bus.connection import Connection
+from maveriq.bus.envelope import Envelope, seal
+from maveriq.bus.handling import Handler, decode, retry_delay_s
+from maveriq.bus.interface import (
+    PUBLISH_TIMEOUT_S,
+    DeadRequest,
+    Mailbox,
+    Rejected,
+    RequestConsumer,
+    RequestDelivery,
+)
+from maveriq.bus.queues import dead_request_queues, request_queues
+from maveriq.bus.requests import close_requests, consume_dead_requests, consume_requests
+from maveriq.bus.serving import RetryDelay, Serving
+from maveriq.contracts import Message, Priority, RequestSubmitted
+from maveriq.topology import EXCHANGE, MAX_DEADLINE_S, MESSAGES, Service, request_queue
+
+log = structlog.stdlib.get_logger()
+
+
+class ConnectedBus:
+    """Keeps `Bus` on a `Connection`."""
+
+    def __init__(self, connection: Connection, *, retry_delay_s: RetryDelay = retry_delay_s) -> None:
+        self._connection = connection
+        self._retry_delay_s = retry_delay_s
+
+    @property
+    def connected(self) -> bool:
+        return self._connection.connected
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def publish(
+        self,
+        message: Message,
+        *,
+        id: UUID | None = None,
+        cause: UUID | None = None,
+        reply_to: str | None = None,
+        timeout_s: float = PUBLISH_TIMEOUT_S,
+    ) -> None:
+        envelope = seal(message, id or uuid4(), cause=cause, reply_to=reply_to)
+        await self._connection.post(envelope, message.routing_key, exchange=EXCHANGE, timeout_s=timeout_s)
+
+    async def run(self, service: Service, handlers: Sequence[Handler[Any]], *, node: str | None = None) -> None:
+        await Serving(self._connection, service, self._retry_delay_s).run(handlers, node)
+
+    async def mailbox(self, receive: Callable[[Message], None], *, name: str = "client") -> Mailbox:
+        def opened(envelope: Envelope) -> None:
+            message = MESSAGES.get(envelope.topic or "")
+            if message is None:
+                log.warning("message of an unknown topic dropped", topic=envelope.topic)
+                return
+            try:
+                decoded = decode(message, envelope.topic, envelope.body)
+            except Rejected as rejected:
+                log.warning("malformed message dropped", topic=envelope.topic, error=str(rejected))
+            else:
+                receive(decoded)
+
+        return await self._connection.mailbox(opened, name=name)
+
+    async def send(self, address: str, message: Message, *, confirm: bool) -> None:
+        envelope = seal(message, uuid4())
+        if confirm:
+            await self._connection.send_confirmed(envelope, address, timeout_s=PUBLISH_TIMEOUT_S)
+        else:
+            self._connection.send(envelope, address)
+
+    async def open_requests(self, deployment_id: UUID) -> None:
+        await self._connection.declare((*dead_request_queues(), *request_queues(deployment_id)))
+
+    async def close_requests(self, deployment_id: UUID, answer: Callable[[DeadRequest], Awaitable[None]]) -> None:
+        await close_requests(self._connection, deployment_id, answer)
+
+    async def submit(
+        self,
+        request: RequestSubmitted,
+        *,
+        reply_to: str,
+        priority: Priority = Priority.NORMAL,
+        deadline_s: float = MAX_DEADLINE_S,
+        timeout_s: float = PUBLISH_TIMEOUT_S,
+    ) -> None:
+        now = time.time()
+        envelope = replace(
+            seal(request, request.request_id, reply_to=reply_to),
+            expires_s=max(0.0, deadline_s),
+            sent_at=now,
+            headers={"deadline": now + deadline_s},
+        )
+        queue = request_queue(request.deployment_id, priority)
+        await self._connection.post(envelope, queue, exchange="", timeout_s=timeout_s)
+
+    async def consume_requests(
+        self, deployment_id: UUID, receive: Callable[[RequestDelivery], None], *, slots: int
+    ) -> RequestConsumer:
+        return await consume_requests(self._connection, deployment_id, receive, slots)
+
+    async def consume_dead_requests(self, answer: Callable[[DeadRequest], Awaitable[None]]) -> RequestConsumer:
+        await self._connection.declare(dead_request_queues())
+        return await consume_dead_requests(self._connection, answer, self._retry_delay_s)

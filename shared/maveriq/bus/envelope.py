@@ -1,0 +1,86 @@
+"""What travels around a message's body. Pure: a message in, its envelope out; an envelope in, what it says out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+from maveriq.contracts import ChunksProduced, Fault, Message, MessageRefused
+from maveriq.topology import MAX_DEADLINE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A body with its AMQP properties and headers."""
+
+    body: bytes
+    topic: str | None = None
+    """The `type` property; None where a plain producer set none."""
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    expires_s: float | None = None
+    """The `expiration` property: seconds that it may wait in a queue."""
+    sent_at: float | None = None
+    """The `timestamp` property, seconds since the epoch."""
+    headers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def encode(message: Message) -> bytes:
+    """The body. Chunks leave out what is null: they are many, and most of their fields are empty."""
+    return message.model_dump_json(exclude_none=type(message) is ChunksProduced).encode()
+
+
+def seal(message: Message, id: UUID, *, cause: UUID | None = None, reply_to: str | None = None) -> Envelope:
+    correlation = message.correlation
+    return Envelope(
+        body=encode(message),
+        topic=message.topic,
+        message_id=str(id),
+        correlation_id=str(correlation) if correlation else None,
+        reply_to=reply_to,
+        headers={"cause": str(cause)} if cause else {},
+    )
+
+
+def identity(envelope: Envelope) -> UUID:
+    """The message's id, the same at each redelivery, also where a plain producer gave another kind of id or none."""
+    if envelope.message_id:
+        try:
+            return UUID(envelope.message_id)
+        except ValueError:
+            return uuid5(NAMESPACE_OID, envelope.message_id)
+    return uuid5(NAMESPACE_OID, envelope.body.hex())
+
+
+def refusal(envelope: Envelope, sent_to: str, faults: Sequence[Fault]) -> MessageRefused:
+    """What the sender is told.
+
+    Args:
+        sent_to: the queue, where the sender named no topic.
+    """
+    try:
+        deployment_id = UUID(envelope.correlation_id or "")
+    except ValueError:
+        deployment_id = None
+    return MessageRefused(
+        refused_id=envelope.message_id or "",
+        refused_topic=envelope.topic or sent_to,
+        deployment_id=deployment_id,
+        faults=tuple(faults) or (Fault(field="", problem="it can never be handled", remedy="do not send it again"),),
+    )
+
+
+def deadline(envelope: Envelope, now: float) -> float:
+    """When a request must be answered, seconds since the epoch.
+
+    The header `deadline` where there is one; else `expiration` counted from `timestamp`, or from `now` where
+    there is none. Never later than MAX_DEADLINE_S from now.
+    """
+    latest = now + MAX_DEADLINE_S
+    named = envelope.headers.get("deadline")
+    if isinstance(named, int | float) and not isinstance(named, bool):
+        return min(float(named), latest)
+    allowed_s = MAX_DEADLINE_S if envelope.expires_s is None else envelope.expires_s
+    sent_at = now if envelope.sent_at is None else min(envelope.sent_at, now)
+    return min(sent_at + allowed_s, latest)

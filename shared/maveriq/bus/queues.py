@@ -1,0 +1,86 @@
+"""Every queue that we declare, and with which bounds. Pure: the topology in, queues out.
+
+The one place: declaring a queue again with other bounds is fatal on RabbitMQ.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from maveriq.contracts import Priority
+from maveriq.topology import (
+    DEAD_REQUESTS,
+    INGRESS,
+    MAX_ATTEMPTS,
+    MAX_DEADLINE_S,
+    QUEUE_LENGTH,
+    REQUEST_QUEUE_LENGTH,
+    SERVICES,
+    WORKER,
+    Service,
+    request_queue,
+)
+
+# Deliveries are counted by the broker also when a consumer dies. Failed handlers are given up after MAX_ATTEMPTS by
+# ourselves, with the reason; this ends what kills its consumer each time. It is RabbitMQ 4's default.
+BACKSTOP_ATTEMPTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """A durable queue. Publishers to a full one are refused."""
+
+    name: str
+    bindings: tuple[str, ...] = ()
+    """Keys of the topic exchange."""
+    max_length: int | None = None
+    ttl_s: float | None = None
+    max_attempts: int | None = None
+    """How often a message is handed out before it goes to `dead_queue`."""
+    dead_queue: str | None = None
+    """Where what expired, or was handed out too often, goes."""
+
+
+def service_queues(service: Service, node: str | None = None) -> tuple[QueueSpec, ...]:
+    """What one service consumes, and its dead queue, first."""
+    consumed = tuple(
+        QueueSpec(
+            name=service.queue(message, node),
+            bindings=(service.binding(message, node),),
+            max_length=QUEUE_LENGTH,
+            max_attempts=BACKSTOP_ATTEMPTS,
+            dead_queue=service.dead_queue,
+        )
+        for message in service.consumes
+    )
+    return (QueueSpec(name=service.dead_queue), *consumed)
+
+
+def topology_queues() -> tuple[QueueSpec, ...]:
+    """What all services consume, whether they have ever run or not: services start in any order, and what one emits
+    waits for the others. The worker's queues are each node's own: it declares them itself before it reports.
+    """
+    return (
+        tuple(queue for service in SERVICES if service is not WORKER for queue in service_queues(service))
+        + dead_request_queues()
+    )
+
+
+def dead_request_queues() -> tuple[QueueSpec, ...]:
+    return (
+        QueueSpec(name=WORKER.dead_queue),
+        QueueSpec(name=INGRESS.dead_queue),
+        QueueSpec(name=DEAD_REQUESTS, max_attempts=BACKSTOP_ATTEMPTS, dead_queue=INGRESS.dead_queue),
+    )
+
+
+def request_queues(deployment_id: UUID) -> tuple[QueueSpec, ...]:
+    return tuple(
+        QueueSpec(
+            name=request_queue(deployment_id, priority),
+            max_length=REQUEST_QUEUE_LENGTH,
+            ttl_s=MAX_DEADLINE_S,
+            max_attempts=MAX_ATTEMPTS,
+            dead_queue=DEAD_REQUESTS,
+        )
+        for priority in Priority
+    )
