@@ -15,7 +15,7 @@ from maveriq.contracts import ChunksProduced, Message, MessageRefused, RequestSu
 from maveriq.topology import EXCHANGE, MESSAGES, PRODUCER_HEARS, PRODUCER_SENDS, SERVICES
 
 # Messages that do not travel through the topic exchange but straight to a queue by its name.
-DIRECT = {
+DIRECT: dict[type[Message], str] = {
     RequestSubmitted: "requests.{deployment_id}.{priority}",
     ChunksProduced: "{reply_to}",
     MessageRefused: "{reply_to}",
@@ -33,7 +33,10 @@ def document() -> dict[str, Any]:
     refs, schemas = models_json_schema(
         [(message, "validation") for message in MESSAGES.values()], ref_template="#/components/schemas/{model}"
     )
-    sides = [("producer", "send", PRODUCER_SENDS), ("producer", "receive", PRODUCER_HEARS)]
+    sides: list[tuple[str, str, tuple[type[Message], ...]]] = [
+        ("producer", "send", PRODUCER_SENDS),
+        ("producer", "receive", PRODUCER_HEARS),
+    ]
     for service in SERVICES:
         sides += [(service.name, "receive", service.consumes), (service.name, "send", service.emits)]
     return {

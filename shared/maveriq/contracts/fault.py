@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, Field, ValidationError
@@ -89,7 +89,7 @@ def _fields_at(path: Iterable[int | str], known: type[BaseModel]) -> list[str]:
 def _model_in(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for part in getattr(annotation, "__args__", ()):
+    for part in get_args(annotation):
         inner = _model_in(part)
         if inner is not None:
             return inner
