@@ -1,0 +1,270 @@
+"""The commands: each reads its options, calls one function beside this file, and ends with one line on an error."""
+
+import json as json_text
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from maveriq.cli import options as o
+from maveriq.cli.api import Api, CommandFailed
+from maveriq.cli.chatting import Answering, chat_loop, complete
+from maveriq.cli.deploying import deploy_and_wait, show_plan
+from maveriq.cli.intents import build_intent, build_model
+from maveriq.cli.watching import release, show_deployments, show_gpus, show_models
+from maveriq.contracts import Intent, Objective, Priority
+from maveriq.settings import BadSetting
+
+app = typer.Typer(
+    name="maveriq",
+    help="Say what a model must do; MaverIQ finds the GPUs, the parallelism and the precision.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+
+
+def run() -> None:
+    """The process: 0 done, 1 not done, 2 asked wrongly; an error is one line, or JSON with --json."""
+    try:
+        app()
+    except CommandFailed as failed:
+        if "--json" in sys.argv:
+            print(json_text.dumps({"error": {"message": str(failed), "param": failed.field, "code": failed.code}}))
+        else:
+            _complain(str(failed))
+        sys.exit(failed.exit_code)
+    except BadSetting as error:
+        _complain(str(error))
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has left: nothing to say, and nobody to say it to
+        sys.exit(0)
+
+
+@app.command()
+def up(
+    devices: Annotated[
+        str | None, typer.Option(help='"nvml", or shares of CPU memory: "cpu:0=300MiB,cpu:1=220MiB".')
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port of ingress.")] = None,
+    host: Annotated[str | None, typer.Option(help="HTTP address of ingress.")] = None,
+    amqp: Annotated[
+        str | None, typer.Option("--amqp", envvar="MAVERIQ_AMQP_URL", help="RabbitMQ; embedded by default.")
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option("--redis", envvar="MAVERIQ_REDIS_URL", help="Redis; embedded by default.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help='"torch" or "trtllm".')] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run this service alone; may be repeated.")] = None,
+) -> None:
+    """Run the cluster in this process, until Ctrl-C."""
+    from maveriq.cli.up import run_up
+
+    given = {
+        "MAVERIQ_DEVICES": devices,
+        "MAVERIQ_HTTP_PORT": None if port is None else str(port),
+        "MAVERIQ_HTTP_HOST": host,
+        "MAVERIQ_AMQP_URL": amqp,
+        "MAVERIQ_REDIS_URL": redis,
+        "MAVERIQ_ENGINE": engine,
+    }
+    run_up(out, {name: value for name, value in given.items() if value is not None}, tuple(only or ()))
+
+
+@app.command()
+def demo() -> None:
+    """From an intent to streamed tokens on this machine, in about two minutes."""
+    from maveriq.cli.demo import run_demo
+
+    run_demo(out)
+
+
+@app.command()
+def register(
+    name: Annotated[str, typer.Argument(help="What intents will call it.")],
+    source: Annotated[str, typer.Argument(help="Hugging Face id, folder with config.json, or .gguf file.")],
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="precision[=accuracy][@source], e.g. int8=0.99; accuracy is relative to full precision."),
+    ] = None,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Make a model known to the cluster."""
+    model = build_model(name, source, variant or [])
+    Api(url).register(model)
+    if json:
+        print(model.model_dump_json())
+    else:
+        variants = ", ".join(str(each.precision) for each in model.variants)
+        out.print(f"[green]✓[/] {model.name} is registered ({variants}); next: maveriq deploy {model.name}")
+
+
+@app.command()
+def models(url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
+    """List the models that intents may name."""
+    show_models(Api(url), None if json else out)
+
+
+@app.command()
+def deploy(
+    model: o.ModelName = None,
+    objective: o.ObjectiveOption = None,
+    ttft_ms: o.TtftMs = None,
+    tpot_ms: o.TpotMs = None,
+    e2e_ms: o.E2eMs = None,
+    input_tokens: o.InputTokens = None,
+    output_tokens: o.OutputTokens = None,
+    rate: o.Rate = None,
+    context_tokens: o.ContextTokens = None,
+    min_accuracy: o.MinAccuracy = None,
+    max_gpus: o.MaxGpus = None,
+    replicas: o.Replicas = None,
+    intent: o.IntentFile = None,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Serve a model as the options ask, and wait until it is served."""
+    wanted = _intent(
+        model, intent, objective, ttft_ms, tpot_ms, e2e_ms, input_tokens, output_tokens, rate, context_tokens,
+        min_accuracy, max_gpus, replicas,
+    )  # fmt: skip
+    deploy_and_wait(Api(url), wanted, None if json else out)
+
+
+@app.command()
+def plan(
+    model: o.ModelName = None,
+    objective: o.ObjectiveOption = None,
+    ttft_ms: o.TtftMs = None,
+    tpot_ms: o.TpotMs = None,
+    e2e_ms: o.E2eMs = None,
+    input_tokens: o.InputTokens = None,
+    output_tokens: o.OutputTokens = None,
+    rate: o.Rate = None,
+    context_tokens: o.ContextTokens = None,
+    min_accuracy: o.MinAccuracy = None,
+    max_gpus: o.MaxGpus = None,
+    replicas: o.Replicas = None,
+    intent: o.IntentFile = None,
+    top: Annotated[int, typer.Option(min=1, help="Rows of each kind.")] = 10,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Show what would be done, and why each other configuration lost; start nothing."""
+    wanted = _intent(
+        model, intent, objective, ttft_ms, tpot_ms, e2e_ms, input_tokens, output_tokens, rate, context_tokens,
+        min_accuracy, max_gpus, replicas,
+    )  # fmt: skip
+    show_plan(Api(url), wanted, top, None if json else out)
+
+
+@app.command()
+def chat(
+    target: o.Target,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this and end.")] = None,
+    system: Annotated[str | None, typer.Option(help="How the model is to behave.")] = None,
+    max_tokens: o.MaxTokens = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    priority: o.PriorityOption = Priority.NORMAL,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Talk to a deployment; the answer streams."""
+    if json and message is None:
+        raise CommandFailed("needs --message: a conversation is no JSON", field="--json", exit_code=2)
+    answering = Answering(Api(url), target, _sampling(max_tokens, temperature, top_p, seed), priority)
+    chat_loop(answering, system, message, None if json else out)
+
+
+@app.command()
+def infer(
+    target: o.Target,
+    prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input.")],
+    max_tokens: o.MaxTokens = 128,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    priority: o.PriorityOption = Priority.NORMAL,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Continue a text, without a chat template."""
+    answering = Answering(Api(url), target, _sampling(max_tokens, temperature, top_p, seed), priority)
+    complete(answering, sys.stdin.read() if prompt == "-" else prompt, None if json else out)
+
+
+@app.command()
+def ps(
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that have ended.")] = False,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """List deployments."""
+    show_deployments(Api(url), everything, None if json else out)
+
+
+@app.command()
+def gpus(url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
+    """Draw the GPUs: who holds what, and which fragments are free."""
+    show_gpus(Api(url), None if json else out)
+
+
+@app.command()
+def rm(
+    target: o.Target,
+    wait: Annotated[bool, typer.Option(help="Wait until the memory is free again.")] = True,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Release a deployment: what is queued is answered first."""
+    release(Api(url), target, wait, None if json else out)
+
+
+def _intent(
+    model: str | None,
+    file: o.IntentFile,
+    objective: Objective | None,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
+    e2e_ms: float | None,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    rate: float | None,
+    context_tokens: int | None,
+    min_accuracy: float | None,
+    max_gpus: int | None,
+    replicas: int | None,
+) -> Intent:
+    written: str | None = None
+    if file is not None:
+        try:
+            written = sys.stdin.read() if str(file) == "-" else file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandFailed(f"cannot read {file}: {error}", field="--intent", exit_code=2) from error
+    given = {
+        "objective": objective, "slo.ttft_ms": ttft_ms, "slo.tpot_ms": tpot_ms, "slo.e2e_ms": e2e_ms,
+        "workload.input_tokens": input_tokens, "workload.output_tokens": output_tokens,
+        "workload.request_rate_per_s": rate, "workload.context_tokens": context_tokens,
+        "min_accuracy": min_accuracy, "max_gpus": max_gpus, "replicas": replicas,
+    }  # fmt: skip
+    return build_intent(model, given, written)
+
+
+def _sampling(
+    max_tokens: int | None, temperature: float | None, top_p: float | None, seed: int | None
+) -> dict[str, float]:
+    given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _complain(message: str) -> None:
+    line = Text("maveriq: ", style="bold red").append(message, style="default")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)

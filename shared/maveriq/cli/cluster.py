@@ -1,0 +1,149 @@
+"""All services side by side in this process, on one broker: the same code as in separate processes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import structlog
+
+from maveriq.bus import Bus, connect
+from maveriq.bus.inprocess import InProcessBroker, InProcessBus
+from maveriq.cli.api import Api, CommandFailed
+from maveriq.cli.embedded_redis import embedded_redis
+from maveriq.running import SERVICE_ENTRY_POINTS, Run
+from maveriq.settings import BadSetting
+from maveriq.topology import SERVICES
+
+STOP_TIMEOUT_S = 30.0  # engines answer nothing more, so this is processes ending
+DEFAULT_CACHE = "~/.cache/maveriq"
+NAMES = tuple(service.name for service in SERVICES)
+
+
+class Cluster:
+    """Services that run as tasks of this loop."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self._broker = InProcessBroker()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def url(self) -> str:
+        host = self.env.get("MAVERIQ_HTTP_HOST", "127.0.0.1")
+        return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.env.get('MAVERIQ_HTTP_PORT', '8000')}"
+
+    async def connect(self) -> Bus:
+        """A connection of its own to the cluster's broker."""
+        url = self.env.get("MAVERIQ_AMQP_URL")
+        return await connect(url) if url else InProcessBus(self._broker)
+
+    async def start(self, runs: Mapping[str, Run]) -> None:
+        for name, run in runs.items():
+            self._tasks[name] = asyncio.create_task(self._serve(name, run), name=name)
+
+    async def wait_failed(self) -> CommandFailed:
+        """Return only when a service has ended by itself, saying which and why."""
+        ended, _ = await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+        task = next(iter(ended))
+        error = task.exception()
+        if isinstance(error, BadSetting):
+            return CommandFailed(str(error), exit_code=2)
+        why = f"{type(error).__name__}: {error}" if error is not None else "it ended by itself"
+        return CommandFailed(f"{task.get_name()} stopped: {why}", code="service_stopped")
+
+    async def wait_ready(self) -> None:
+        """Until ingress serves HTTP and knows every node that starts here. Raises CommandFailed."""
+        failed = asyncio.create_task(self.wait_failed())
+        ready = asyncio.create_task(self._ready())
+        try:
+            await asyncio.wait({failed, ready}, return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                raise failed.result()
+            await ready
+        finally:
+            failed.cancel()
+            ready.cancel()
+
+    async def stop(self) -> None:
+        """Cancel all services and wait until each has cleaned up."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=STOP_TIMEOUT_S)
+
+    async def _ready(self) -> None:
+        if "ingress" not in self._tasks:
+            return
+        api = Api(self.url)
+        await _until(api.ready)
+        if "worker" in self._tasks:
+            await _until(api.inventory)
+
+    async def _serve(self, name: str, run: Run) -> None:
+        structlog.contextvars.bind_contextvars(service=name)
+        bus = await self.connect()
+        try:
+            await run(bus, self.env)
+        finally:
+            await bus.close()
+
+
+async def _until(answers: Callable[[], object]) -> None:
+    """Ask in a thread, ten times a second, until the answer is true."""
+    while True:
+        if await asyncio.to_thread(answers):
+            return
+        await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def running_cluster(env: Mapping[str, str], only: Sequence[str] = ()) -> AsyncGenerator[Cluster, None]:
+    """A cluster while the block runs; what env gives no URL for is embedded.
+
+    Args:
+        only: names of services; empty runs them all.
+
+    Raises:
+        CommandFailed: naming the service or the setting at fault.
+    """
+    runs = find_services(only)
+    if only and not env.get("MAVERIQ_AMQP_URL"):
+        raise CommandFailed(
+            "one service alone talks to the others through RabbitMQ: give --amqp amqp://host",
+            field="--only", exit_code=2,
+        )  # fmt: skip
+    async with AsyncExitStack() as stack:
+        if not env.get("MAVERIQ_REDIS_URL") and not only:
+            env = {**env, "MAVERIQ_REDIS_URL": stack.enter_context(embedded_redis(cache_dir(env) / "embedded-redis"))}
+        cluster = Cluster(env)
+        stack.push_async_callback(cluster.stop)
+        await cluster.start(runs)
+        yield cluster
+
+
+def cache_dir(env: Mapping[str, str]) -> Path:
+    """Where what is worth keeping is kept."""
+    return Path(env.get("MAVERIQ_CACHE_DIR") or DEFAULT_CACHE).expanduser()
+
+
+def find_services(only: Sequence[str]) -> dict[str, Run]:
+    """The services to run, by name, from what is installed.
+
+    Raises:
+        CommandFailed: one is not known, not installed or cannot be imported.
+    """
+    for name in only:
+        if name not in NAMES:
+            raise CommandFailed(f"{name!r} is no service; known: {', '.join(NAMES)}", field="--only", exit_code=2)
+    installed = {point.name: point for point in entry_points(group=SERVICE_ENTRY_POINTS)}
+    runs: dict[str, Run] = {}
+    for name in only or NAMES:
+        if name not in installed:
+            raise CommandFailed(f"{name} is not installed: pip install maveriq-{name}", code="missing_service")
+        try:
+            runs[name] = installed[name].load()
+        except ImportError as error:
+            raise CommandFailed(f"{name} cannot start: {error}", code="missing_service") from error
+    return runs

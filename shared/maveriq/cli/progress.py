@@ -1,0 +1,95 @@
+"""A deployment's way through its states, live on a terminal and as plain lines elsewhere."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+from maveriq.cli.figures import duration, shape, size
+from maveriq.cli.tables import placement_line
+from maveriq.contracts import Deployment, State
+
+STATES = tuple(State)
+NEXT = {
+    State.ACCEPTED: "measuring what the model costs on these GPUs",
+    State.MEASURED: "weighing configurations",
+    State.PLANNED: "reserving fragments",
+    State.RESERVED: "starting the engine",
+    State.DRAINING: "answering what is queued",
+}
+
+
+class Progress:
+    """Prints each state once, with the facts that came with it, and shows what is being done now."""
+
+    def __init__(self, console: Console, *, last: State = State.READY, first: State = State.ACCEPTED) -> None:
+        """Args:
+        last: the state at which nothing more is waited for.
+        first: what was known before it is not told again.
+        """
+        self._console = console
+        self._last = last
+        self._printed = set(STATES[: STATES.index(first)])
+        self._since = self._started = time.monotonic()
+        self._status: Status | None = None
+
+    def __enter__(self) -> "Progress":
+        self._say("waiting for ingress")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._say(None)
+
+    def on_change(self, deployment: Deployment) -> None:
+        """Print what is new."""
+        for state in STATES[: STATES.index(deployment.state) + 1]:
+            if state in self._printed or (state is not deployment.state and not facts(state, deployment)):
+                continue
+            self._printed.add(state)
+            if state is not State.FAILED:
+                self._line(state, facts(state, deployment))
+        self._say(None if deployment.state is self._last else NEXT.get(deployment.state))
+
+    def _line(self, state: State, words: str) -> None:
+        took_ms = (time.monotonic() - self._since) * 1000
+        self._since = time.monotonic()
+        line = Text("✓ ", style="green").append(f"{state:<9}", style="bold")
+        line.append(f"{duration(took_ms):>8}  ", style="dim").append(words, style="default")
+        self._console.print(line, soft_wrap=False)
+
+    def _say(self, doing: str | None) -> None:
+        """What is being done now; None ends it. Only a terminal shows it."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+        if doing is not None and self._console.is_terminal:
+            self._status = self._console.status(f"[dim]{doing} ...[/]", spinner="dots")
+            self._status.start()
+
+
+def facts(state: State, deployment: Deployment) -> str:
+    """What became known with a state; '' where it has not been reached."""
+    if state is State.ACCEPTED:
+        return f"{deployment.intent.model}, {deployment.intent.objective}, id {str(deployment.deployment_id)[:8]}"
+    if state is State.MEASURED and deployment.fingerprints:
+        samples = sum(len(each.samples) for each in deployment.fingerprints)
+        types = ", ".join(sorted({each.gpu_type for each in deployment.fingerprints}))
+        precisions = ", ".join(dict.fromkeys(str(each.precision) for each in deployment.fingerprints))
+        cost_s = sum(each.cost_s for each in deployment.fingerprints)
+        return f"{samples} samples on {types} ({precisions}); they cost {cost_s:.1f} s, once"
+    if state is State.PLANNED and deployment.plan:
+        best = deployment.plan.candidates[0]
+        return (
+            f"best of {deployment.plan.num_considered}: {shape(best.configuration)}, "
+            f"TTFT {duration(best.prediction.ttft_ms)}, TPOT {duration(best.prediction.tpot_ms)}"
+        )
+    if state is State.RESERVED and deployment.placements:
+        held = sum(s.reserved_bytes * len(s.gpus) for p in deployment.placements for s in p.stages)
+        return f"{size(held)}; " + "; ".join(placement_line(each) for each in deployment.placements)
+    if state is State.READY and deployment.ready_replicas:
+        return f"{len(deployment.ready_replicas)} of {deployment.intent.replicas} replicas serve"
+    return {State.DRAINING: "no new requests", State.RELEASED: "memory is free again"}.get(state, "")

@@ -1,0 +1,61 @@
+"""`maveriq up`: the cluster in the foreground, until Ctrl-C."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from maveriq.cli.cluster import Cluster, running_cluster
+from maveriq.cli.figures import MIB
+from maveriq.logs import configure
+
+
+def run_up(console: Console, given: Mapping[str, str], only: Sequence[str]) -> None:
+    """Serve until SIGINT or SIGTERM; nothing is left running.
+
+    Args:
+        given: environment variables by option, over those that are set.
+
+    Raises:
+        CommandFailed: a service is missing, or stopped by itself.
+    """
+    env = {**os.environ, **given}
+    if not env.get("MAVERIQ_DEVICES") and (not only or "worker" in only):
+        env["MAVERIQ_DEVICES"] = default_devices()
+        console.print(f"[dim]devices: {env['MAVERIQ_DEVICES']} (--devices chooses others)[/]")
+    configure("up")
+    asyncio.run(_serve(console, env, only))
+
+
+def default_devices() -> str:
+    """This machine's GPUs, or half of its free memory as one CPU device where it has none."""
+    if Path("/proc/driver/nvidia/version").exists():
+        return "nvml"
+    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return f"cpu:0={int(free_bytes / 2 / MIB)}MiB"
+
+
+async def _serve(console: Console, env: Mapping[str, str], only: Sequence[str]) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    async with running_cluster(env, only) as cluster:
+        serving = asyncio.create_task(_until_failed(console, cluster))
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not serving.done():
+            console.print("[dim]stopping ...[/]")
+            serving.cancel()
+        else:
+            serving.result()
+
+
+async def _until_failed(console: Console, cluster: Cluster) -> None:
+    await cluster.wait_ready()
+    console.print(f"[green]✓[/] ready at [bold]{cluster.url}[/]; Ctrl-C stops it")
+    raise await cluster.wait_failed()

@@ -1,0 +1,70 @@
+"""What there is, and its release."""
+
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from maveriq.cli.api import Api, CommandFailed
+from maveriq.cli.bars import BAR_CELLS, draw
+from maveriq.cli.finding import ENDED, find
+from maveriq.cli.progress import Progress
+from maveriq.cli.tables import deployments
+from maveriq.contracts import State
+
+
+def show_deployments(api: Api, everything: bool, console: Console | None) -> None:
+    """Deployments, without those that ended and without dry runs unless `everything`."""
+    found = [each for each in api.deployments() if everything or not (each.state in ENDED or each.dry_run)]
+    if console is None:
+        print(json.dumps([each.model_dump(mode="json") for each in found]))
+    else:
+        console.print(deployments(found))
+
+
+def show_gpus(api: Api, console: Console | None) -> None:
+    """Every node's GPUs as bars."""
+    nodes = api.inventory()
+    if console is None:
+        print(json.dumps([node.model_dump(mode="json") for node in nodes]))
+        return
+    if not nodes:
+        raise CommandFailed("no node has reported; start a worker: maveriq up --only worker", code="no_nodes")
+    names = {each.deployment_id: f"{each.intent.model} {str(each.deployment_id)[:8]}" for each in api.deployments()}
+    console.print(draw(nodes, names, max(8, min(BAR_CELLS, console.width - 46))))
+
+
+def show_models(api: Api, console: Console | None) -> None:
+    """What intents may name."""
+    found = api.models()
+    if console is None:
+        print(json.dumps(found))
+        return
+    if not found:
+        console.print("[dim]no models; make one known with `maveriq register NAME SOURCE`[/]")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("model")
+    for each in found:
+        table.add_row(str(each["id"]))
+    console.print(table)
+
+
+def release(api: Api, target: str, wait: bool, console: Console | None) -> None:
+    """Release one deployment. Raises CommandFailed."""
+    found = find(target, api.deployments())
+    deployment = found
+    with Progress(console or Console(quiet=True), last=State.RELEASED, first=State.DRAINING) as progress:
+        if deployment.state not in ENDED:
+            api.release(found.deployment_id)
+        if wait:
+            for deployment in api.changes(found.deployment_id):
+                progress.on_change(deployment)
+                if deployment.state in ENDED:
+                    break
+    if console is None:
+        print(deployment.model_dump_json())
+    elif deployment.state is State.FAILED and deployment.failure is not None:
+        console.print(f"[dim]it had failed: {deployment.failure.reason}: {deployment.failure.detail}[/]")
+    elif not wait:
+        console.print(f"{deployment.intent.model} {str(deployment.deployment_id)[:8]} is being released")
