@@ -32,13 +32,36 @@ class MessageRefused(Message):
     faults: tuple[Fault, ...] = Field(min_length=1)
 
 
+_UUID = "send a UUID, e.g. 7d444840-9dc0-11d1-b245-5ffdce74fad2"
 _REMEDIES = {
     "missing": "add it",
     "json_invalid": "send one JSON object in UTF-8",
     "model_type": "send a JSON object",
+    "model_attributes_type": "send a JSON object",
     "finite_number": "send a finite number",
-    "uuid_parsing": "send a UUID, e.g. 7d444840-9dc0-11d1-b245-5ffdce74fad2",
-    "uuid_type": "send a UUID, e.g. 7d444840-9dc0-11d1-b245-5ffdce74fad2",
+    "int_type": "send a whole number",
+    "int_parsing": "send a whole number",
+    "int_from_float": "send a whole number",
+    "int_parsing_size": "send a smaller number",
+    "float_type": "send a number",
+    "float_parsing": "send a number",
+    "bool_type": "send true or false",
+    "bool_parsing": "send true or false",
+    "string_type": "send a string",
+    "tuple_type": "send an array",
+    "uuid_parsing": _UUID,
+    "uuid_type": _UUID,
+    "greater_than": "send more than {gt}",
+    "greater_than_equal": "send {ge} or more",
+    "less_than": "send less than {lt}",
+    "less_than_equal": "send {le} or less",
+    "string_too_short": "send at least {min_length} characters",
+    "string_too_long": "send at most {max_length} characters",
+    "too_short": "send at least {min_length}",
+    "too_long": "send at most {max_length}",
+    "enum": "send one of {expected}",
+    "literal_error": "send one of {expected}",
+    "string_pattern_mismatch": "send one that matches {pattern}",
 }
 
 
@@ -54,12 +77,12 @@ def faults(error: ValidationError, known: type[BaseModel], prefix: str = "") -> 
     for item in error.errors(include_url=False):
         path = tuple(part for part in item["loc"] if not isinstance(part, str) or "[" not in part)
         field = ".".join(str(part) for part in ((prefix,) if prefix else ()) + path)
-        remedy = _REMEDIES.get(item["type"])
+        problem = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            remedy = _instead_of(path, known)
-        if remedy is None:
-            remedy = "send a value that holds this"
-        found.append(Fault(field=field, problem=item["msg"], remedy=remedy))
+            problem, remedy = "unknown field", _instead_of(path, known)
+        else:
+            remedy = _REMEDIES.get(item["type"], "change it so that this holds").format_map(item.get("ctx", {}))
+        found.append(Fault(field=field, problem=problem, remedy=remedy))
     return tuple(found)
 
 
