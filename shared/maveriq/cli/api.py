@@ -1,7 +1,7 @@
 """Talks HTTP to ingress, with the standard library alone."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
@@ -102,7 +102,7 @@ class Api:
         body: Mapping[str, object] | None,
         query: Mapping[str, str] | None,
         timeout_s: float | None = None,
-    ) -> Iterator[HTTPResponse]:
+    ) -> Generator[HTTPResponse, None, None]:
         """A response whose status is a success. Raises CommandFailed."""
         host, port = self._address
         kind = HTTPSConnection if self._secure else HTTPConnection

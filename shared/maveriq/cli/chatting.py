@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from rich.console import Console
@@ -73,7 +74,8 @@ class Answering:
         for event in events:
             usage = event.get("usage") or usage
             for choice in event.get("choices") or ():
-                text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+                delta: dict[str, Any] = choice.get("delta") or {}
+                text: str = choice.get("text") or delta.get("content") or ""
                 finish_reason = choice.get("finish_reason") or finish_reason
                 if text:
                     first = first or self.clock()
@@ -108,7 +110,7 @@ def chat_loop(answering: Answering, system: str | None, message: str | None, con
     assert console is not None, "a conversation has a screen"
     find_serving(answering.target, answering.api.deployments())
     with suppress(ImportError):
-        import readline  # noqa: F401  # gives input() a history and line editing
+        import_module("readline")  # gives input() a history and line editing
     console.print(f"[dim]talking to {answering.target}; Ctrl-C ends an answer, Ctrl-D the conversation[/]")
     while (asked := _ask_person(console)) is not None:
         if asked.strip():

@@ -39,8 +39,7 @@ def embedded_redis(folder: Path) -> Generator[str, None, None]:
             field="--redis",
         ) from error
     with _locked(folder) as mine:
-        kept = {"data_dir": folder, "persist": True, "config": {"appendonly": "yes"}} if mine else {}
-        server = ValkeyServer(**kept)
+        server = ValkeyServer(data_dir=folder, persist=True, config={"appendonly": "yes"}) if mine else ValkeyServer()
         # Ctrl-C goes to the whole process group; the server must outlive the services that use it.
         # A blocked signal stays blocked in the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -76,12 +76,12 @@ def checked(wanted: type[T], body: object, options: Mapping[str, str]) -> T:
 
 def _parsed(written: str) -> dict[str, Any]:
     try:
-        body = json.loads(written)
+        body: Any = json.loads(written)
     except ValueError as error:
         raise CommandFailed(f"no JSON: {error}", field="--intent", exit_code=2) from error
     if not isinstance(body, dict):
         raise CommandFailed('must hold one JSON object, e.g. {"model": "tiny"}', field="--intent", exit_code=2)
-    return body
+    return cast(dict[str, Any], body)
 
 
 def _variant(text: str) -> dict[str, object]:

@@ -1,0 +1,6 @@
+"""x"""
+
+from rich.console import Console
+
+
+def run_demo(console: Console) -> None: ...
