@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
+
 from maveriq.asyncapi import document, files
 from maveriq.contracts import Message
 from maveriq.topology import MESSAGES, PRODUCER_SENDS, SERVICES
