@@ -1,0 +1,120 @@
+"""The planner as its neighbours see it: messages in, messages out, through JSON."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+from tests.unit.planner.measurements import DEPLOYMENT, intent, measured
+
+from maveriq.bus import Bus, Handler, Rejected
+from maveriq.bus.handling import check_handlers, decode, replies
+from maveriq.contracts import (
+    DeploymentFailed,
+    FailureReason,
+    FingerprintMeasured,
+    Message,
+    PlanComputed,
+    PlanPreviewed,
+    Slo,
+)
+from maveriq.topology import PLANNER, Service
+from maveriq_planner.__main__ import run
+from maveriq_planner.handlers import Handlers
+
+
+async def answer(event: FingerprintMeasured) -> Message:
+    """Both ways through the JSON that the broker would carry."""
+    cause = decode(FingerprintMeasured, FingerprintMeasured.topic, event.model_dump_json().encode())
+    assert cause == event
+    (reply,) = replies(PLANNER, await Handlers(max_pp=4).on_fingerprint_measured(cause))
+    sent = decode(type(reply), reply.topic, reply.model_dump_json().encode())
+    assert sent == reply
+    return sent
+
+
+async def test_a_feasible_intent_yields_candidates_best_first() -> None:
+    reply = await answer(measured(intent(slo=Slo(ttft_ms=5000))))
+    assert isinstance(reply, PlanComputed)
+    assert reply.deployment_id == DEPLOYMENT
+    assert reply.admission == measured(intent(slo=Slo(ttft_ms=5000))).admission
+    scores = [candidate.score for candidate in reply.plan.candidates]
+    assert scores == sorted(scores)
+    assert reply.plan.num_considered == 4 * 4 * 4
+    assert {candidate.configuration.pp for candidate in reply.plan.candidates} == {1, 2, 3, 4}
+
+
+async def test_a_dry_run_is_answered_with_the_same_plan_which_nobody_places() -> None:
+    shown = await answer(measured(intent(), dry_run=True))
+    placed = await answer(measured(intent()))
+    assert isinstance(shown, PlanPreviewed)
+    assert isinstance(placed, PlanComputed)
+    assert shown.plan == placed.plan
+
+
+async def test_an_infeasible_intent_fails_with_the_reason_and_the_nearest_that_would_be_met() -> None:
+    reply = await answer(measured(intent(slo=Slo(tpot_ms=5))))
+    assert isinstance(reply, DeploymentFailed)
+    assert reply.reason is FailureReason.NO_FEASIBLE_PLAN
+    assert "slo.tpot_ms" in reply.detail
+    for offer in reply.counteroffers:
+        assert isinstance(await answer(measured(offer.intent)), PlanComputed)
+    assert "slo.tpot_ms" in {offer.constraint for offer in reply.counteroffers}
+
+
+async def test_a_workload_beyond_the_models_context_fails_by_name() -> None:
+    reply = await answer(measured(intent(input_tokens=9000)))
+    assert isinstance(reply, DeploymentFailed)
+    assert "workload.input_tokens" in reply.detail
+
+
+async def test_the_same_message_twice_gets_the_same_answer() -> None:
+    assert await answer(measured(intent())) == await answer(measured(intent()))
+
+
+def broken(**changes: object) -> bytes:
+    return json.dumps(measured(intent()).model_dump(mode="json") | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"deployment_id": ', ""),
+        (b"[]", ""),
+        (broken(deployment_id="seven"), "deployment_id"),
+        (broken(fingerprints=[]), "fingerprints"),
+        (broken(facts=None), "facts"),
+        (broken(admission={"intent": {"model": "m", "slos": {}}}), "admission.intent.slos"),
+    ],
+)
+def test_a_malformed_message_is_refused_by_field(body: bytes, field: str) -> None:
+    with pytest.raises(Rejected) as refused:
+        decode(FingerprintMeasured, FingerprintMeasured.topic, body)
+    assert field in {fault.field for fault in refused.value.faults}
+
+
+def test_an_unknown_version_is_refused() -> None:
+    with pytest.raises(Rejected, match=r"fingerprint\.measured\.v2"):
+        decode(FingerprintMeasured, "fingerprint.measured.v2", measured(intent()).model_dump_json().encode())
+
+
+class RecordingBus:
+    """Runs no service: checks and keeps what it was asked to run."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[Service, list[Handler[Any]]]] = []
+
+    async def run(self, service: Service, handlers: list[Handler[Any]], *, node: str | None = None) -> None:
+        check_handlers(service, handlers)
+        self.ran.append((service, handlers))
+
+
+async def test_the_service_runs_as_the_topology_says_with_the_depth_from_the_environment() -> None:
+    bus = RecordingBus()
+    env: Mapping[str, str] = {"MAVERIQ_MAX_PP": "2"}
+    await run(cast(Bus, bus), env)
+    ((service, (handler,)),) = bus.ran
+    assert service is PLANNER
+    reply = await handler.run(measured(intent()))
+    assert isinstance(reply, PlanComputed)
+    assert max(candidate.configuration.pp for candidate in reply.plan.candidates) == 2
