@@ -1,0 +1,83 @@
+"""Ingress: the door for intents, models and HTTP requests, and the record of every deployment."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
+
+from redis.asyncio import Redis
+from structlog import get_logger
+
+from maveriq.bus import Bus, QueueFull, Unavailable, Unroutable
+from maveriq.running import main as run_service
+from maveriq.streams import Streams
+from maveriq.topology import INGRESS
+from maveriq_ingress.api import Api
+from maveriq_ingress.changes import Changes
+from maveriq_ingress.dead_requests import answering
+from maveriq_ingress.handlers import Handlers
+from maveriq_ingress.http import app
+from maveriq_ingress.inventory import Inventories
+from maveriq_ingress.models import Models
+from maveriq_ingress.openai import OpenAi
+from maveriq_ingress.openai_models import OpenAiModels
+from maveriq_ingress.serving_http import listen, serve
+from maveriq_ingress.settings import Settings
+from maveriq_ingress.statuses import Statuses
+
+RETRY_S = 1.0
+
+log = get_logger()
+
+
+async def run(bus: Bus, env: Mapping[str, str]) -> None:
+    """Serve until cancelled.
+
+    Raises:
+        BadSetting: also where the HTTP port is taken.
+    """
+    settings = Settings.of(env)
+    async with AsyncExitStack() as stack:
+        listening = stack.enter_context(listen(settings))
+        redis = Redis.from_url(settings.redis_url, decode_responses=True)  # pyright: ignore[reportUnknownMemberType]
+        stack.push_async_callback(redis.aclose)
+        models, statuses = Models(redis), Statuses(redis)
+        handlers = Handlers(models, statuses, Inventories(redis), bus, answering(bus), lambda: datetime.now(UTC))
+        changes = Changes(statuses)
+        await changes.open(bus)
+        stack.push_async_callback(changes.close)
+        streams = await Streams.open(bus, "ingress")
+        stack.push_async_callback(streams.close)
+        dead = await bus.consume_dead_requests(handlers.answer)
+        stack.push_async_callback(dead.cancel)
+        endpoints = [
+            *Api(bus, handlers, changes).endpoints(),
+            *OpenAi(streams, changes, models).endpoints(),
+            *OpenAiModels(models, changes).endpoints(),
+        ]
+        log.info("http listens", url="http://{}:{}".format(*listening.getsockname()[:2]))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(bus.run(INGRESS, handlers.all()))
+            tasks.create_task(serve(app(endpoints, bus, redis), listening))
+            tasks.create_task(changes.keep_fresh())
+            tasks.create_task(pass_on(bus, statuses))
+
+
+async def pass_on(bus: Bus, statuses: Statuses) -> None:
+    """Publish again the intents that nobody has answered: a process may have died between keeping and publishing."""
+    for waiting in await statuses.accepted():
+        while True:
+            with suppress(Unavailable, Unroutable, QueueFull):
+                if not waiting.admission.dry_run:
+                    await bus.open_requests(waiting.deployment_id)
+                await bus.publish(waiting)
+                break
+            await asyncio.sleep(RETRY_S)
+
+
+def main() -> None:
+    run_service("ingress", run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What is known of a deployment after one more fact. Pure: record and fact in, record out.
+
+Facts only ever add to the record, so they may come twice and in any order: the record ends the same.
+"""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from maveriq.contracts import (
+    Admission,
+    Deployment,
+    DeploymentDraining,
+    DeploymentFailed,
+    DeploymentReleased,
+    Failure,
+    Fingerprint,
+    FingerprintMeasured,
+    IntentAccepted,
+    Placement,
+    PlacementReserved,
+    Plan,
+    PlanComputed,
+    PlanPreviewed,
+    ReleaseAccepted,
+    ReplicaFailed,
+    ReplicaReady,
+    State,
+    Value,
+    advance,
+)
+
+Fact = (
+    IntentAccepted
+    | FingerprintMeasured
+    | PlanComputed
+    | PlanPreviewed
+    | PlacementReserved
+    | ReplicaReady
+    | ReplicaFailed
+    | ReleaseAccepted
+    | DeploymentDraining
+    | DeploymentReleased
+    | DeploymentFailed
+)
+
+TICK = timedelta(microseconds=1)
+
+
+class Record(Value):
+    """All facts known of one deployment."""
+
+    deployment_id: UUID
+    state: State = State.ACCEPTED
+    admission: Admission | None = None
+    """None: facts came before the intent that they are about, or its record was lost."""
+    accepted_at: datetime
+    changed_at: datetime
+    """Grows with every change, whatever the clock does: of two records, the later is the newer."""
+    fingerprints: tuple[Fingerprint, ...] = ()
+    plan: Plan | None = None
+    placements: tuple[Placement, ...] = ()
+    """Every reservation heard of, in order of arrival."""
+    ready_tokens: tuple[str, ...] = ()
+    lost_tokens: tuple[str, ...] = ()
+    """Reservations whose replica failed or is being drained; a token never comes back."""
+    failure: Failure | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come of it."""
+        dry = self.admission is not None and self.admission.dry_run
+        return self.state in (State.RELEASED, State.FAILED) or (dry and self.state is State.PLANNED)
+
+    def deployment(self) -> Deployment | None:
+        """The record as others see it; None while the intent is not known."""
+        if self.admission is None:
+            return None
+        ready = set(self.ready_tokens) - set(self.lost_tokens)
+        current = self._current()
+        return Deployment(
+            deployment_id=self.deployment_id,
+            state=self.state,
+            intent=self.admission.intent,
+            dry_run=self.admission.dry_run,
+            accepted_at=self.accepted_at,
+            changed_at=self.changed_at,
+            fingerprints=self.fingerprints,
+            plan=self.plan,
+            placements=current,
+            ready_replicas=tuple(placement.replica for placement in current if placement.token in ready),
+            failure=self.failure,
+        )
+
+    def _current(self) -> tuple[Placement, ...]:
+        """Of each replica the latest placement, those that are not lost before those that are."""
+        lost = set(self.lost_tokens)
+        by_replica: dict[int, Placement] = {}
+        for placement in self.placements:
+            known = by_replica.get(placement.replica)
+            if known is None or placement.token not in lost or known.token in lost:
+                by_replica[placement.replica] = placement
+        return tuple(by_replica[replica] for replica in sorted(by_replica))
+
+
+def fold(record: Record | None, fact: Fact, now: datetime) -> Record:
+    """The record once `fact` is known too; the same record where it was known already."""
+    if record is None:
+        return _learn(Record(deployment_id=fact.deployment_id, accepted_at=now, changed_at=now), fact)
+    learned = _learn(record, fact)
+    if learned == record:
+        return record
+    return learned.model_copy(update={"changed_at": max(now, record.changed_at + TICK)})
+
+
+def _learn(record: Record, fact: Fact) -> Record:
+    learned: dict[str, object] = {"state": advance(record.state, _STATES.get(type(fact), State.ACCEPTED))}
+    match fact:
+        case IntentAccepted() | FingerprintMeasured() | PlanComputed() | PlanPreviewed():
+            learned["admission"] = record.admission or fact.admission
+        case PlacementReserved():
+            if all(placement.token != fact.placement.token for placement in record.placements):
+                learned["placements"] = (*record.placements, fact.placement)
+        case ReplicaReady():
+            learned["ready_tokens"] = _with(record.ready_tokens, fact.token)
+        case ReplicaFailed() | DeploymentDraining():
+            learned["lost_tokens"] = _with(record.lost_tokens, fact.token)
+        case DeploymentFailed():
+            failure = Failure(reason=fact.reason, detail=fact.detail, counteroffers=fact.counteroffers)
+            learned["failure"] = record.failure or failure
+        case ReleaseAccepted() | DeploymentReleased():
+            pass
+    if isinstance(fact, FingerprintMeasured):
+        learned["fingerprints"] = fact.fingerprints
+    elif isinstance(fact, PlanComputed | PlanPreviewed):
+        learned["plan"] = fact.plan
+    return record.model_copy(update=learned)
+
+
+_STATES: dict[type[Fact], State] = {
+    FingerprintMeasured: State.MEASURED,
+    PlanComputed: State.PLANNED,
+    PlanPreviewed: State.PLANNED,
+    PlacementReserved: State.RESERVED,
+    ReplicaReady: State.READY,
+    ReleaseAccepted: State.DRAINING,
+    DeploymentDraining: State.DRAINING,
+    DeploymentReleased: State.RELEASED,
+    DeploymentFailed: State.FAILED,
+}
+
+
+def _with(tokens: tuple[str, ...], token: str) -> tuple[str, ...]:
+    return tokens if token in tokens else (*tokens, token)

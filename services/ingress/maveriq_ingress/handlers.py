@@ -1,0 +1,134 @@
+"""Messages in, messages out: intents are admitted, facts folded into their deployment, dead requests answered."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from maveriq.bus import DeadRequest, Handler, Rejected
+from maveriq.contracts import (
+    Admission,
+    DeploymentChanged,
+    DeploymentDraining,
+    DeploymentFailed,
+    DeploymentReleased,
+    Fault,
+    FingerprintMeasured,
+    IntentAccepted,
+    IntentSubmitted,
+    InventoryChanged,
+    Message,
+    ModelRegistered,
+    ModelSubmitted,
+    PlacementReserved,
+    PlanComputed,
+    PlanPreviewed,
+    ReleaseAccepted,
+    ReleaseRequested,
+    ReplicaFailed,
+    ReplicaReady,
+    State,
+)
+from maveriq_ingress.admission import admit, taken
+from maveriq_ingress.folding import Fact, Record
+from maveriq_ingress.inventory import Inventories
+from maveriq_ingress.models import Models
+from maveriq_ingress.statuses import Statuses
+
+
+class RequestQueues(Protocol):
+    """What of the bus the handlers need."""
+
+    async def open_requests(self, deployment_id: UUID) -> None: ...
+
+    async def close_requests(self, deployment_id: UUID, answer: Callable[[DeadRequest], Awaitable[None]]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    models: Models
+    statuses: Statuses
+    inventories: Inventories
+    queues: RequestQueues
+    answer: Callable[[DeadRequest], Awaitable[None]]
+    now: Callable[[], datetime]
+
+    async def on_model_submitted(self, message: ModelSubmitted) -> Message:
+        await self.models.register(message.model, self.now())
+        return ModelRegistered(model=message.model)
+
+    async def on_intent_submitted(self, message: IntentSubmitted) -> tuple[Message, ...]:
+        """Raises Rejected: unknown model, or an id that another intent has."""
+        record = await self.statuses.record(message.deployment_id)
+        if record is None or record.admission is None:
+            registered = {name: one.model for name, one in (await self.models.all()).items()}
+            admitted = admit(message, registered)
+            if not isinstance(admitted, Admission):
+                raise Rejected(*admitted)
+            accepted = IntentAccepted(deployment_id=message.deployment_id, admission=admitted)
+            record = await self.statuses.accept(accepted, self.now())
+        assert record.admission is not None, "accept leaves none without"
+        fault = taken(message, record.admission)
+        if fault is not None:
+            raise Rejected(fault)
+        if record.state is not State.ACCEPTED:
+            return _changed(record)  # it was passed on: facts have followed
+        if not message.dry_run:
+            await self.queues.open_requests(message.deployment_id)
+        return (IntentAccepted(deployment_id=record.deployment_id, admission=record.admission), *_changed(record))
+
+    async def on_release_requested(self, message: ReleaseRequested) -> tuple[Message, ...]:
+        """Raises Rejected: unknown deployment."""
+        record = await self.statuses.record(message.deployment_id)
+        if record is None or record.admission is None:
+            raise Rejected(unknown(message.deployment_id))
+        if record.state in (State.RELEASED, State.FAILED):
+            return _changed(record)
+        accepted = ReleaseAccepted(deployment_id=message.deployment_id)
+        record = await self.statuses.learn(accepted, self.now())
+        return (accepted, *_changed(record))
+
+    async def on_fact(self, message: Fact) -> tuple[Message, ...]:
+        return _changed(await self.statuses.learn(message, self.now()))
+
+    async def on_end(self, message: DeploymentReleased | DeploymentFailed) -> tuple[Message, ...]:
+        record = await self.statuses.learn(message, self.now())
+        await self.queues.close_requests(message.deployment_id, self.answer)
+        return _changed(record)
+
+    async def on_inventory_changed(self, message: InventoryChanged) -> None:
+        await self.inventories.keep(message, self.now())
+
+    def all(self) -> list[Handler[Any]]:
+        return [
+            Handler(ModelSubmitted, self.on_model_submitted),
+            Handler(IntentSubmitted, self.on_intent_submitted),
+            Handler(ReleaseRequested, self.on_release_requested),
+            Handler(FingerprintMeasured, self.on_fact),
+            Handler(PlanComputed, self.on_fact),
+            Handler(PlanPreviewed, self.on_fact),
+            Handler(PlacementReserved, self.on_fact),
+            Handler(ReplicaReady, self.on_fact),
+            Handler(ReplicaFailed, self.on_fact),
+            Handler(DeploymentDraining, self.on_fact),
+            Handler(DeploymentReleased, self.on_end),
+            Handler(DeploymentFailed, self.on_end),
+            Handler(InventoryChanged, self.on_inventory_changed),
+        ]
+
+
+def unknown(deployment_id: UUID) -> Fault:
+    return Fault(
+        field="deployment_id",
+        problem=f"there is no deployment {deployment_id}",
+        remedy="name one that was accepted less than a week after its end",
+    )
+
+
+def _changed(record: Record) -> tuple[Message, ...]:
+    """The news, also where there is none: a process may have died between keeping it and telling it."""
+    deployment = record.deployment()
+    if deployment is None:
+        return ()
+    return (DeploymentChanged(deployment_id=record.deployment_id, deployment=deployment),)

@@ -1,0 +1,35 @@
+"""The registered models, in Redis: one hash, name -> model and when it was registered."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from redis.asyncio import Redis
+
+from maveriq.contracts import Model, Value
+
+KEY = "ingress:models"
+
+
+class Registration(Value):
+    model: Model
+    registered_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    redis: Redis
+
+    async def register(self, model: Model, now: datetime) -> None:
+        """The last registration of a name counts."""
+        registration = Registration(model=model, registered_at=now)
+        await self.redis.hset(KEY, model.name, registration.model_dump_json())
+
+    async def get(self, name: str) -> Registration | None:
+        found = await self.redis.hget(KEY, name)
+        return None if found is None else Registration.model_validate_json(found)
+
+    async def all(self) -> dict[str, Registration]:
+        """By name, in order of the names."""
+        found = await self.redis.hgetall(KEY)
+        registrations = (Registration.model_validate_json(text) for text in found.values())
+        return {one.model.name: one for one in sorted(registrations, key=lambda one: one.model.name)}
