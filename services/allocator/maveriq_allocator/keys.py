@@ -1,0 +1,39 @@
+"""The names of what the allocator keeps in Redis. Nobody else writes or reads there.
+
+    maveriq:allocator:nodes                set: every node that ever reported
+    maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; reported_at_s, Redis' clock
+    maveriq:allocator:node:<node>:held     hash: <gpu>|<deployment>/<replica> -> bytes: one field a reservation's GPU
+    maveriq:allocator:deployment:<id>      hash: version; record (`lifecycle.Record`); plan (`PlanComputed`)
+
+A node's two hashes are all that a reservation on it looks at: nothing scans the cluster. What is free is always
+total - foreign - sum(held), never a counter of its own that could drift. A deployment's version grows with each
+change, and `commit.lua` changes record and held bytes together or not at all.
+"""
+
+from uuid import UUID
+
+NODES = "maveriq:allocator:nodes"
+
+
+def node(name: str) -> str:
+    return f"maveriq:allocator:node:{name}"
+
+
+def held(name: str) -> str:
+    return f"maveriq:allocator:node:{name}:held"
+
+
+def deployment(deployment_id: UUID) -> str:
+    return f"maveriq:allocator:deployment:{deployment_id}"
+
+
+def holding(gpu: str, deployment_id: UUID, replica: int) -> str:
+    """Field of a node's `held` hash."""
+    return f"{gpu}|{deployment_id}/{replica}"
+
+
+def parse_holding(field: str) -> tuple[str, UUID, int]:
+    """The GPU, deployment and replica of a field."""
+    gpu, _, holder = field.rpartition("|")
+    deployment_id, _, replica = holder.rpartition("/")
+    return gpu, UUID(deployment_id), int(replica)

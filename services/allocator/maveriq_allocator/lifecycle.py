@@ -1,0 +1,188 @@
+"""What a deployment holds and how that changes. Pure: a record and a fact in, the next record or messages out.
+
+Replies are read from the record after the change, never composed on the way: a message that comes twice finds its
+change made, and gets the same replies.
+"""
+
+from enum import StrEnum
+from uuid import UUID
+
+from maveriq.contracts import (
+    DeploymentDraining,
+    DeploymentFailed,
+    DeploymentReleased,
+    Failure,
+    Message,
+    Placement,
+    PlacementReserved,
+    PlanComputed,
+    Value,
+)
+from maveriq_allocator.choosing import Choice, Seat
+
+
+class Phase(StrEnum):
+    RESERVED = "reserved"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class Closing(StrEnum):
+    """Why a deployment takes nothing more."""
+
+    RELEASED = "released"
+    FAILED = "failed"
+
+
+class Held(Value):
+    """One replica's reservation."""
+
+    placement: Placement
+    rank: int
+    """Of its candidate in the plan."""
+    phase: Phase
+
+
+class Stray(Value):
+    """A replica that runs although it holds nothing: its worker was told to start it before, and again."""
+
+    node: str
+    replica: int
+    token: str
+
+
+class Record(Value):
+    """One deployment. Closed and empty it is a tombstone: what comes late reserves nothing."""
+
+    deployment_id: UUID
+    planned: bool = False
+    held: tuple[Held, ...] = ()
+    closing: Closing | None = None
+    failure: Failure | None = None
+    strays: tuple[Stray, ...] = ()
+    num_issued: int = 0
+    """Tokens given out; numbers the next."""
+
+    @property
+    def ended(self) -> bool:
+        return self.closing is not None and not self.held
+
+    def holding(self, token: str) -> Held | None:
+        return next((held for held in self.held if held.placement.token == token), None)
+
+
+def placed(record: Record, plan: PlanComputed, choice: Choice) -> Record:
+    """All replicas get their seats."""
+    record = record.model_copy(update={"planned": True})
+    for replica, seat in enumerate(choice.seats):
+        record = _seated(record, plan, replica, choice.rank, seat)
+    return record
+
+
+def moved(record: Record, plan: PlanComputed, old: Held, choice: Choice) -> Record:
+    """One replica gets another seat."""
+    return _seated(_without(record, old), plan, old.placement.replica, choice.rank, choice.seats[0])
+
+
+def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: Seat) -> Record:
+    placement = Placement(
+        replica=replica,
+        token=f"{record.deployment_id}.{replica}.{record.num_issued}",
+        node=seat.node,
+        model=plan.admission.model,
+        candidate=plan.plan.candidates[rank],
+        stages=seat.stages,
+    )
+    held = Held(placement=placement, rank=rank, phase=Phase.RESERVED)
+    return record.model_copy(update={"held": (*record.held, held), "num_issued": record.num_issued + 1})
+
+
+def failed(record: Record, failure: Failure, lost: Held | None = None) -> Record:
+    """The deployment is given up: nothing more is tried, what still runs drains."""
+    if lost is not None:
+        record = _without(record, lost)
+    record = record.model_copy(update={"planned": True, "closing": Closing.FAILED, "failure": failure})
+    return _draining(record)
+
+
+def released(record: Record) -> Record:
+    """Its producer no longer needs it. A deployment that failed stays failed."""
+    return _draining(record.model_copy(update={"closing": record.closing or Closing.RELEASED}))
+
+
+def _draining(record: Record) -> Record:
+    held = tuple(held.model_copy(update={"phase": Phase.DRAINING}) for held in record.held)
+    return record.model_copy(update={"held": held})
+
+
+def ready(record: Record, stray: Stray) -> Record:
+    """A replica runs. One whose reservation is gone is remembered, to be stopped with the deployment."""
+    held = record.holding(stray.token)
+    if held is not None:
+        return _in_phase(record, held, Phase.READY)
+    if not record.planned or record.closing is not None or stray in record.strays:
+        return record
+    return record.model_copy(update={"strays": (*record.strays, stray)})
+
+
+def restarted(record: Record, node: str) -> Record:
+    """The worker of `node` came up and runs nothing."""
+    for held in record.held:
+        if held.placement.node == node:
+            record = _in_phase(record, held, Phase.RESERVED)
+    return record.model_copy(update={"strays": tuple(s for s in record.strays if s.node != node)})
+
+
+def stopped(record: Record, token: str) -> Record:
+    """A replica no longer runs: its bytes are free."""
+    held = record.holding(token)
+    if held is not None:
+        record = _without(record, held)
+    return record.model_copy(update={"strays": tuple(s for s in record.strays if s.token != token)})
+
+
+def _in_phase(record: Record, held: Held, phase: Phase) -> Record:
+    if held.phase is Phase.DRAINING:  # and nothing brings it back
+        return record
+    changed = held.model_copy(update={"phase": phase})
+    return record.model_copy(update={"held": tuple(changed if h is held else h for h in record.held)})
+
+
+def _without(record: Record, gone: Held) -> Record:
+    return record.model_copy(update={"held": tuple(held for held in record.held if held is not gone)})
+
+
+def orders(record: Record, *, replica: int | None = None, node: str | None = None) -> list[Message]:
+    """What workers are to do now, for one replica or node, or for all."""
+    messages: list[Message] = []
+    for held in sorted(record.held, key=lambda held: held.placement.replica):
+        at = held.placement
+        if replica in (None, at.replica) and node in (None, at.node):
+            messages.append(
+                drain(record.deployment_id, Stray(node=at.node, replica=at.replica, token=at.token))
+                if held.phase is Phase.DRAINING
+                else PlacementReserved(deployment_id=record.deployment_id, node=at.node, placement=at)
+            )
+    if record.closing is not None and replica is None:
+        messages += [drain(record.deployment_id, stray) for stray in record.strays if node in (None, stray.node)]
+    return messages
+
+
+def drain(deployment_id: UUID, stray: Stray) -> DeploymentDraining:
+    return DeploymentDraining(deployment_id=deployment_id, node=stray.node, replica=stray.replica, token=stray.token)
+
+
+def ending(record: Record) -> list[Message]:
+    """That the deployment is given up, or gone; nothing while it lives or drains."""
+    if record.failure is not None:
+        return [DeploymentFailed(deployment_id=record.deployment_id, **dict(record.failure))]
+    return release_done(record)
+
+
+def release_done(record: Record) -> list[Message]:
+    return [DeploymentReleased(deployment_id=record.deployment_id)] if record.ended else []
+
+
+def changed_nodes(record: Record, *others: str) -> list[str]:
+    """The nodes whose inventory a change of this record may touch."""
+    return sorted({held.placement.node for held in record.held} | set(others))

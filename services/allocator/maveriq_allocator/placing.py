@@ -1,0 +1,137 @@
+"""Finds seats and takes them: snapshot, decision, commit, and again when somebody was faster.
+
+Nothing is locked while a decision is made, so a commit can be refused: because the deployment's record changed (the
+decision is made again from the new one) or because bytes were taken meanwhile (a new snapshot).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from maveriq.contracts import Failure, FailureReason, PlanComputed
+from maveriq_allocator import lifecycle
+from maveriq_allocator.choosing import Choice, choose, shortage
+from maveriq_allocator.inventory import Inventory, NodeState, heard
+from maveriq_allocator.lifecycle import Held, Phase, Record
+from maveriq_allocator.reservations import Loaded, Outcome, Reservations
+
+MAX_TAKEN = 8  # times that a candidate's bytes may be taken before our eyes; then the next is tried
+MAX_STALE = 50  # changes of one deployment that may overtake ours before the message is retried later
+
+
+class Overtaken(Exception):
+    """Others changed this deployment each time that we tried. The message is to be handled again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What to write, and the rank of the candidate that it takes; None where it takes no new bytes."""
+
+    after: Record
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    inventory: Inventory
+    reservations: Reservations
+    node_timeout_s: float
+
+    async def change(self, deployment_id: UUID, decide: Callable[[Record], Record]) -> Record:
+        """Bring a record to what `decide` says, which takes no new bytes, and return it."""
+        for _ in range(MAX_STALE):
+            before = await self.reservations.load(deployment_id)
+            after = decide(before.record)
+            if after == before.record or await self.reservations.commit(before, after) is Outcome.DONE:
+                return after
+        raise Overtaken(str(deployment_id))
+
+    async def place(self, plan: PlanComputed) -> Record:
+        """Seat all replicas of a new deployment, or record why that cannot be."""
+        start, taken = 0, 0
+        for _ in range(MAX_STALE + MAX_TAKEN * len(plan.plan.candidates)):
+            before = await self.reservations.load(plan.deployment_id)
+            if before.record.planned or before.record.closing is not None:
+                return before.record
+            attempt = await self._first_seats(before.record, plan, start)
+            outcome = await self.reservations.commit(before, attempt.after, plan)
+            if outcome is Outcome.DONE:
+                return attempt.after
+            start, taken = _onwards(outcome, attempt, start, taken)
+        raise Overtaken(str(plan.deployment_id))
+
+    async def replace(self, deployment_id: UUID, token: str, detail: str) -> Record:
+        """Seat a failed replica by the candidates after its own, or give the deployment up."""
+        further, taken = 0, 0
+        for _ in range(MAX_STALE + MAX_TAKEN * 64):
+            before = await self.reservations.load(deployment_id)
+            lost = before.record.holding(token)
+            if lost is None:
+                return before.record
+            start = max(lost.rank + 1, further)
+            attempt = await self._next_seat(before, lost, start, detail)
+            outcome = await self.reservations.commit(before, attempt.after)
+            if outcome is Outcome.DONE:
+                return attempt.after
+            further, taken = _onwards(outcome, attempt, start, taken)
+        raise Overtaken(str(deployment_id))
+
+    async def _first_seats(self, record: Record, plan: PlanComputed, start: int) -> Attempt:
+        nodes = await self.inventory.snapshot()
+        num_replicas = plan.admission.intent.replicas
+        choice = self._choose(plan, nodes, num_replicas, start)
+        if choice is not None:
+            return Attempt(lifecycle.placed(record, plan, choice), choice.rank)
+        failure = Failure(reason=FailureReason.NO_CAPACITY, detail=self._shortage(plan, 0, nodes, num_replicas))
+        return Attempt(lifecycle.failed(record, failure))
+
+    async def _next_seat(self, before: Loaded, lost: Held, start: int, detail: str) -> Attempt:
+        if lost.phase is Phase.DRAINING:
+            return Attempt(lifecycle.stopped(before.record, lost.placement.token))
+        plan = await self.reservations.plan(before.record.deployment_id)
+        if plan is None or start >= len(plan.plan.candidates):
+            failure = Failure(reason=FailureReason.ENGINE_FAILED, detail=f"{detail}; no candidate is left to try")
+            return Attempt(lifecycle.failed(before.record, failure, lost))
+        nodes = await self.inventory.snapshot()
+        holder = (before.record.deployment_id, lost.placement.replica)
+        choice = self._choose(plan, nodes, 1, start, holder)
+        if choice is not None:
+            return Attempt(lifecycle.moved(before.record, plan, lost, choice), choice.rank)
+        short = self._shortage(plan, start, nodes, 1, holder)
+        failure = Failure(
+            reason=FailureReason.NO_CAPACITY,
+            detail=f"replica {lost.placement.replica} failed ({detail}) and no further candidate fits: {short}",
+        )
+        return Attempt(lifecycle.failed(before.record, failure, lost))
+
+    def _choose(
+        self, plan: PlanComputed, nodes: list[NodeState], num_replicas: int, start: int,
+        apart_from: tuple[UUID, int] | None = None,
+    ) -> Choice | None:  # fmt: skip
+        fragments = [node.fragments(apart_from) for node in heard(nodes, self.node_timeout_s)]
+        return choose(plan.plan, fragments, num_replicas=num_replicas, start=start)
+
+    def _shortage(
+        self, plan: PlanComputed, rank: int, nodes: list[NodeState], num_replicas: int,
+        apart_from: tuple[UUID, int] | None = None,
+    ) -> str:  # fmt: skip
+        """Why the best candidate from `rank` on does not fit, and which nodes were not asked."""
+        present = heard(nodes, self.node_timeout_s)
+        fragments = [node.fragments(apart_from) for node in present]
+        text = shortage(plan.plan.candidates[rank], plan.plan.facts.num_layers, fragments, num_replicas)
+        others = len(plan.plan.candidates) - rank - 1
+        if others:
+            text += f"; nor does any of the {others} candidate(s) after it fit"
+        silent = sorted({node.name for node in nodes} - {node.name for node in present})
+        if silent:
+            text += f"; nodes that no longer report: {', '.join(silent[:8])}"
+        return text
+
+
+def _onwards(outcome: Outcome, attempt: Attempt, start: int, taken: int) -> tuple[int, int]:
+    """The rank to start from next, and how often its candidate's bytes were taken so far."""
+    if outcome is not Outcome.TAKEN or attempt.rank is None:
+        return start, taken
+    if attempt.rank > start:
+        return attempt.rank, 1
+    return (start, taken + 1) if taken + 1 < MAX_TAKEN else (start + 1, 0)
