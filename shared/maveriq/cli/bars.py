@@ -26,13 +26,10 @@ def cells(parts: Sequence[float], width: int) -> list[int]:
     if whole <= 0 or width <= 0:
         return [0] * len(parts)
     exact = [part / whole * width for part in parts]
-    shown = [max(1, int(cell)) if part > 0 else 0 for part, cell in zip(parts, exact, strict=True)]
-    while sum(shown) > width:
-        widest = max(range(len(shown)), key=lambda at: (shown[at] - exact[at], shown[at]))
-        shown[widest] -= 1
-    while sum(shown) < width:
-        at = max(range(len(shown)), key=lambda n: (parts[n] > 0, exact[n] - shown[n]))
-        shown[at] += 1
+    largest = sorted((at for at, part in enumerate(parts) if part > 0), key=lambda at: -parts[at])[:width]
+    shown = [1 if at in largest else 0 for at in range(len(parts))]
+    for _ in range(width - sum(shown)):
+        shown[max(largest, key=lambda at: exact[at] - shown[at])] += 1
     return shown
 
 
