@@ -39,7 +39,7 @@ class Workload(DoorValue):
 
     input_tokens: int = Field(default=512, gt=0, le=MAX_TOKENS)
     output_tokens: int = Field(default=128, gt=0, le=MAX_TOKENS)
-    request_rate_per_s: float = Field(default=1.0, gt=0, le=1e6)
+    request_rate_per_s: float = Field(default=0.1, gt=0, le=1e6)
     context_tokens: int | None = Field(
         default=None, gt=1, le=MAX_TOKENS,
         description="Longest prompt plus answer of one request. None: twice the mean, at most the model's own.",
