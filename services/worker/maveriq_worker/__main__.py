@@ -1,0 +1,48 @@
+"""The worker's wiring."""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+
+from maveriq.bus import Bus
+from maveriq.contracts import Gpu
+from maveriq.running import main as run_service
+from maveriq.topology import WORKER
+from maveriq_worker.devices import Devices, find_devices
+from maveriq_worker.engine import Engine
+from maveriq_worker.engines import engine_factory
+from maveriq_worker.fleet import Fleet
+from maveriq_worker.handlers import Handlers
+from maveriq_worker.reporting import report
+from maveriq_worker.settings import Settings
+
+
+async def run(bus: Bus, env: Mapping[str, str]) -> None:
+    """Serve until cancelled. Raises BadSetting."""
+    settings = Settings.of(env)
+    new_engine = engine_factory(settings.engine)
+    await serve(bus, settings, find_devices(settings), new_engine)
+
+
+async def serve(bus: Bus, settings: Settings, devices: Devices, new_engine: Callable[[], Engine]) -> None:
+    """Serve until cancelled; what is in hand then goes back to its queues, and no process stays."""
+    fleet = Fleet(bus, devices, new_engine, settings.engine, settings.cache_dir, settings.threads_per_stage)
+
+    def gpus() -> tuple[Gpu, ...]:
+        return devices.report(fleet.held_bytes())
+
+    try:
+        async with asyncio.TaskGroup() as serving:
+            serving.create_task(bus.run(WORKER, Handlers(fleet).all(), node=settings.node))
+            serving.create_task(report(bus, settings.node, settings.engine, gpus, settings.report_s))
+    finally:
+        await fleet.stop()
+
+
+def main() -> None:
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # ordinals then mean what NVML means by them
+    run_service("worker", run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Every replica on this node: which one a message is about, and what was last said of it."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid5
+
+import structlog
+
+from maveriq.bus import Bus
+from maveriq.contracts import (
+    DeploymentDraining,
+    Placement,
+    ReplicaFailed,
+    ReplicaReady,
+    ReplicaStopped,
+)
+from maveriq_worker.devices import Devices
+from maveriq_worker.engine import Device, Engine, Launch, LocalStage
+from maveriq_worker.publishing import publish_until_kept
+from maveriq_worker.replica import Replica, failed
+
+MAX_ENDED = 10_000  # tokens remembered: a placement handed out again, or overtaken by its drain, must not start
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Fleet:
+    bus: Bus
+    devices: Devices
+    new_engine: Callable[[], Engine]
+    engine: str
+    """The engine's name, as placements call it."""
+    cache_dir: Path
+    threads_per_stage: int
+    _running: dict[tuple[UUID, int], Replica] = field(default_factory=dict[tuple[UUID, int], Replica])
+    _ended: OrderedDict[str, ReplicaFailed | ReplicaStopped] = field(
+        default_factory=OrderedDict[str, ReplicaFailed | ReplicaStopped]
+    )
+    """By fencing token, what became of it."""
+
+    async def start(self, deployment_id: UUID, placement: Placement) -> ReplicaReady | ReplicaFailed | ReplicaStopped:
+        """Start a replica, or join the start that is under way, and wait until it serves.
+
+        The same token again gets the same answer. Another token for the same replica replaces it.
+        """
+        ended = self._ended.get(placement.token)
+        if ended is not None:
+            return ended
+        key = (deployment_id, placement.replica)
+        running = self._running.get(key)
+        if running is None or running.placement.token != placement.token:
+            launch = self._launch(placement)
+            if isinstance(launch, str):
+                refused = failed(deployment_id, placement, launch)
+                self._remember(refused)
+                return refused
+            if running is not None:
+                self._remember(running.stopped)
+            replaced = running
+            running = Replica(self.bus, self.new_engine(), deployment_id, placement, launch, self._died)
+            self._running[key] = running
+            running.begin(after=replaced)
+        said = await running.started()
+        if isinstance(said, ReplicaFailed):
+            self._drop(said)
+        return said or self._ended.get(placement.token, running.stopped)
+
+    async def drain(self, message: DeploymentDraining) -> ReplicaStopped:
+        """Let a replica finish and stop it. What does not run here has stopped already."""
+        running = self._running.get((message.deployment_id, message.replica))
+        if running is not None and running.placement.token == message.token:
+            stopped = await running.drain()
+            self._drop(stopped)
+            return stopped
+        stopped = ReplicaStopped(
+            deployment_id=message.deployment_id, replica=message.replica, token=message.token, node=message.node
+        )
+        self._remember(stopped)
+        return stopped
+
+    async def stop(self) -> None:
+        """End every replica now; their requests go back to the queues."""
+        for replica in list(self._running.values()):
+            await replica.stop()
+        self._running.clear()
+
+    def held_bytes(self) -> dict[str, int]:
+        """By GPU id, what the replicas here hold of it."""
+        held: Counter[str] = Counter()
+        for replica in self._running.values():
+            for stage in replica.placement.stages:
+                for gpu in stage.gpus:
+                    held[gpu] += stage.reserved_bytes
+        return dict(held)
+
+    async def _died(self, message: ReplicaFailed) -> None:
+        self._drop(message)
+        await publish_until_kept(self.bus, message, id=uuid5(message.deployment_id, f"died/{message.token}"))
+
+    def _drop(self, last: ReplicaFailed | ReplicaStopped) -> None:
+        """A replica has ended; one that replaced it stays."""
+        key = (last.deployment_id, last.replica)
+        running = self._running.get(key)
+        if running is not None and running.placement.token == last.token:
+            del self._running[key]
+        self._remember(last)
+
+    def _remember(self, last: ReplicaFailed | ReplicaStopped) -> None:
+        self._ended[last.token] = last
+        if len(self._ended) > MAX_ENDED:
+            self._ended.popitem(last=False)
+
+    def _launch(self, placement: Placement) -> Launch | str:
+        """What the engine is given; or why it cannot start here."""
+        configuration = placement.candidate.configuration
+        if configuration.engine != self.engine:
+            return f"the plan is for engine {configuration.engine}; this node runs {self.engine}"
+        stages: list[LocalStage] = []
+        for stage in placement.stages:
+            found: list[Device] = []
+            for gpu in stage.gpus:
+                device = self.devices.find(gpu)
+                if device is None:
+                    return f"this node has no GPU {gpu}"
+                found.append(device)
+            stages.append(LocalStage(tuple(found), stage.num_layers, stage.reserved_bytes))
+        return Launch(placement.model, configuration, tuple(stages), self.cache_dir, self.threads_per_stage)

@@ -1,0 +1,107 @@
+"""What this worker was told by its environment."""
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from maveriq.contracts import NODE_PATTERN
+from maveriq.settings import read
+
+EngineName = Literal["torch", "trtllm"]
+
+_UNIT_BYTES = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    node: str
+    engine: EngineName
+    cpu_devices: tuple[tuple[int, int], ...]
+    """(number, total bytes) of each declared CPU device; empty: the GPUs that NVML sees."""
+    cache_dir: Path
+    threads_per_stage: int
+    report_s: float
+    visible_gpus: str | None
+    """CUDA_VISIBLE_DEVICES as given; None: every GPU of the machine."""
+
+    @classmethod
+    def of(cls, env: Mapping[str, str]) -> "Settings":
+        """Raises BadSetting, which names the variable."""
+        return cls(
+            node=read(env, "MAVERIQ_NODE", _node, _own_name()),
+            engine=read(env, "MAVERIQ_ENGINE", _engine, "torch"),
+            cpu_devices=read(env, "MAVERIQ_DEVICES", cpu_devices, ()),
+            cache_dir=read(env, "MAVERIQ_CACHE_DIR", _folder, Path.home() / ".cache" / "maveriq"),
+            threads_per_stage=read(env, "MAVERIQ_THREADS_PER_STAGE", _threads, 1),
+            report_s=read(env, "MAVERIQ_REPORT_S", _seconds, 10.0),
+            visible_gpus=env.get("CUDA_VISIBLE_DEVICES"),
+        )
+
+
+def cpu_devices(text: str) -> tuple[tuple[int, int], ...]:
+    """`nvml` as nothing; `cpu:0=300MiB,cpu:1=220MiB` as ((0, 314572800), (1, 230686720)).
+
+    Raises:
+        ValueError: neither of these, or a number given twice.
+    """
+    if text.strip() == "nvml":
+        return ()
+    found: dict[int, int] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*cpu:(\d+)\s*=\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", part)
+        unit_bytes = _UNIT_BYTES.get(match[3].upper()) if match else None
+        if match is None or unit_bytes is None:
+            raise ValueError("expected nvml, or CPU devices with their sizes, e.g. cpu:0=300MiB,cpu:1=220MiB")
+        number, size_bytes = int(match[1]), int(float(match[2]) * unit_bytes)
+        if number in found:
+            raise ValueError(f"cpu:{number} is given twice")
+        if size_bytes == 0:
+            raise ValueError(f"cpu:{number} has no bytes")
+        found[number] = size_bytes
+    return tuple(found.items())
+
+
+def _own_name() -> str:
+    """The host's name as one word of a routing key."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()).lstrip("_-") or "node"
+
+
+def _node(text: str) -> str:
+    if re.match(NODE_PATTERN, text) is None:
+        raise ValueError("expected letters, digits, - and _ (no dots), beginning with a letter or digit")
+    return text
+
+
+def _engine(text: str) -> EngineName:
+    if text == "torch":
+        return "torch"
+    if text == "trtllm":
+        return "trtllm"
+    raise ValueError("expected torch or trtllm")
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _threads(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= 1024:
+        raise ValueError("expected a number of threads from 1 to 1024")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.01 <= number <= 3600:
+        raise ValueError("expected seconds from 0.01 to 3600")
+    return number

@@ -1,0 +1,166 @@
+"""Runs a replica with TensorRT-LLM's LLM API. The only file that imports tensorrt_llm.
+
+One engine a process (`child_engine`): rank n takes the n-th visible GPU.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from importlib import import_module
+from typing import Any
+
+from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, TokenLogprob
+from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused
+from maveriq_worker.trtllm_options import Shape, options, sampling_arguments, source
+
+MAX_ERRORS = 3  # requests that failed one after the other: the engine is broken, not they
+
+_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "cancelled": FinishReason.CANCELLED}
+
+
+class TrtLlmEngine:
+    def __init__(self, *, dummy: bool = False) -> None:
+        """
+        Args:
+            dummy: random weights in as many layers as the placement has: for fingerprints.
+        """
+        self._dummy = dummy
+        self._api: Any = None
+        self._llm: Any = None
+        self._tokenizer: Any = None
+        self._context_tokens = 0
+        self._slots = 0
+        self._num_requests = 0
+        self._errors_in_a_row = 0
+        self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self, launch: Launch) -> None:
+        """Blocks the loop: TensorRT-LLM is started from the main thread, which has nothing else to do here."""
+        try:
+            self._api = import_module("tensorrt_llm")
+            llmapi: Any = import_module("tensorrt_llm.llmapi")
+            transformers: Any = import_module("transformers")
+        except ImportError as error:
+            raise EngineFailed(f'{error}; run pip install "maveriq-worker[trtllm]" on a machine with GPUs') from error
+        checkpoint = source(launch.model, launch.configuration.precision)
+        try:
+            shape = _shape(transformers.AutoConfig.from_pretrained(checkpoint))
+            chosen = options(launch, shape, dummy=self._dummy)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+            self._llm = self._api.LLM(
+                **chosen.llm,
+                tokenizer=self._tokenizer,
+                kv_cache_config=llmapi.KvCacheConfig(**chosen.kv_cache),
+                cuda_graph_config=llmapi.CudaGraphConfig(**chosen.cuda_graph),
+            )
+        except (RuntimeError, ValueError, OSError, AssertionError) as error:
+            raise EngineFailed(f"TensorRT-LLM did not start: {error}") from error
+        self._context_tokens = launch.configuration.context_tokens
+        self._slots = launch.configuration.max_batch
+
+    async def generate(self, generation: Generation) -> AsyncIterator[Produced]:
+        prompt = self._prompt_tokens(generation)
+        room = self._context_tokens - len(prompt)
+        if room < 1:
+            raise RequestRefused(
+                ErrorCode.CONTEXT_EXCEEDED,
+                "prompt" if generation.prompt is not None else "messages",
+                f"{len(prompt)} tokens; the context holds {self._context_tokens} with the answer",
+                "send a shorter prompt, or deploy with a larger workload.context_tokens",
+            )
+        wanted = generation.sampling
+        arguments = sampling_arguments(wanted, min(room, wanted.max_tokens or room))
+        try:
+            result = self._llm.generate_async(
+                prompt, sampling_params=self._api.SamplingParams(**arguments), streaming=True
+            )
+        except (ValueError, RuntimeError) as error:
+            raise RequestRefused(
+                ErrorCode.INVALID_REQUEST, "sampling", str(error), "change the request as the problem says"
+            ) from error
+        self._num_requests += 1
+        finished = False
+        try:
+            async for produced in self._steps(result, len(prompt), wanted.logprobs):
+                finished = produced.finish_reason is not None
+                yield produced
+        finally:
+            self._num_requests -= 1
+            if not finished:
+                result.abort()
+
+    async def _steps(self, result: Any, num_prompt: int, num_logprobs: int | None) -> AsyncIterator[Produced]:
+        try:
+            async for output in result:
+                step = output.outputs[0]
+                self._errors_in_a_row = 0
+                yield Produced(
+                    token_ids=tuple(step.token_ids_diff),
+                    text=step.text_diff,
+                    prompt_tokens=num_prompt,
+                    logprobs=None if num_logprobs is None else self._logprobs(step, num_logprobs),
+                    # a time-out of TensorRT-LLM's own, which is never asked for, would be an error of the engine
+                    finish_reason=_FINISH.get(step.finish_reason, FinishReason.ERROR) if step.finish_reason else None,
+                )
+        except RuntimeError as error:
+            self._errors_in_a_row += 1
+            if self._errors_in_a_row >= MAX_ERRORS:
+                self._fail(f"{MAX_ERRORS} requests failed one after the other, the last with: {error}")
+                raise EngineFailed(str(error)) from error
+            yield Produced((), "", num_prompt, finish_reason=FinishReason.ERROR)
+
+    def stats(self) -> EngineStats:
+        """No stages: the LLM API does not say what each rank allocated."""
+        active = min(self._num_requests, self._slots)
+        return EngineStats(active=active, waiting=self._num_requests - active, stages=())
+
+    async def wait_failed(self) -> str:
+        return await asyncio.shield(self._failed)
+
+    async def stop(self) -> None:
+        if self._llm is not None:
+            llm, self._llm = self._llm, None
+            await asyncio.to_thread(llm.shutdown)
+
+    def _fail(self, detail: str) -> None:
+        if not self._failed.done():
+            self._failed.set_result(detail)
+
+    def _prompt_tokens(self, generation: Generation) -> list[int]:
+        """Raises RequestRefused where the model has no chat template."""
+        if generation.messages is None:
+            prompt = generation.prompt or ""
+            return list(prompt) if not isinstance(prompt, str) else list(self._tokenizer(prompt).input_ids)
+        messages = [{"role": message.role, "content": message.content} for message in generation.messages]
+        try:
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except ValueError as error:
+            raise RequestRefused(
+                ErrorCode.INVALID_REQUEST, "messages", str(error), "send a prompt, or messages that the template takes"
+            ) from error
+        return list(self._tokenizer(text, add_special_tokens=False).input_ids)  # the template has them
+
+    def _logprobs(self, step: Any, num_logprobs: int) -> tuple[PositionLogprobs, ...]:
+        """TensorRT-LLM gives a dict by token id for each position: the likeliest, and the chosen one."""
+        found: list[PositionLogprobs] = []
+        for token_id, by_id in zip(step.token_ids_diff, step.logprobs_diff, strict=True):
+            ranked = sorted(by_id, key=lambda one: by_id[one].logprob, reverse=True)[:num_logprobs]
+            found.append(
+                PositionLogprobs(
+                    chosen=self._token(token_id, by_id[token_id].logprob),
+                    top=tuple(self._token(one, by_id[one].logprob) for one in ranked),
+                )
+            )
+        return tuple(found)
+
+    def _token(self, token_id: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(token=self._tokenizer.decode([token_id]), token_id=token_id, logprob=logprob)
+
+
+def _shape(config: Any) -> Shape:
+    """From a model's config.json as transformers reads it."""
+    num_heads: int = config.num_attention_heads
+    return Shape(
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
+    )

@@ -1,0 +1,353 @@
+"""The worker as its neighbours see it: messages in, messages out, through JSON, on the in-process bus."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+from tests.unit.worker.engine_double import NODE, Heard, SteppedEngine, placement, request, until
+
+from maveriq.bus.envelope import Envelope
+from maveriq.bus.inprocess import InProcessBroker, InProcessBus
+from maveriq.contracts import (
+    DeploymentDraining,
+    FinishReason,
+    Message,
+    MessageRefused,
+    NodeReported,
+    NodeStarted,
+    Placement,
+    PlacementReserved,
+    ReplicaFailed,
+    ReplicaReady,
+    ReplicaStopped,
+)
+from maveriq.settings import BadSetting
+from maveriq.topology import EXCHANGE, WORKER
+from maveriq_worker.__main__ import run, serve
+from maveriq_worker.devices import CpuDevices
+from maveriq_worker.engine import EngineFailed
+from maveriq_worker.publishing import publish_until_kept
+from maveriq_worker.settings import Settings
+
+M = TypeVar("M", bound=Message)
+
+MIB = 2**20
+
+
+@dataclass
+class Scene:
+    """A worker, and beside it a producer and whoever else listens."""
+
+    broker: InProcessBroker
+    outside: InProcessBus
+    bus: InProcessBus
+    engines: list[SteppedEngine]
+    deployment_id: UUID
+    heard: Heard = field(default_factory=Heard)
+    serving: "asyncio.Task[None] | None" = None
+
+    def said(self, kind: type[M]) -> list[M]:
+        """What the worker published of one kind, as its neighbours decode it."""
+        return [message for message in self.heard.messages if isinstance(message, kind)]
+
+    async def hears(self, kind: type[M], number: int = 1) -> M:
+        await until(lambda: len(self.said(kind)) >= number)
+        return self.said(kind)[number - 1]
+
+    async def reserve(self, where: Placement | None = None) -> None:
+        where = where or placement()
+        await self.outside.publish(PlacementReserved(deployment_id=self.deployment_id, node=NODE, placement=where))
+
+    async def drain(self, token: str = "token-1", replica: int = 0) -> None:
+        await self.outside.publish(
+            DeploymentDraining(deployment_id=self.deployment_id, node=NODE, replica=replica, token=token)
+        )
+
+    def new_engine(self) -> SteppedEngine:
+        fresh = SteppedEngine()
+        self.prepare(fresh)
+        self.engines.append(fresh)
+        return fresh
+
+    def prepare(self, engine: SteppedEngine) -> None:
+        """Tests replace it."""
+
+    async def stop(self) -> None:
+        if self.serving is not None:
+            self.serving.cancel()
+            await asyncio.wait({self.serving})
+
+
+@pytest.fixture
+async def scene(broker: InProcessBroker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.setattr("maveriq_worker.replica.DRAIN_QUIET_S", 0.05)
+    made = Scene(broker, InProcessBus(broker), InProcessBus(broker), [], uuid4())
+    ears = await made.outside.mailbox(made.heard)
+    for message in WORKER.emits:
+        await ears.bind(message.topic)
+    await made.outside.open_requests(made.deployment_id)
+    start(made)
+    await made.hears(NodeReported)
+    yield made
+    await made.stop()
+    await made.bus.close()
+    await made.outside.close()
+
+
+def start(scene: Scene) -> None:
+    settings = Settings.of({"MAVERIQ_NODE": NODE, "MAVERIQ_DEVICES": "cpu:0=300MiB,cpu:1=220MiB"})
+    devices = CpuDevices(NODE, settings.cpu_devices, settings.threads_per_stage)
+    scene.serving = asyncio.create_task(serve(scene.bus, settings, devices, lambda: scene.new_engine()))
+
+
+async def test_a_worker_says_that_it_started_and_then_what_it_has(scene: Scene) -> None:
+    assert [type(message) for message in scene.heard.messages[:2]] == [NodeStarted, NodeReported]
+    report = scene.said(NodeReported)[0]
+    assert (report.node, report.engine) == (NODE, "torch")
+    assert [(gpu.id, gpu.gpu_type, gpu.total_bytes, gpu.foreign_bytes) for gpu in report.gpus] == [
+        (f"{NODE}/cpu:0", "cpu-1t", 300 * MIB, 0),
+        (f"{NODE}/cpu:1", "cpu-1t", 220 * MIB, 0),
+    ]
+
+
+async def test_what_a_worker_says_when_it_starts_is_said_until_somebody_takes_it(
+    bus: InProcessBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maveriq_worker.publishing.FIRST_DELAY_S", 0.01)
+    saying = asyncio.create_task(publish_until_kept(bus, NodeStarted(node=NODE)))
+    await asyncio.sleep(0.03)
+    heard = Heard()
+    ears = await bus.mailbox(heard)
+    await ears.bind(NodeStarted.topic)
+    await saying
+    await until(lambda: len(heard.messages) == 1)
+
+
+async def test_a_placement_starts_a_replica_that_answers_requests(scene: Scene) -> None:
+    await scene.reserve(placement(gpus=(f"{NODE}/cpu:1", f"{NODE}/cpu:0")))
+    ready = await scene.hears(ReplicaReady)
+    assert (ready.deployment_id, ready.replica, ready.token, ready.node) == (scene.deployment_id, 0, "token-1", NODE)
+    (launch,) = scene.engines[0].launches
+    assert [stage.devices[0].gpu for stage in launch.stages] == [f"{NODE}/cpu:1", f"{NODE}/cpu:0"]
+    assert [stage.devices[0].index for stage in launch.stages] == [1, 0]
+
+    asked, client = request(scene.deployment_id), Heard()
+    mailbox = await scene.outside.mailbox(client)
+    await scene.outside.submit(asked, reply_to=mailbox.address)
+    await until(lambda: scene.engines[0].step() or len(client.chunks) == 3)
+    assert client.chunks[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_the_same_placement_twice_is_answered_twice_and_started_once(scene: Scene) -> None:
+    await scene.reserve()
+    await scene.reserve()
+    await scene.hears(ReplicaReady, 2)
+    await scene.reserve()
+    await scene.hears(ReplicaReady, 3)
+    assert len(scene.engines) == 1
+    assert len(set(scene.said(ReplicaReady))) == 1
+
+
+async def test_the_same_placement_while_it_loads_joins_the_start(scene: Scene) -> None:
+    scene.prepare = lambda engine: engine.hold_start.clear()  # type: ignore[method-assign]
+    await scene.reserve()
+    await scene.reserve()
+    await until(lambda: len(scene.engines) == 1)
+    await asyncio.sleep(0.02)
+    scene.engines[0].hold_start.set()
+    await scene.hears(ReplicaReady, 2)
+    assert len(scene.engines) == 1
+
+
+async def test_another_token_for_the_same_replica_replaces_it(scene: Scene) -> None:
+    await scene.reserve()
+    await scene.hears(ReplicaReady)
+    await scene.reserve(placement(token="token-2"))
+    assert (await scene.hears(ReplicaReady, 2)).token == "token-2"
+    assert scene.engines[0].num_stops > 0
+    assert scene.engines[1].num_stops == 0
+    await scene.reserve()  # the replaced one, handed out late
+    assert (await scene.hears(ReplicaStopped)).token == "token-1"
+    assert len(scene.engines) == 2
+
+
+async def test_a_placement_on_gpus_that_are_not_here_fails_by_name(scene: Scene) -> None:
+    await scene.reserve(placement(gpus=(f"{NODE}/cpu:0", "GPU-elsewhere")))
+    failed = await scene.hears(ReplicaFailed)
+    assert "GPU-elsewhere" in failed.detail
+    assert failed.token == "token-1"
+    assert not scene.engines
+
+
+async def test_a_placement_for_another_engine_fails_by_name(scene: Scene) -> None:
+    await scene.reserve(placement(engine="trtllm"))
+    assert "trtllm" in (await scene.hears(ReplicaFailed)).detail
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(EngineFailed("no memory"), "no memory"), (KeyError("lm_head"), "KeyError: 'lm_head'")]
+)
+async def test_an_engine_that_does_not_start_is_a_failed_replica_and_is_not_tried_again(
+    scene: Scene, error: Exception, words: str
+) -> None:
+    def fail(engine: SteppedEngine) -> None:
+        engine.start_error = error
+
+    scene.prepare = fail  # type: ignore[method-assign]
+    await scene.reserve()
+    assert (await scene.hears(ReplicaFailed)).detail == words
+    assert scene.engines[0].num_stops > 0
+    await scene.reserve()
+    await scene.hears(ReplicaFailed, 2)
+    assert len(scene.engines) == 1
+
+
+async def test_a_killed_engine_fails_the_replica_and_its_requests_are_answered_by_the_next(scene: Scene) -> None:
+    await scene.reserve()
+    await scene.hears(ReplicaReady)
+    client = Heard()
+    mailbox = await scene.outside.mailbox(client)
+    for _ in range(3):
+        await scene.outside.submit(request(scene.deployment_id), reply_to=mailbox.address)
+    await until(lambda: len(scene.engines[0].asked) == 2)
+    scene.engines[0].die()
+    failed = await scene.hears(ReplicaFailed)
+    assert (failed.token, failed.detail) == ("token-1", "killed")
+    assert client.chunks == []
+    await scene.reserve(placement(token="token-2"))
+    await until(lambda: len(scene.engines) == 2)
+    await until(lambda: scene.engines[1].step() or sum(c.finish_reason is not None for c in client.chunks) == 3)
+
+
+async def test_a_drain_answers_what_is_queued_and_then_says_stopped(scene: Scene) -> None:
+    await scene.reserve()
+    await scene.hears(ReplicaReady)
+    client = Heard()
+    mailbox = await scene.outside.mailbox(client)
+    for _ in range(5):
+        await scene.outside.submit(request(scene.deployment_id), reply_to=mailbox.address)
+    await scene.drain()
+    await asyncio.sleep(0.01)
+    assert not scene.said(ReplicaStopped)
+    await until(lambda: scene.engines[0].step() or bool(scene.said(ReplicaStopped)))
+    assert sum(c.finish_reason is not None for c in client.chunks) == 5
+    assert scene.engines[0].num_stops > 0
+    assert scene.said(ReplicaStopped)[0].token == "token-1"
+
+
+async def test_a_replica_that_loads_is_drained_at_once_and_does_not_come_back(scene: Scene) -> None:
+    scene.prepare = lambda engine: engine.hold_start.clear()  # type: ignore[method-assign]
+    await scene.reserve()
+    await until(lambda: len(scene.engines) == 1 and bool(scene.engines[0].launches))
+    await scene.drain()
+    await scene.hears(ReplicaStopped)
+    assert scene.engines[0].num_stops > 0
+    await scene.reserve()
+    await asyncio.sleep(0.02)
+    assert len(scene.engines) == 1
+    assert not scene.said(ReplicaReady)
+
+
+async def test_draining_what_does_not_run_here_says_stopped_and_holds_against_a_late_placement(scene: Scene) -> None:
+    await scene.drain()
+    await scene.hears(ReplicaStopped)
+    await scene.reserve()
+    await scene.hears(ReplicaStopped, 2)
+    assert not scene.engines
+
+
+async def test_draining_an_earlier_token_leaves_the_later_replica_alone(scene: Scene) -> None:
+    await scene.reserve(placement(token="token-2"))
+    await scene.hears(ReplicaReady)
+    await scene.drain("token-1")
+    await scene.hears(ReplicaStopped)
+    assert scene.engines[0].num_stops == 0
+
+
+async def test_replicas_of_one_deployment_live_apart(scene: Scene) -> None:
+    await scene.reserve()
+    await scene.reserve(placement(token="token-2", replica=1, gpus=(f"{NODE}/cpu:1",)))
+    await scene.hears(ReplicaReady, 2)
+    await scene.drain("token-2", replica=1)
+    assert (await scene.hears(ReplicaStopped)).replica == 1
+    assert sorted(engine.num_stops > 0 for engine in scene.engines) == [False, True]
+
+
+async def test_a_worker_that_is_stopped_puts_its_requests_back_and_stops_its_engines_without_a_word(
+    scene: Scene,
+) -> None:
+    await scene.reserve()
+    await scene.hears(ReplicaReady)
+    client = Heard()
+    mailbox = await scene.outside.mailbox(client)
+    asked = request(scene.deployment_id)
+    await scene.outside.submit(asked, reply_to=mailbox.address)
+    await until(lambda: len(scene.engines[0].asked) == 1)
+    await scene.stop()
+    assert scene.engines[0].num_stops > 0
+    assert not scene.said(ReplicaStopped)
+    assert not scene.said(ReplicaFailed)
+    assert client.chunks == []
+
+    start(scene)
+    await scene.hears(NodeStarted, 2)
+    await scene.reserve()  # as the allocator does when it hears NodeStarted
+    await until(lambda: len(scene.engines) == 2)
+    await until(lambda: scene.engines[1].step() or (bool(client.chunks) and client.chunks[-1].finish_reason is not None))
+
+
+def raw(scene: Scene, **changes: object) -> bytes:
+    body = PlacementReserved(deployment_id=scene.deployment_id, node=NODE, placement=placement())
+    return json.dumps(body.model_dump(mode="json") | changes).encode()
+
+
+async def test_malformed_placements_are_refused_to_their_sender_and_the_next_is_handled(scene: Scene) -> None:
+    answers = Heard()
+    mailbox = await scene.outside.mailbox(answers)
+    topic = PlacementReserved.topic
+    for body, sent_as in (
+        (b"{not json", topic),
+        (raw(scene, deployment_id="seven"), topic),
+        (raw(scene, placement={}), topic),
+        (raw(scene), "placement.reserved.v9"),
+    ):
+        envelope = Envelope(body, topic=sent_as, message_id=str(uuid4()), reply_to=mailbox.address)
+        scene.broker.post(envelope, f"{topic}.{NODE}", exchange=EXCHANGE)
+    await until(lambda: len(answers.messages) == 4)
+    fields = [m.faults[0].field for m in answers.messages if isinstance(m, MessageRefused)]
+    assert fields[1] == "deployment_id"
+    assert fields[2].startswith("placement.")
+    assert fields[3] == "type"
+    await scene.reserve()
+    await scene.hears(ReplicaReady)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAVERIQ_NODE", "a.b"),
+        ("MAVERIQ_ENGINE", "vllm"),
+        ("MAVERIQ_DEVICES", "cpu:0"),
+        ("MAVERIQ_DEVICES", "cpu:0=1GiB,cpu:0=1GiB"),
+        ("MAVERIQ_DEVICES", "cpu:0=0B"),
+        ("MAVERIQ_THREADS_PER_STAGE", "0"),
+        ("MAVERIQ_REPORT_S", "soon"),
+    ],
+)
+async def test_a_bad_setting_stops_the_start_with_its_name(name: str, value: str, bus: InProcessBus) -> None:
+    with pytest.raises(BadSetting, match=name):
+        await run(bus, {"MAVERIQ_DEVICES": "cpu:0=1GiB", name: value})
+
+
+async def test_an_engine_that_is_not_installed_stops_the_start_and_says_how_to_get_it(
+    bus: InProcessBus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("maveriq_worker.engines.find_spec", lambda name: None)
+    for engine in ("torch", "trtllm"):
+        with pytest.raises(BadSetting, match=rf'MAVERIQ_ENGINE={engine}: .*pip install "maveriq-worker\[{engine}\]"'):
+            await run(bus, {"MAVERIQ_DEVICES": "cpu:0=1GiB", "MAVERIQ_ENGINE": engine})
