@@ -1,0 +1,48 @@
+"""Which intents are admitted, and what a refused one is told."""
+
+from uuid import uuid4
+
+from tests.fakes import ADMISSION, INTENT, MODEL
+
+from maveriq.contracts import Admission, Intent, IntentSubmitted
+from maveriq_ingress.admission import MAX_NAMES, admit, taken
+
+
+def submitted(model: str = "smol", *, dry_run: bool = False) -> IntentSubmitted:
+    return IntentSubmitted(deployment_id=uuid4(), intent=Intent(model=model), dry_run=dry_run)
+
+
+def test_an_intent_for_a_registered_model_is_admitted_with_the_model_resolved() -> None:
+    assert admit(submitted(dry_run=True), {"smol": MODEL}) == Admission(intent=INTENT, model=MODEL, dry_run=True)
+
+
+def test_an_unknown_model_is_refused_with_the_close_name_and_the_known_ones() -> None:
+    found = admit(submitted("smoll"), {"smol": MODEL, "other": MODEL})
+    assert not isinstance(found, Admission)
+    assert found[0].field == "intent.model"
+    assert "did you mean smol?" in found[0].remedy
+    assert "other, smol" in found[0].remedy
+
+
+def test_a_long_list_of_models_is_cut_in_the_remedy() -> None:
+    found = admit(submitted("x"), {f"model-{n}": MODEL for n in range(MAX_NAMES + 5)})
+    assert not isinstance(found, Admission)
+    assert "and 5 more" in found[0].remedy
+
+
+def test_with_no_model_registered_the_remedy_says_so() -> None:
+    found = admit(submitted(), {})
+    assert not isinstance(found, Admission)
+    assert "no model is registered yet" in found[0].remedy
+
+
+def test_asking_twice_for_the_same_is_no_conflict() -> None:
+    assert taken(submitted(), ADMISSION) is None
+
+
+def test_an_id_is_taken_by_the_intent_that_had_it_first() -> None:
+    for other in (submitted("other"), submitted(dry_run=True)):
+        fault = taken(other, ADMISSION)
+        assert fault is not None
+        assert fault.field == "deployment_id"
+        assert fault.remedy == "choose a new UUID"

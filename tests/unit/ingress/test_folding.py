@@ -1,0 +1,142 @@
+"""Facts may come twice and in any order: the record ends the same."""
+
+from datetime import timedelta
+from itertools import permutations
+from uuid import UUID, uuid4
+
+from tests.fakes import ADMISSION, FACTS, FINGERPRINT, NOW, PLAN, placement
+
+from maveriq.contracts import (
+    DeploymentDraining,
+    DeploymentFailed,
+    DeploymentReleased,
+    FailureReason,
+    FingerprintMeasured,
+    IntentAccepted,
+    PlacementReserved,
+    PlanComputed,
+    PlanPreviewed,
+    ReleaseAccepted,
+    ReplicaFailed,
+    ReplicaReady,
+    State,
+)
+from maveriq_ingress.folding import Fact, Record, fold
+
+ID = uuid4()
+
+
+def accepted(deployment_id: UUID = ID) -> IntentAccepted:
+    return IntentAccepted(deployment_id=deployment_id, admission=ADMISSION)
+
+
+MEASURED = FingerprintMeasured(deployment_id=ID, admission=ADMISSION, facts=FACTS, fingerprints=(FINGERPRINT,))
+PLANNED = PlanComputed(deployment_id=ID, admission=ADMISSION, plan=PLAN)
+
+
+def reserved(replica: int, token: str) -> PlacementReserved:
+    return PlacementReserved(deployment_id=ID, node="n1", placement=placement(replica, token))
+
+
+def ready(replica: int, token: str) -> ReplicaReady:
+    return ReplicaReady(deployment_id=ID, replica=replica, token=token, node="n1", load_s=1.0)
+
+
+def lost(replica: int, token: str) -> ReplicaFailed:
+    return ReplicaFailed(deployment_id=ID, replica=replica, token=token, node="n1", detail="died")
+
+
+def known(*facts: Fact) -> Record:
+    record = None
+    for fact in facts:
+        record = fold(record, fact, NOW)
+    assert record is not None
+    return record
+
+
+def test_each_fact_moves_the_state_to_its_own() -> None:
+    ends = {
+        State.ACCEPTED: accepted(),
+        State.MEASURED: MEASURED,
+        State.PLANNED: PLANNED,
+        State.RESERVED: reserved(0, "a"),
+        State.READY: ready(0, "a"),
+        State.DRAINING: ReleaseAccepted(deployment_id=ID),
+        State.RELEASED: DeploymentReleased(deployment_id=ID),
+    }
+    record = None
+    for state, fact in ends.items():
+        record = fold(record, fact, NOW)
+        assert record.state is state
+
+
+def test_the_order_of_facts_does_not_matter() -> None:
+    facts: tuple[Fact, ...] = (accepted(), MEASURED, reserved(0, "a"), lost(0, "a"), reserved(0, "b"), ready(0, "b"))
+    for order in permutations(facts):
+        seen = known(*order).deployment()
+        assert seen is not None
+        assert seen.state is State.READY
+        assert seen.ready_replicas == (0,)
+        assert [one.token for one in seen.placements] == ["b"]
+        assert seen.fingerprints == (FINGERPRINT,)
+
+
+def test_a_fact_heard_twice_changes_nothing_and_not_the_time_of_change() -> None:
+    for fact in (accepted(), MEASURED, PLANNED, reserved(0, "a"), ready(0, "a"), lost(0, "a")):
+        once = known(accepted(), fact)
+        assert fold(once, fact, NOW + timedelta(hours=1)) is once
+
+
+def test_each_change_is_later_than_the_one_before_even_when_the_clock_stands_still() -> None:
+    first = known(accepted())
+    second = fold(first, MEASURED, NOW)
+    third = fold(second, PLANNED, NOW - timedelta(days=1))
+    assert first.changed_at < second.changed_at < third.changed_at
+
+
+def test_a_fact_before_the_intent_is_kept_but_not_shown() -> None:
+    early = known(ready(0, "a"))
+    assert early.deployment() is None
+    shown = fold(early, accepted(), NOW).deployment()
+    assert shown is not None
+    assert shown.state is State.READY
+
+
+def test_a_lost_record_is_rebuilt_from_a_fact_that_carries_the_admission() -> None:
+    shown = known(PLANNED).deployment()
+    assert shown is not None
+    assert shown.intent == ADMISSION.intent
+
+
+def test_a_failed_replica_is_not_ready_until_its_next_placement_is() -> None:
+    record = known(accepted(), reserved(0, "a"), ready(0, "a"), reserved(1, "c"), ready(1, "c"), lost(0, "a"))
+    shown = record.deployment()
+    assert shown is not None
+    assert shown.ready_replicas == (1,)
+    again = fold(fold(record, reserved(0, "b"), NOW), ready(0, "b"), NOW).deployment()
+    assert again is not None
+    assert again.ready_replicas == (0, 1)
+
+
+def test_a_draining_replica_is_not_ready() -> None:
+    draining = DeploymentDraining(deployment_id=ID, node="n1", replica=0, token="a")
+    shown = known(accepted(), reserved(0, "a"), ready(0, "a"), draining).deployment()
+    assert shown is not None
+    assert (shown.state, shown.ready_replicas) == (State.DRAINING, ())
+
+
+def test_a_failure_keeps_its_first_reason() -> None:
+    first = DeploymentFailed(deployment_id=ID, reason=FailureReason.NO_CAPACITY, detail="full")
+    second = DeploymentFailed(deployment_id=ID, reason=FailureReason.ENGINE_FAILED, detail="later")
+    shown = known(accepted(), first, second).deployment()
+    assert shown is not None
+    assert shown.failure is not None
+    assert shown.failure.reason is FailureReason.NO_CAPACITY
+
+
+def test_a_dry_run_ends_with_its_plan() -> None:
+    dry = ADMISSION.model_copy(update={"dry_run": True})
+    record = known(IntentAccepted(deployment_id=ID, admission=dry))
+    assert not record.ended
+    assert fold(record, PlanPreviewed(deployment_id=ID, admission=dry, plan=PLAN), NOW).ended
+    assert not known(accepted(), PLANNED).ended
