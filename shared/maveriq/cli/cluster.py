@@ -117,6 +117,8 @@ async def running_cluster(env: Mapping[str, str], only: Sequence[str] = ()) -> A
     async with AsyncExitStack() as stack:
         if not env.get("MAVERIQ_REDIS_URL") and not only:
             env = {**env, "MAVERIQ_REDIS_URL": stack.enter_context(embedded_redis(cache_dir(env) / "embedded-redis"))}
+        if env.get("MAVERIQ_DEVICES", "").startswith("cpu"):
+            env = {"MAVERIQ_PROFILE_DEVICE": "cpu", **env}  # what the worker serves on is what is to be measured
         cluster = Cluster(env)
         stack.push_async_callback(cluster.stop)
         await cluster.start(runs)

@@ -26,6 +26,7 @@ from maveriq.contracts import (
     Intent,
     Model,
     Objective,
+    Placement,
     Precision,
     Sampling,
     Slo,
@@ -156,7 +157,18 @@ class Teller:
         names = {deployment.deployment_id: MODEL}
         placed = deployment.placements[0]
         words = Text(f"{shape(placed.candidate.configuration)}: {placement_line(placed)}", style="bold")
-        self._story.section("fragments taken, engine ready", words, draw(nodes, names))
+        passed_over = _passed_over(deployment, placed)
+        self._story.section("fragments taken, engine ready", words, *passed_over, draw(nodes, names))
+
+
+def _passed_over(deployment: Deployment, placed: Placement) -> list[Text]:
+    """Why it is not the first candidate that runs, if it is not."""
+    assert deployment.plan is not None, "it was placed"
+    rank = deployment.plan.candidates.index(placed.candidate) + 1
+    if rank == 1:
+        return []
+    passed = "candidate 1 does" if rank == 2 else f"candidates 1 to {rank - 1} do"
+    return [Text(f"candidate {rank}: {passed} not fit what is free", style="dim")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,4 +92,5 @@ def facts(state: State, deployment: Deployment) -> str:
         return f"{size(held)}; " + "; ".join(placement_line(each) for each in deployment.placements)
     if state is State.READY and deployment.ready_replicas:
         return f"{len(deployment.ready_replicas)} of {deployment.intent.replicas} replicas serve"
-    return {State.DRAINING: "no new requests", State.RELEASED: "memory is free again"}.get(state, "")
+    ending = {State.DRAINING: "no new requests", State.RELEASED: "memory is free again"}
+    return ending.get(state, "") if deployment.state is not State.FAILED else ""

@@ -16,6 +16,7 @@ from maveriq.cli.figures import apart, duration, size
 
 INDENT = (0, 0, 0, 2)
 MAX_WIDTH = 100
+WORTH_TELLING_S = 0.1
 
 
 class Story:
@@ -51,7 +52,8 @@ class Story:
         self.doing(None)
         self._sections += 1
         heading = Text(f"{self._sections} {title}", style="bold cyan")
-        heading.append(f"  {duration(self.elapsed_s * 1000)}", style="dim not bold")
+        if self.elapsed_s > WORTH_TELLING_S:
+            heading.append(f"  {self.elapsed_s:.1f} s", style="dim not bold")
         self._console.print(Rule(heading, align="left", style="grey30"))
         for part in parts:
             self.show(part)
@@ -68,6 +70,7 @@ class Story:
             with Live(console=self._console, refresh_per_second=12) as live:
                 yield Streamed(live, self._console)
         else:
+            self._console.print("  ", end="")
             yield Streamed(None, self._console)
             self._console.print()
         self._since = time.monotonic()

@@ -51,6 +51,7 @@ def test_an_intent_that_cannot_be_met_shows_the_nearest_that_can(ingress: Script
     called = call("deploy", "tiny", "--ttft-ms", "300")
     assert called.code == 1
     assert "no configuration is fast enough" in called.out
+    assert "draining" not in called.out and "released" not in called.out
     assert "slo.ttft_ms" in called.out and "900 ms" in called.out
     assert called.err.startswith("maveriq: tiny is not deployed")
 
