@@ -77,7 +77,7 @@ class ConnectedBus:
         if confirm:
             await self._connection.send_confirmed(envelope, address, timeout_s=PUBLISH_TIMEOUT_S)
         else:
-            self._connection.send(envelope, address)
+            await self._connection.send(envelope, address)
 
     async def open_requests(self, deployment_id: UUID) -> None:
         await self._connection.declare((*dead_request_queues(), *request_queues(deployment_id)))

@@ -51,7 +51,7 @@ class Connection(Protocol):
         """
         ...
 
-    def send(self, envelope: Envelope, address: str) -> None:
+    async def send(self, envelope: Envelope, address: str) -> None:
         """Send to a mailbox and forget."""
         ...
 

@@ -49,7 +49,7 @@ class InProcessConnection:
         self._broker.post(envelope, key, exchange=exchange)
         await asyncio.sleep(0)  # as on a network, others come to their turn meanwhile
 
-    def send(self, envelope: Envelope, address: str) -> None:
+    async def send(self, envelope: Envelope, address: str) -> None:
         if not self._closed and address in self._broker.queues:
             self._broker.post(envelope, address, exchange="")
 

@@ -181,7 +181,7 @@ class Bus(Protocol):
         ...
 
     async def close_requests(self, deployment_id: UUID, answer: "Callable[[DeadRequest], Awaitable[None]]") -> None:
-        """Delete the deployment's request queues; whatever still waits there is handed to `answer`. Again is harmless."""
+        """Delete the deployment's request queues; whatever waits there is handed to `answer`. Again is harmless."""
         ...
 
     async def submit(

@@ -25,6 +25,10 @@ from maveriq.topology import (
 BACKSTOP_ATTEMPTS = 20
 
 
+class DeclaredOtherwise(Exception):
+    """The broker has a queue of this name with other bounds, of another version: delete it once it is empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
     """A durable queue. Publishers to a full one are refused."""

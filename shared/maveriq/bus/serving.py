@@ -60,6 +60,7 @@ class Serving:
         with suppress(Unavailable):
             for consumer in consumers:
                 await consumer.cancel()
+        await asyncio.sleep(0)  # what was delivered a moment ago is in flight now
         in_flight = set(self._in_flight)
         if in_flight:
             _, late = await asyncio.wait(in_flight, timeout=STOPPING_S)
