@@ -1,0 +1,210 @@
+"""How a replica's layers fall on a node's fragments."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.allocator.plans import candidate, fragments, memory
+
+from maveriq.contracts import Stage, StageMemory
+from maveriq_allocator.feasibility import Unsound, check, violations
+from maveriq_allocator.packing import Packing, Shortfall, pack
+
+GIB = 2**30
+
+
+def packed(stage: StageMemory, num_layers: int, *free_bytes: int, pp: int, tp: int = 1, tight: bool = False) -> Packing:
+    found = pack(stage, num_layers, pp=pp, tp=tp, fragments=fragments(*free_bytes), tight=tight)
+    assert isinstance(found, Packing), found
+    check(found.stages, candidate(pp=pp, tp=tp, stage=stage), num_layers, fragments(*free_bytes))
+    return found
+
+
+def layers(packing: Packing) -> dict[str, int]:
+    return {gpu: stage.num_layers for stage in packing.stages for gpu in stage.gpus}
+
+
+def test_equal_fragments_get_equal_stages() -> None:
+    assert layers(packed(memory(layer=10), 8, 100, 100, pp=2)) == {"n/0": 4, "n/1": 4}
+
+
+def test_a_fragment_half_as_large_gets_half_the_layers_when_both_are_filled() -> None:
+    assert layers(packed(memory(layer=10), 9, 60, 30, pp=2)) == {"n/0": 6, "n/1": 3}
+
+
+def test_the_largest_stage_is_as_small_as_the_memory_allows() -> None:
+    assert packed(memory(layer=10), 12, 1000, 30, 50, pp=3).largest_stage == 5  # 5 + 3 + 4
+    assert packed(memory(layer=10), 12, 1000, 20, 30, pp=3).largest_stage == 7  # 7 + 2 + 3
+
+
+def test_a_large_fragment_stays_whole_when_a_smaller_one_does() -> None:
+    assert layers(packed(memory(layer=10), 2, 800, 25, 40, pp=1)) == {"n/1": 2}
+
+
+def test_the_embedding_is_counted_on_the_first_stage_and_the_head_on_the_last() -> None:
+    found = packed(memory(layer=10, first=50, last=30, runtime=5), 4, 75, 55, pp=2)
+    assert found.stages == (
+        Stage(gpus=("n/0",), num_layers=2, reserved_bytes=75), Stage(gpus=("n/1",), num_layers=2, reserved_bytes=55)
+    )  # fmt: skip
+
+
+def test_a_tied_head_is_saved_where_one_stage_is_both_ends() -> None:
+    tied = memory(layer=10, first=50, last=50, tied=50)
+    assert packed(tied, 2, 70, pp=1).stages[0].reserved_bytes == 70
+    assert isinstance(pack(tied, 2, pp=2, tp=1, fragments=fragments(59, 59)), Shortfall)
+
+
+def test_the_ends_go_to_the_fragments_that_can_hold_them() -> None:
+    found = packed(memory(layer=10, first=100, last=60), 3, 10, 70, 110, pp=3)
+    assert [stage.gpus for stage in found.stages] == [("n/2",), ("n/0",), ("n/1",)]
+
+
+def test_the_ranks_of_a_stage_are_distinct_and_hold_the_same() -> None:
+    found = packed(memory(layer=10), 8, 40, 60, 45, 60, pp=2, tp=2)
+    assert [sorted(stage.gpus) for stage in found.stages] in ([["n/0", "n/2"], ["n/1", "n/3"]],
+                                                             [["n/1", "n/3"], ["n/0", "n/2"]])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "num_layers", "pp", "tp"),
+    [((19,), 2, 1, 1), ((100,), 2, 2, 1), ((100, 100), 2, 1, 4), ((100, 100, 100), 2, 3, 1), ((50, 9), 4, 2, 1)],
+)
+def test_what_cannot_fit_is_a_shortfall_with_its_reason(
+    free_bytes: tuple[int, ...], num_layers: int, pp: int, tp: int
+) -> None:
+    found = pack(memory(layer=10), num_layers, pp=pp, tp=tp, fragments=fragments(*free_bytes))
+    assert isinstance(found, Shortfall)
+    assert found.reason
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "model_gib", "expected"),
+    [((40, 48), 80, (5, 5)), ((20, 48), 60, (3, 7))],
+    ids=["where round robin by size over-commits the fuller GPU", "where round robin refuses what fits"],
+)
+def test_unequal_gpus_are_filled_by_what_is_free_not_by_their_size(
+    free_gib: tuple[int, int], model_gib: int, expected: tuple[int, int]
+) -> None:
+    found = packed(memory(layer=model_gib * GIB // 10), 10, *(free * GIB for free in free_gib), pp=2)
+    assert (layers(found)["n/0"], layers(found)["n/1"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "expected"), [((16.0, 2.1), (30, 2)), ((14.6, 2.0), (30, 2)), ((8.6, 8.2), (16, 16))]
+)
+def test_a_head_that_eats_a_small_fragment_moves_layers_to_the_other(
+    free_gib: tuple[float, float], expected: tuple[int, int]
+) -> None:
+    """Measured of a 32-layer model in 16 bits; spreading its head over all layers gives the second GPU 4, 3 and 16."""
+    stage = memory(layer=int(0.44 * GIB), first=int(0.95 * GIB), last=int(1.04 * GIB))
+    found = packed(stage, 32, *(int(f * GIB) for f in free_gib), pp=2)
+    assert (layers(found)["n/0"], layers(found)["n/1"]) == expected
+
+
+def test_a_stage_that_only_fits_one_layer_gets_one() -> None:
+    assert layers(packed(memory(layer=10, first=15, last=15), 32, 400, 26, pp=2)) == {"n/0": 31, "n/1": 1}
+
+
+def test_tight_packing_leaves_the_large_fragments() -> None:
+    assert layers(packed(memory(layer=10), 8, 60, 60, 20, pp=2)) == {"n/0": 4, "n/1": 4}
+    assert sorted(layers(packed(memory(layer=10), 8, 60, 60, 20, pp=2, tight=True)).values()) == [2, 6]
+
+
+def test_sixteen_gpus_are_packed_whatever_the_parallelism() -> None:
+    free = [(5 + 37 * number % 75) * GIB + number for number in range(16)]
+    for pp in range(1, 17):
+        for tp in (1, 2, 4, 8):
+            if pp * tp <= 16:
+                found = pack(memory(layer=GIB // 2, first=GIB, last=GIB), 24, pp=pp, tp=tp, fragments=fragments(*free))
+                assert isinstance(found, Packing)
+
+
+def test_a_node_of_many_small_devices_is_packed_on_the_richest() -> None:
+    found = packed(memory(layer=10), 64, *range(10, 210), pp=4)
+    assert found.largest_stage == 16
+
+
+# Against brute force
+
+
+def every_split(num_layers: int, pp: int) -> Iterator[tuple[int, ...]]:
+    for cuts in combinations(range(1, num_layers), pp - 1):
+        edges = (0, *cuts, num_layers)
+        yield tuple(b - a for a, b in pairwise(edges))
+
+
+def every_seating(gpus: Sequence[int], pp: int, tp: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+    if pp == 0:
+        yield ()
+        return
+    for ranks in combinations(gpus, tp):
+        for rest in every_seating([gpu for gpu in gpus if gpu not in ranks], pp - 1, tp):
+            yield (ranks, *rest)
+
+
+def best_by_trying_all(
+    stage: StageMemory, num_layers: int, pp: int, tp: int, free_bytes: Sequence[int]
+) -> tuple[int, int] | None:
+    """(layers of the largest stage, bytes stranded) of the best of all placements that fit."""
+    values: list[tuple[int, int]] = []
+    for split in every_split(num_layers, pp):
+        held = [stage.of_stage(n, first=at == 0, last=at == pp - 1) for at, n in enumerate(split)]
+        for seating in every_seating(range(len(free_bytes)), pp, tp):
+            left = [free_bytes[gpu] - held[at] for at, ranks in enumerate(seating) for gpu in ranks]
+            if min(left) >= 0:
+                values.append((max(split), sum(left)))
+    return min(values, default=None)
+
+
+small = st.integers(min_value=0, max_value=9)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    free_bytes=st.lists(st.integers(min_value=0, max_value=24), min_size=1, max_size=5),
+    num_layers=st.integers(min_value=1, max_value=7),
+    shape=st.sampled_from([(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (1, 3)]),
+    layer=st.integers(min_value=1, max_value=4),
+    ends=st.tuples(small, small, small, st.integers(min_value=0, max_value=3)),
+)
+def test_a_packing_is_the_best_of_all_placements_and_missing_only_where_none_fits(
+    free_bytes: list[int], num_layers: int, shape: tuple[int, int], layer: int, ends: tuple[int, int, int, int]
+) -> None:
+    (pp, tp), (first, last, tied, runtime) = shape, ends
+    stage = memory(layer, first, last, min(first, last, tied), runtime)
+    best = best_by_trying_all(stage, num_layers, pp, tp, free_bytes)
+    found = pack(stage, num_layers, pp=pp, tp=tp, fragments=fragments(*free_bytes))
+    if isinstance(found, Shortfall):
+        assert best is None
+    else:
+        assert (found.largest_stage, found.stranded_bytes) == best
+        check(found.stages, candidate(pp=pp, tp=tp, stage=stage), num_layers, fragments(*free_bytes))
+
+
+# The check itself
+
+
+def staged(*stages: tuple[str, int, int]) -> list[Stage]:
+    return [Stage(gpus=tuple(gpus.split()), num_layers=n, reserved_bytes=held) for gpus, n, held in stages]
+
+
+@pytest.mark.parametrize(
+    ("stages", "told"),
+    [
+        (staged(("n/0", 8, 80)), "1 stages, not 2"),
+        (staged(("n/0", 4, 40), ("n/1", 3, 30)), "7 layers, not 8"),
+        (staged(("n/0", 4, 40), ("n/0", 4, 40)), "a GPU is taken twice"),
+        (staged(("n/0", 4, 40), ("n/1", 4, 39)), "39 bytes reserved, 40 needed"),
+        (staged(("n/0", 4, 40), ("m/0", 4, 40)), "m/0 is not on the node"),
+        (staged(("n/0", 2, 20), ("n/1", 6, 60)), "60 bytes needed on n/1, 50 free"),
+        (staged(("n/0 n/1", 4, 40), ("n/2", 4, 40)), "2 ranks, not 1"),
+        (staged(("n/0", 4, 40), ("old", 4, 40)), "old is no A6000"),
+    ],
+)
+def test_each_broken_rule_is_told(stages: list[Stage], told: str) -> None:
+    there = (*fragments(100, 50, 100), *(f.__class__("old", "K80", 100) for f in fragments(1)))
+    assert any(told in violation for violation in violations(stages, candidate(pp=2), 8, there))
+    with pytest.raises(Unsound, match=told):
+        check(stages, candidate(pp=2), 8, there)

@@ -1,0 +1,27 @@
+"""What the environment may say."""
+
+import pytest
+
+from maveriq.settings import BadSetting
+from maveriq_allocator.settings import NODE_TIMEOUT_S, Settings, from_env
+
+
+def test_only_the_store_must_be_named() -> None:
+    assert from_env({"MAVERIQ_REDIS_URL": "redis://h/1"}) == Settings("redis://h/1", NODE_TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({}, "MAVERIQ_REDIS_URL is not set"),
+        ({"MAVERIQ_REDIS_URL": "localhost"}, "MAVERIQ_REDIS_URL='localhost': give a Redis URL"),
+        (
+            {"MAVERIQ_REDIS_URL": "redis://h", "MAVERIQ_NODE_TIMEOUT_S": "0"},
+            "MAVERIQ_NODE_TIMEOUT_S='0': give a number",
+        ),
+        ({"MAVERIQ_REDIS_URL": "redis://h", "MAVERIQ_NODE_TIMEOUT_S": "soon"}, "MAVERIQ_NODE_TIMEOUT_S='soon'"),
+    ],
+)
+def test_a_bad_value_stops_the_start_with_its_name(env: dict[str, str], told: str) -> None:
+    with pytest.raises(BadSetting, match=told):
+        from_env(env)
