@@ -298,7 +298,7 @@ async def test_a_worker_that_is_stopped_puts_its_requests_back_and_stops_its_eng
     await scene.hears(NodeStarted, 2)
     await scene.reserve()  # as the allocator does when it hears NodeStarted
     await until(lambda: len(scene.engines) == 2)
-    await until(lambda: scene.engines[1].step() or (bool(client.chunks) and client.chunks[-1].finish_reason is not None))
+    await until(lambda: scene.engines[1].step() or len(client.of(asked.request_id)) == 3)
 
 
 def raw(scene: Scene, **changes: object) -> bytes:

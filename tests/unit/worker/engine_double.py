@@ -1,7 +1,7 @@
 """An engine whose every step the test takes, and what is needed to talk to a worker that runs it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from uuid import UUID, uuid4
 
 from maveriq.contracts import (
@@ -75,10 +75,12 @@ class SteppedEngine:
     async def stop(self) -> None:
         self.num_stops += 1
 
-    def step(self) -> None:
+    def step(self) -> bool:
+        """False, so that a test may step until something holds: `step() or ...`."""
         for asked in list(self.asked.values()):
             if not asked.done():
                 asked.set_result(True)
+        return False
 
     def die(self) -> None:
         self.dead.set_result("killed")
@@ -146,9 +148,8 @@ def placement(
     )
 
 
-async def until(holds: "object", limit_s: float = 10.0) -> None:
+async def until(holds: Callable[[], object], limit_s: float = 10.0) -> None:
     """Let everyone have their turn until `holds()` is true."""
-    assert callable(holds)
     async with asyncio.timeout(limit_s):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - what is waited for sets no event
             await asyncio.sleep(0.001)

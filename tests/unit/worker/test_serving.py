@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -117,8 +118,9 @@ async def test_one_step_is_one_message_a_client(broker: InProcessBroker) -> None
         await until(lambda: len(scene.engine.asked) == 64)
         for num_messages in (1, 2, 3):
             scene.engine.step()
-            await until(lambda n=num_messages: len(scene.heard.messages) == len(others.messages) == n)
-            await until(lambda: num_messages == 3 or len(scene.engine.asked) == 64)
+            await until(partial(lambda n: len(scene.heard.messages) == len(others.messages) == n, num_messages))
+            if num_messages < 3:
+                await until(lambda: len(scene.engine.asked) == 64)
         assert [len(m.chunks) for _, m, _ in scene.worker.sent] == [32] * 6
         assert len(scene.heard.chunks) == len(others.chunks) == 96
 
@@ -129,7 +131,7 @@ async def test_only_messages_with_a_last_chunk_are_confirmed(scene: Scene) -> No
     await until(lambda: len(scene.engine.asked) == 2)
     for n in (1, 2, 3):
         scene.engine.step()
-        await until(lambda n=n: len(scene.heard.messages) == n)
+        await until(partial(lambda n: len(scene.heard.messages) == n, n))
         await asyncio.sleep(0.005)
     assert [confirm for _, _, confirm in scene.worker.sent] == [False, True, True]
 

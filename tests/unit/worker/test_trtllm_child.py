@@ -110,7 +110,7 @@ async def test_closing_an_answer_closes_it_in_the_child(engine: ChildEngine) -> 
     await anext(steps)
     await steps.aclose()
     async with asyncio.timeout(10):
-        while (await answer(engine, asking("closed")))[0].token_ids != (1,):
+        while (await answer(engine, asking("closed")))[0].token_ids != (1,):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -109,7 +109,7 @@ class TrtLlm:
                 )
         return {"tensorrt_llm": top, "tensorrt_llm.llmapi": llmapi}
 
-    def _imports(self) -> Iterator[Any] | dict[str, list[str]]:
+    def _imports(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for clause in self.api["import"].split(";"):
             _, module, _, names = clause.strip().split(" ", 3)
