@@ -19,7 +19,7 @@ from maveriq.cli.cluster import Cluster, cache_dir, running_cluster
 from maveriq.cli.figures import duration, shape
 from maveriq.cli.story import Story, comparison
 from maveriq.cli.tables import candidates, failure_view, placement_line, rejections
-from maveriq.client import Client, DeploymentFailedError, client_on
+from maveriq.client import Client, DeploymentFailedError, Refused, RequestFailed, client_on
 from maveriq.contracts import (
     ChatMessage,
     Deployment,
@@ -36,7 +36,7 @@ from maveriq.contracts import (
 )
 from maveriq.logs import configure
 
-DEVICES = "cpu:0=200MiB,cpu:1=150MiB,cpu:2=100MiB"
+DEVICES = "cpu:0=170MiB,cpu:1=130MiB,cpu:2=100MiB"
 MODEL = "SmolLM2-135M-Instruct"
 QUESTION = "Explain in two sentences why the sky is blue."
 ANSWER_TOKENS = 80
@@ -62,7 +62,7 @@ def run_demo(console: Console) -> None:
             asyncio.run(_run(console, env))
         except KeyboardInterrupt:
             console.print("\n[dim]stopped; nothing is left running[/]")
-        except (CommandFailed, DeploymentFailedError) as failed:
+        except (CommandFailed, DeploymentFailedError, RequestFailed, Refused) as failed:
             if isinstance(failed, DeploymentFailedError):
                 console.print(failure_view(failed.failure))
             raise CommandFailed(f"the demo did not come to its end: {failed}; see {log}", code="demo") from failed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from maveriq.cli.api import CommandFailed
 
-KEPT = "fingerprint:*"  # profiler's catalogue: the only keys that outlive the cluster that wrote them
+KEPT = "fingerprints:*"  # profiler's catalogue: the only keys that outlive the cluster that wrote them
 CLEAR = """
 local deleted = 0
 for _, key in ipairs(redis.call('KEYS', '*')) do

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.padding import Padding
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +28,7 @@ class Story:
         self._console = console
         self._sections = 0
         self._since = time.monotonic()
-        self._status: Status | None = None
+        self._status: Progress | None = None
 
     @property
     def elapsed_s(self) -> float:
@@ -42,7 +42,9 @@ class Story:
             self._status = None
         if words is not None:
             if self._console.is_terminal:
-                self._status = self._console.status(f"[dim]{words} ...[/]", spinner="dots")
+                columns = SpinnerColumn(), TextColumn("[dim]{task.description} ...[/]"), TimeElapsedColumn()
+                self._status = Progress(*columns, console=self._console, transient=True)
+                self._status.add_task(words, total=None)
                 self._status.start()
             else:
                 self._console.print(f"  {words} ...", style="dim")
