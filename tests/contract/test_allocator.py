@@ -152,9 +152,10 @@ async def test_when_no_candidate_is_left_the_others_drain_and_the_deployment_fai
     first, second = await place(allocator, computed(replicas=2))
     await allocator.tell(ready(first))
     answer = await allocator.tell(failed(second, "device lost"))
-    (draining,) = of_type(DeploymentDraining, answer)
+    draining, failing = of_type(DeploymentDraining, answer)
     (failure,) = of_type(DeploymentFailed, answer)
     assert (draining.token, draining.node) == (first.placement.token, "a")
+    assert failing.token == second.placement.token
     assert failure.reason is FailureReason.ENGINE_FAILED
     assert "device lost" in failure.detail
     assert sorted(held(answer).values()) == [0, 80]
@@ -240,8 +241,10 @@ async def test_every_message_twice_changes_nothing_and_is_answered_alike(allocat
     await twice(ready(first))
     (second,) = of_type(PlacementReserved, await twice(failed(first)))
     await twice(NodeStarted(node="a"))
-    (draining,) = of_type(DeploymentDraining, await twice(ReleaseAccepted(deployment_id=DEPLOYMENT)))
+    draining, failing = of_type(DeploymentDraining, await twice(ReleaseAccepted(deployment_id=DEPLOYMENT)))
     assert draining.token == second.placement.token
+    assert failing.token == first.placement.token
+    await twice(stopped(failing))
     await twice(stopped(draining))
     await twice(ReleaseAccepted(deployment_id=DEPLOYMENT))
     assert held(await allocator.tell(reported("a", 80, 80, 80))) == {"a/0": 0, "a/1": 0, "a/2": 0}

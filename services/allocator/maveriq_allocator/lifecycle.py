@@ -44,7 +44,7 @@ class Held(Value):
 
 
 class Stray(Value):
-    """A replica that runs although it holds nothing: its worker was told to start it before, and again."""
+    """A replica that failed and holds nothing, yet may run: its order to start, come again, may have started it anew."""
 
     node: str
     replica: int
@@ -81,7 +81,7 @@ def placed(record: Record, plan: PlanComputed, choice: Choice) -> Record:
 
 def moved(record: Record, plan: PlanComputed, old: Held, choice: Choice) -> Record:
     """One replica gets another seat."""
-    return _seated(_without(record, old), plan, old.placement.replica, choice.rank, choice.seats[0])
+    return _seated(_lost(record, old), plan, old.placement.replica, choice.rank, choice.seats[0])
 
 
 def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: Seat) -> Record:
@@ -100,7 +100,7 @@ def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: S
 def failed(record: Record, failure: Failure, lost: Held | None = None) -> Record:
     """The deployment is given up: nothing more is tried, what still runs drains."""
     if lost is not None:
-        record = _without(record, lost)
+        record = _lost(record, lost)
     record = record.model_copy(update={"planned": True, "closing": Closing.FAILED, "failure": failure})
     return _draining(record)
 
@@ -116,7 +116,7 @@ def _draining(record: Record) -> Record:
 
 
 def ready(record: Record, stray: Stray) -> Record:
-    """A replica runs. One whose reservation is gone is remembered, to be stopped with the deployment."""
+    """A replica runs. One without a reservation is remembered, to be stopped with the deployment."""
     held = record.holding(stray.token)
     if held is not None:
         return _in_phase(record, held, Phase.READY)
@@ -126,11 +126,11 @@ def ready(record: Record, stray: Stray) -> Record:
 
 
 def restarted(record: Record, node: str) -> Record:
-    """The worker of `node` came up and runs nothing."""
+    """The worker of `node` came up and runs nothing; strays stay known, for this may be heard late."""
     for held in record.held:
         if held.placement.node == node:
             record = _in_phase(record, held, Phase.RESERVED)
-    return record.model_copy(update={"strays": tuple(s for s in record.strays if s.node != node)})
+    return record
 
 
 def stopped(record: Record, token: str) -> Record:
@@ -146,6 +146,12 @@ def _in_phase(record: Record, held: Held, phase: Phase) -> Record:
         return record
     changed = held.model_copy(update={"phase": phase})
     return record.model_copy(update={"held": tuple(changed if h is held else h for h in record.held)})
+
+
+def _lost(record: Record, gone: Held) -> Record:
+    at = gone.placement
+    stray = Stray(node=at.node, replica=at.replica, token=at.token)
+    return _without(record, gone).model_copy(update={"strays": (*record.strays, stray)})
 
 
 def _without(record: Record, gone: Held) -> Record:
