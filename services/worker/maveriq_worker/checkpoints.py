@@ -1,0 +1,166 @@
+"""Turns a model's source into a local folder of safetensors with its tokenizer: downloaded, converted once, reused.
+
+As a program (`python -m maveriq_worker.checkpoints <source> <precision> <target>`) it converts: in a process of its
+own, because that takes a while and the peak of its memory ends with it.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from maveriq.contracts import FULL_PRECISIONS, Precision
+
+_DTYPE_NAMES = {Precision.FP32: "float32", Precision.BF16: "bfloat16", Precision.FP16: "float16"}
+_PARTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configuration, tokenizer
+_TAIL_LINES = 12  # of what a failed conversion said
+
+
+class CheckpointFailed(Exception):
+    """The source cannot be made into a checkpoint; says why and what to do."""
+
+
+async def prepare(source: str, precision: Precision, cache_dir: Path) -> Path:
+    """The folder to load from. Two workers that want the same at once: one converts, the other waits.
+
+    Args:
+        source: Hugging Face id, local folder with config.json, or path of a .gguf file.
+        precision: what will be served; a conversion is stored in it. Other sources are cast while loading.
+
+    Raises:
+        CheckpointFailed
+    """
+    if precision not in FULL_PRECISIONS:
+        raise CheckpointFailed(f"the torch engine serves {', '.join(FULL_PRECISIONS)}, not {precision}")
+    found = await asyncio.to_thread(_locate, source)
+    if found.is_dir() and any(found.glob("*.safetensors")):
+        return found
+    target = cache_dir / "checkpoints" / _name(found, precision)
+    if not target.exists():
+        await _convert_elsewhere(found, precision, target)
+    return target
+
+
+def _locate(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf" or path.exists():
+        if not path.exists():
+            raise CheckpointFailed(f"{source} does not exist on this node; copy it there or register another source")
+        if path.is_dir() and not (path / "config.json").exists():
+            raise CheckpointFailed(f"{source} has no config.json; give a folder as save_pretrained writes it")
+        return path.resolve()
+    if source.startswith(("/", ".", "~")):
+        raise CheckpointFailed(f"{source} does not exist on this node; copy it there or register another source")
+    return _download(source)
+
+
+def _download(model_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(model_id, allow_patterns=list(_PARTS)))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(model_id, allow_patterns=[*_PARTS, "*.bin"]))
+        return folder
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointFailed(
+            f"{model_id} could not be downloaded ({error}); check the id, the network and HF_TOKEN, "
+            "or register a local folder or .gguf file"
+        ) from error
+
+
+def _name(found: Path, precision: Precision) -> str:
+    """Changes with the file's content as far as size and time tell."""
+    stat = found.stat()
+    identity = f"{found}|{stat.st_size}|{stat.st_mtime_ns}"
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", found.stem)[:80]
+    return f"{stem}-{precision}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def eos_ids(checkpoint: Path) -> tuple[int, ...]:
+    """Tokens that end an answer: the generation config's, else the model's; () where neither names one."""
+    for name in ("generation_config.json", "config.json"):
+        file = checkpoint / name
+        config: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        eos = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+        if eos is not None:
+            return (eos,) if isinstance(eos, int) else tuple(eos)
+    return ()
+
+
+async def _convert_elsewhere(found: Path, precision: Precision, target: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "maveriq_worker.checkpoints", str(found), precision, str(target),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+    )  # fmt: skip
+    try:
+        _, said = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        tail = "\n".join(said.decode(errors="replace").strip().splitlines()[-_TAIL_LINES:])
+        raise CheckpointFailed(f"{found} could not be converted to {precision} safetensors: {tail}")
+
+
+def convert(found: Path, precision: Precision, target: Path) -> None:
+    """Write `target` whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(target.with_suffix(target.suffix + ".lock")):
+        if target.exists():
+            return
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            _write(found, precision, unfinished)
+            unfinished.rename(target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """The kernel lets go of the lock when its holder dies."""
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _write(found: Path, precision: Precision, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    dtype = getattr(torch, _DTYPE_NAMES[precision])
+    where, options = (found.parent, {"gguf_file": found.name}) if found.is_file() else (found, {})
+    loaded: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
+    config, generation = loaded.config, loaded.generation_config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # what was read is dequantised, and save_pretrained refuses it otherwise
+    config.dtype = dtype
+    with torch.device("meta"):
+        plain: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    plain.load_state_dict(loaded.state_dict(), assign=True)
+    plain.tie_weights()
+    tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    if generation is None or generation.eos_token_id is None:
+        generation = GenerationConfig.from_model_config(config)
+    if generation.eos_token_id is None:
+        generation.eos_token_id = tokenizer.eos_token_id
+    plain.generation_config = generation
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    convert(Path(sys.argv[1]), Precision(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,77 @@
+"""The KV cache of one stage: a row for each decode slot, written at each request's own positions."""
+
+import torch
+
+
+class KvShapes:
+    """Stands in for a cache in a model's first forward, to see what each layer keeps of a token."""
+
+    def __init__(self) -> None:
+        self.of_layer: dict[int, tuple[torch.Size, torch.Size]] = {}
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.of_layer[layer_idx] = (keys.shape, values.shape)  # [1, KV heads, 1, head size]
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def num_bytes(self, num_rows: int, context_tokens: int, element_bytes: int) -> int:
+        elements = sum(keys.numel() + values.numel() for keys, values in self.of_layer.values())
+        return elements * num_rows * context_tokens * element_bytes
+
+
+class KvSlots:
+    """What transformers' layers ask of a cache: `update`. Rows first_row, first_row + 1, ... are the batch of a step."""
+
+    def __init__(
+        self, shapes: KvShapes, num_rows: int, context_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        # Zeros, because a masked row still meets its weight of 0, and 0 x NaN is NaN.
+        self._keys, self._values = (
+            {
+                layer: torch.zeros(num_rows, pair[which][1], context_tokens, pair[which][3], dtype=dtype, device=device)
+                for layer, pair in shapes.of_layer.items()
+            }
+            for which in (0, 1)
+        )
+        self._rows = slice(0, 0)
+        self._start: int | None = None
+        self._at: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._end = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(store.nbytes for part in (self._keys, self._values) for store in part.values())
+
+    def move(self, source: int, target: int, num_tokens: int) -> None:
+        for part in (self._keys, self._values):
+            for store in part.values():
+                store[target, :, :num_tokens] = store[source, :, :num_tokens]
+
+    def place(self, first_row: int, positions: torch.Tensor, starts: tuple[int, ...], num_tokens: int) -> None:
+        """Say where the next forward's tokens belong. positions: [rows, num_tokens], as the layers see them."""
+        self._rows = slice(first_row, first_row + len(starts))
+        self._start = starts[0] if len(set(starts)) == 1 else None
+        self._end = max(starts) + num_tokens
+        rows = torch.arange(first_row, first_row + len(starts), device=positions.device)
+        self._at = (rows[:, None].expand_as(positions), positions)
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write a step's keys and values [rows, heads, tokens, head size]; all of each row's from its position 0."""
+        return self._write(self._keys[layer_idx], keys), self._write(self._values[layer_idx], values)
+
+    def _write(self, store: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        if self._start is not None:
+            store[self._rows, :, self._start : self._start + new.shape[2]] = new
+        elif self._at is not None:
+            rows, positions = self._at
+            store[rows, :, positions] = new.transpose(1, 2)  # index tensors apart put their shape first
+        return store[self._rows, :, : self._end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._start or 0

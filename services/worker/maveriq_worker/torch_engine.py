@@ -1,0 +1,232 @@
+"""The torch engine in the worker: starts the stages' processes, talks to the first, turns tokens into text."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, Precision, TokenLogprob
+
+from maveriq_worker.answer_text import AnswerText
+from maveriq_worker.checkpoints import CheckpointFailed, eos_ids, prepare
+from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused, StageStats
+from maveriq_worker.prompts import Prompts, TokenizerFailed, field_of, load_prompts
+from maveriq_worker.stage_link import Gone
+from maveriq_worker.stage_processes import StageProcesses, StagesFailed
+from maveriq_worker.torch_steps import Cancel, Choice, Emitted, SamplerSpec, StageSpec, Stepped, Submit
+
+_LONG_PROMPT_CHARS = 4_000  # longer ones are tokenised beside the event loop, which they would hold up
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """One request under way."""
+
+    text: AnswerText
+    prompt_tokens: int
+    emitted: deque[Emitted] = field(default_factory=deque[Emitted])
+    """What came from the stages and was not yet handed on."""
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class TorchEngine:
+    """Runs one replica; see `engine.Engine`.
+
+    An answer longer than the context holds ends with finish reason `length`, whatever its max_tokens.
+    """
+
+    def __init__(self) -> None:
+        self._processes = StageProcesses()
+        self._answers: dict[int, _Answer] = {}
+        self._keys = count()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reason: str | None = None
+        self._died = asyncio.Event()
+        self._prompts: Prompts | None = None
+        self._context_tokens = 0
+        self._active, self._waiting = 0, 0
+        self._stages: tuple[StageStats, ...] = ()
+
+    async def start(self, launch: Launch) -> None:
+        try:
+            specs = stage_specs(launch, await prepare(source(launch), launch.configuration.precision, launch.cache_dir))
+            self._prompts, self._stages = await self._load(specs)
+        except (CheckpointFailed, StagesFailed, TokenizerFailed) as error:
+            await self.stop()
+            raise EngineFailed(str(error)) from error
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+        self._context_tokens = launch.configuration.context_tokens
+        self._tasks = [asyncio.ensure_future(self._receive()), asyncio.ensure_future(self._watch())]
+
+    async def generate(self, generation: Generation) -> AsyncIterator[Produced]:
+        submit, answer = await self._admit(generation)
+        if self._reason is not None:
+            raise EngineFailed(self._reason)
+        self._answers[submit.key] = answer
+        self._processes.send(submit)
+        try:
+            finished = False
+            while not finished:
+                await answer.news.wait()
+                if self._reason is not None:
+                    raise EngineFailed(self._reason)
+                answer.news.clear()
+                produced = self._produced(answer, generation.sampling.logprobs is not None)
+                finished = produced.finish_reason is not None
+                yield produced
+        finally:
+            del self._answers[submit.key]
+            if self._reason is None and self._tasks:
+                self._processes.send(Cancel(submit.key))  # nothing to the stages if it had ended there
+
+    def stats(self) -> EngineStats:
+        return EngineStats(self._active, self._waiting, self._stages)
+
+    async def wait_failed(self) -> str:
+        await self._died.wait()
+        return self._reason or ""
+
+    async def stop(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._processes.stop()
+        self._end("the engine was stopped")
+        self._active, self._waiting = 0, 0
+
+    async def _load(self, specs: tuple[StageSpec, ...]) -> tuple[Prompts, tuple[StageStats, ...]]:
+        loading = asyncio.ensure_future(self._processes.start(specs))
+        try:
+            prompts, ready = await asyncio.gather(asyncio.to_thread(load_prompts, specs[0].checkpoint), loading)
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+        return prompts, tuple(StageStats(each.weight_bytes, each.kv_cache_bytes) for each in ready)
+
+    async def _admit(self, generation: Generation) -> tuple[Submit, _Answer]:
+        if self._prompts is None:
+            raise EngineFailed("the engine is not started")
+        prompt, sampling = generation.prompt, generation.sampling
+        if isinstance(prompt, str) and len(prompt) > _LONG_PROMPT_CHARS:
+            token_ids = await asyncio.to_thread(self._prompts.encode, generation)
+        else:
+            token_ids = self._prompts.encode(generation)
+        room = self._context_tokens - len(token_ids)
+        if room < 1:
+            raise RequestRefused(
+                ErrorCode.CONTEXT_EXCEEDED, field_of(generation),
+                f"it has {len(token_ids)} tokens, and the context of {self._context_tokens} must also hold the answer",
+                f"shorten it to {self._context_tokens - 1} tokens or fewer, "
+                "or deploy with a larger workload.context_tokens",
+            )  # fmt: skip
+        seed = generation.request_id.int % 2**63 if sampling.seed is None else sampling.seed
+        submit = Submit(
+            next(self._keys), token_ids, min(sampling.max_tokens or room, room), sampling.ignore_eos,
+            SamplerSpec(sampling.temperature, sampling.top_p, seed, sampling.logprobs),
+        )  # fmt: skip
+        return submit, _Answer(AnswerText(self._prompts.decode, sampling.stop), len(token_ids))
+
+    def _produced(self, answer: _Answer, with_logprobs: bool) -> Produced:
+        """All that came since the last time: one step's token, more where the consumer was slow."""
+        token_ids: list[int] = []
+        text: list[str] = []
+        logprobs: list[PositionLogprobs] = []
+        reason: FinishReason | None = None
+        while answer.emitted and reason is None:
+            emitted = answer.emitted.popleft()
+            reason = emitted.finish_reason
+            token_ids.append(emitted.choice.token_id)
+            logprobs += [self._logprobs(emitted.choice)] if with_logprobs else []
+            # The token that ends a sequence has no text of its own.
+            shown, stopped = ("", False) if reason is FinishReason.STOP else answer.text.add(emitted.choice.token_id)
+            text.append(shown)
+            if reason is not None and not stopped:
+                shown, stopped = answer.text.finish()
+                text.append(shown)
+            reason = FinishReason.STOP if stopped else reason
+        return Produced(
+            tuple(token_ids), "".join(text), answer.prompt_tokens, tuple(logprobs) if with_logprobs else None, reason
+        )
+
+    def _logprobs(self, choice: Choice) -> PositionLogprobs:
+        assert self._prompts is not None and choice.logprob is not None
+        name = self._prompts.token_text
+        chosen = TokenLogprob(token=name(choice.token_id), token_id=choice.token_id, logprob=choice.logprob)
+        top = (TokenLogprob(token=name(id_), token_id=id_, logprob=logprob) for id_, logprob in choice.top)
+        return PositionLogprobs(chosen=chosen, top=tuple(top))
+
+    async def _receive(self) -> None:
+        """A step's tokens come in one message, so that all its answers wake together."""
+        with suppress(Gone):
+            while True:
+                stepped: Stepped = await self._processes.receive()
+                self._active, self._waiting = stepped.active, stepped.waiting
+                for emitted in stepped.emitted:
+                    answer = self._answers.get(emitted.choice.key)
+                    if answer is not None:
+                        answer.emitted.append(emitted)
+                        answer.news.set()
+
+    async def _watch(self) -> None:
+        reason = await self._processes.wait_died()
+        self._end(reason)
+        self._died.set()
+        await self._processes.stop()
+
+    def _end(self, reason: str) -> None:
+        """No token comes any more: every answer under way fails."""
+        self._reason = self._reason or reason
+        for answer in self._answers.values():
+            answer.news.set()
+
+
+def source(launch: Launch) -> str:
+    """Where the checkpoint of the precision asked for is."""
+    precision = launch.configuration.precision
+    own = next((each.source for each in launch.model.variants if each.precision == precision), None)
+    return own or launch.model.source
+
+
+def stage_specs(launch: Launch, checkpoint: Path) -> tuple[StageSpec, ...]:
+    """What each stage's process is told.
+
+    Raises:
+        EngineFailed: this engine cannot run such a configuration.
+    """
+    asked, stages = launch.configuration, launch.stages
+    if asked.tp != 1 or any(len(stage.devices) != 1 for stage in stages):
+        raise EngineFailed(f"the torch engine runs each stage on one device, not tp {asked.tp}; plan with tp 1")
+    if asked.kv_precision != asked.precision:
+        raise EngineFailed(f"the torch engine keeps its KV cache in {asked.precision}, not {asked.kv_precision}")
+    devices = [stage.devices[0] for stage in stages]
+    if asked.precision is Precision.FP16 and any(device.kind == "cpu" for device in devices):
+        raise EngineFailed("the torch engine serves fp16 on CUDA devices only; choose fp32 or bf16 on CPUs")
+    apart = len({device.index for device in devices}) == len(devices)
+    nccl = apart and all(device.kind == "cuda" for device in devices)
+    layers = [stage.num_layers for stage in stages]
+    return tuple(
+        StageSpec(
+            rank=rank,
+            num_stages=len(stages),
+            first_layer=sum(layers[:rank]),
+            num_layers=layers[rank],
+            total_layers=sum(layers),
+            checkpoint=checkpoint,
+            precision=asked.precision,
+            device="cpu" if devices[rank].kind == "cpu" else f"cuda:{devices[rank].index}",
+            backend="nccl" if nccl else "gloo",
+            rendezvous=Path(),  # chosen when the processes start
+            max_batch=asked.max_batch,
+            context_tokens=asked.context_tokens,
+            reserved_bytes=stages[rank].reserved_bytes,
+            threads=launch.threads_per_stage,
+            eos_ids=eos_ids(checkpoint),
+        )
+        for rank in range(len(stages))
+    )
