@@ -1,0 +1,64 @@
+"""The process that measures: `python -m maveriq_profiler.child`, one order on stdin, lines on stdout (see orders.py).
+
+A process of its own, so that its memory is its own and goes away, and the profiler's event loop stays free.
+"""
+
+import os
+import sys
+import threading
+from typing import TextIO
+
+from maveriq.contracts import Sample
+from maveriq_profiler.cutting import Unreadable, config_from
+from maveriq_profiler.facts import read
+from maveriq_profiler.orders import FactsOrder, Line, Order, ProbeOrder
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print goes to the log
+    order = Order.model_validate_json(sys.stdin.readline()).order
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        line = Line(reading=read(order.source)) if isinstance(order, FactsOrder) else _probe(order, answers)
+    except Unreadable as error:
+        line = Line(unreadable=str(error))
+    _say(answers, line)
+    answers.close()
+
+
+def _probe(order: ProbeOrder, answers: TextIO) -> Line:
+    def report(sample: Sample) -> None:
+        _say(answers, Line(progress=sample))
+
+    if order.engine == "trtllm":
+        from maveriq_profiler import trtllm_probe
+
+        return Line(measured=trtllm_probe.measure(order, report))
+    import torch
+
+    from maveriq_profiler import probe
+    from maveriq_profiler.hop import hop_ms
+
+    if order.device.startswith("cuda") and not torch.cuda.is_available():
+        return Line(
+            failed=f"torch sees no CUDA on {order.device}; install torch for CUDA, or MAVERIQ_PROFILE_DEVICE=cpu"
+        )
+    hidden_size = config_from(order.config_json).hidden_size
+    hop = hop_ms(hidden_size, probe.DTYPES[order.precision], torch.device(order.device))
+    return Line(measured=probe.measure(order, hop, report))
+
+
+def _say(answers: TextIO, line: Line) -> None:
+    answers.write(line.model_dump_json(exclude_none=True) + "\n")
+    answers.flush()
+
+
+def _end_with_parent() -> None:
+    """The parent holds our stdin open for as long as it lives."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Finds a decoder's layers and builds the model with fewer of them. Reads config.json; never a weight."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+
+class Unreadable(Exception):
+    """A source has no config that can be read, or its architecture cannot be cut; says what to give instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Where a model keeps its decoder layers."""
+
+    parent: Any
+    name: str
+
+    @property
+    def all(self) -> Any:
+        """The nn.ModuleList."""
+        return getattr(self.parent, self.name)
+
+
+def read_config(source: str) -> Any:
+    """The decoder's config.
+
+    Args:
+        source: as `Model.source`. Of a Hugging Face id, config.json alone is fetched.
+
+    Raises:
+        Unreadable.
+    """
+    path = Path(source).expanduser()
+    try:
+        if source.endswith(".gguf"):
+            if not path.is_file():
+                raise Unreadable(f"{source}: there is no such file; give the path of a .gguf as this machine sees it")
+            config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+        elif path.is_dir():
+            if not (path / "config.json").is_file():
+                raise Unreadable(f"{source}: has no config.json; give a folder that holds the model's config.json")
+            config = AutoConfig.from_pretrained(str(path))
+        elif source.count("/") > 1 or source.startswith(("/", ".", "~")):
+            raise Unreadable(
+                f"{source}: there is no such folder; give a folder with config.json, a .gguf file or a Hugging Face id"
+            )
+        else:
+            config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Unreadable(
+            f"{source}: its config.json cannot be read ({first}); give a local folder with config.json, "
+            "a .gguf file, or the id of a Hugging Face model that this machine can reach"
+        ) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise Unreadable(f"{architecture(config)} cannot be cut: it is an encoder-decoder; give a decoder-only model")
+    return config.get_text_config(decoder=True)
+
+
+def config_from(config_json: str) -> Any:
+    """The config that `config.to_json_string` wrote."""
+    fields = json.loads(config_json)
+    return AutoConfig.for_model(**fields)
+
+
+def architecture(config: Any) -> str:
+    """Class name of the model, as its config gives it."""
+    named = getattr(config, "architectures", None)
+    return str(named[0]) if named else type(config).__name__.removesuffix("Config")
+
+
+def with_layers(config: Any, num_layers: int) -> Any:
+    """The config with fewer layers; lists with one entry a layer are cut along."""
+    full = config.num_hidden_layers
+    cut = copy.deepcopy(config)
+    for name, value in vars(config).items():
+        if isinstance(value, list | tuple) and len(value) == full and full > 1:
+            setattr(cut, name, value[:num_layers])
+    cut.num_hidden_layers = num_layers
+    return cut
+
+
+def build(config: Any, device: str, dtype: torch.dtype) -> Any:
+    """The model with random weights, in evaluation mode.
+
+    Raises:
+        Unreadable: transformers knows no causal language model for this config.
+    """
+    try:
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config))
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise Unreadable(
+            f"{architecture(config)} cannot be cut: transformers knows no AutoModelForCausalLM for it; "
+            "give a decoder-only language model"
+        ) from error
+    return model.eval()
+
+
+def find_layers(model: Any, num_layers: int) -> Layers:
+    """The outermost nn.ModuleList of `num_layers` entries.
+
+    Raises:
+        Unreadable: there is none.
+    """
+    lists = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers
+    ]
+    if not lists:
+        raise Unreadable(
+            f"{type(model).__name__} cannot be cut: it keeps no list of its {num_layers} layers that can be counted"
+        )
+    path = min((path for path, _ in lists), key=lambda path: path.count("."))
+    parent, _, name = path.rpartition(".")
+    return Layers(model.get_submodule(parent), name)
+
+
+def _attention(config: Any) -> str | None:
+    """What the config asks for, else what transformers chooses (sdpa where the model has it)."""
+    asked = getattr(config, "_attn_implementation_internal", None)
+    return asked if isinstance(asked, str) else None

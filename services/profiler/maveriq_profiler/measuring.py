@@ -1,0 +1,159 @@
+"""Starts the process that measures, and hears it out. Killed with whoever waits for it."""
+
+import asyncio
+import os
+import sys
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from maveriq.contracts import BYTES_PER_ELEMENT, Fingerprint, Precision
+from maveriq_profiler.grid import Limits, grid_for
+from maveriq_profiler.orders import FactsOrder, Line, Order, ProbeOrder, Reading
+
+log = structlog.get_logger()
+
+_LINE_LIMIT_BYTES = 64 * 2**20  # a config with its lists, or all samples, on one line
+
+
+class ModelUnreadable(Exception):
+    """A source has no config that can be read, or its architecture cannot be cut."""
+
+
+class ProbeFailed(Exception):
+    """A cut model did not run here; the same order may do so elsewhere or later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """What is measured on, and by which engine."""
+
+    engine: str
+    engine_version: str
+    gpu_type: str
+    device: str
+    threads: int
+    precisions: tuple[Precision, ...]
+    """Those that the engine runs on this device."""
+    max_pp: int
+
+
+class Probe(Protocol):
+    @property
+    def rig(self) -> Rig: ...
+
+    async def read(self, source: str) -> Reading:
+        """Raises ModelUnreadable."""
+        ...
+
+    async def measure(self, reading: Reading, precision: Precision) -> Fingerprint:
+        """Raises ProbeFailed."""
+        ...
+
+
+class ChildProbe:
+    """Measures in a child process, one at a time: two would measure each other."""
+
+    def __init__(self, rig: Rig, limits: Limits) -> None:
+        self.rig = rig
+        self._limits = limits
+        self._one_at_a_time = asyncio.Lock()
+        self._read: dict[tuple[str, int], Reading] = {}
+
+    async def read(self, source: str) -> Reading:
+        """What was read once stays known until the file changes; of a Hugging Face id, until this process ends."""
+        key = (source, _changed_ns(source))
+        if key not in self._read:
+            line, end = await self._run(Order(order=FactsOrder(source=source)))
+            if line.reading is None:
+                raise ModelUnreadable(line.unreadable or f"{source}: its config.json cannot be used ({end})")
+            self._read[key] = line.reading
+        return self._read[key]
+
+    async def measure(self, reading: Reading, precision: Precision) -> Fingerprint:
+        rig = self.rig
+        grid = grid_for(self._limits, reading.facts, BYTES_PER_ELEMENT[precision])
+        order = ProbeOrder(
+            config_json=reading.config_json,
+            engine="trtllm" if rig.engine == "trtllm" else "torch",
+            device=rig.device,
+            threads=rig.threads,
+            precision=precision,
+            grid=grid,
+        )
+        log.info("measuring", architecture=reading.facts.architecture, precision=precision, gpu_type=rig.gpu_type,
+                 layers=grid.layers, num_points=len(grid.points))  # fmt: skip
+        async with self._one_at_a_time:
+            line, end = await self._run(Order(order=order))
+        if line.measured is None:
+            problem = line.failed or line.unreadable or end
+            raise ProbeFailed(f"{reading.facts.architecture} at {precision} on {rig.gpu_type}: {problem}")
+        return Fingerprint(
+            engine=rig.engine,
+            engine_version=rig.engine_version,
+            gpu_type=rig.gpu_type,
+            precision=precision,
+            kv_precision=precision,
+            tp_degrees=(1,),
+            max_pp=rig.max_pp,
+            hop_ms=line.measured.hop_ms,
+            samples=line.measured.samples,
+            cost_s=line.measured.cost_s,
+        )
+
+    async def _run(self, order: Order) -> tuple[Line, str]:
+        """The child's last line, and how it ended in words."""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "maveriq_profiler.child",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env=_environment(self.rig.threads), limit=_LINE_LIMIT_BYTES,
+        )  # fmt: skip
+        try:
+            assert child.stdin is not None and child.stdout is not None and child.stderr is not None, "they are pipes"
+            child.stdin.write(order.model_dump_json().encode() + b"\n")
+            last, words = await asyncio.gather(_lines(child.stdout), _last_words(child.stderr))
+            code = await child.wait()
+            return last, words or f"the measuring process ended with code {code}"
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await asyncio.shield(child.wait())
+
+
+async def _lines(output: asyncio.StreamReader) -> Line:
+    last = Line()
+    async for text in output:
+        line = Line.model_validate_json(text)
+        if line.progress is None:
+            last = line
+            continue
+        one = line.progress
+        log.info("measured", num_layers=one.num_layers, batch=one.batch, input_tokens=one.input_tokens,
+                 prefill_ms=round(one.prefill_ms, 3), decode_ms=round(one.decode_ms, 3))  # fmt: skip
+    return last
+
+
+async def _last_words(errors: asyncio.StreamReader) -> str:
+    """The end of a traceback names what went wrong."""
+    tail: deque[str] = deque(maxlen=1)
+    async for line in errors:
+        text = line.decode(errors="replace").removeprefix("[rank0]:").strip()
+        if text and not text.startswith("USDT:"):
+            tail.append(text)
+    return tail[0] if tail else ""
+
+
+def _environment(threads: int) -> dict[str, str]:
+    # ordinals by bus, as NVML counts; libraries that read OMP_NUM_THREADS obey the same number as torch
+    return {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "OMP_NUM_THREADS": str(threads)}
+
+
+def _changed_ns(source: str) -> int:
+    path = Path(source).expanduser()
+    for one in (path / "config.json", path):
+        if one.is_file():
+            return one.stat().st_mtime_ns
+    return 0

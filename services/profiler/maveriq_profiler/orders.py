@@ -1,0 +1,56 @@
+"""What the profiler and the process that measures for it say to each other: one order in, lines out, all JSON."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from maveriq.contracts import ModelFacts, Precision, Sample, Value
+from maveriq_profiler.grid import Grid
+
+
+class FactsOrder(Value):
+    """Read a source's config.json."""
+
+    kind: Literal["facts"] = "facts"
+    source: str
+
+
+class ProbeOrder(Value):
+    """Run cut models."""
+
+    kind: Literal["probe"] = "probe"
+    config_json: str = Field(description="As in Reading.")
+    engine: Literal["torch", "trtllm"]
+    device: str = Field(description="cpu or cuda:<n>.")
+    threads: int = Field(gt=0, description="CPU threads, where the device is cpu.")
+    precision: Precision
+    grid: Grid
+
+
+class Order(Value):
+    order: FactsOrder | ProbeOrder = Field(discriminator="kind")
+
+
+class Reading(Value):
+    """What a source's config says."""
+
+    facts: ModelFacts
+    config_json: str = Field(description="The decoder's whole config, so that a source is read once.")
+
+
+class Measured(Value):
+    """All readings of one ProbeOrder."""
+
+    hop_ms: float
+    samples: tuple[Sample, ...]
+    cost_s: float
+
+
+class Line(Value):
+    """One line of the measuring process's output: progress any number of times, then one of the others."""
+
+    progress: Sample | None = Field(default=None, description="The latest reading, for the log.")
+    reading: Reading | None = None
+    measured: Measured | None = None
+    unreadable: str | None = None
+    failed: str | None = None

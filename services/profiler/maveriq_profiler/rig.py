@@ -1,0 +1,72 @@
+"""What this profiler measures on: the device's name as the workers report it, and the engine's version."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from maveriq.contracts import Precision
+from maveriq.settings import BadSetting
+from maveriq_profiler.measuring import Rig
+from maveriq_profiler.settings import Settings
+
+TORCH_ENGINE_REVISION = 1  # of the worker's torch engine: raised when its speed or memory changes
+
+_ON_CPU: tuple[Precision, ...] = (Precision.FP32, Precision.BF16)  # fp16 has no fast kernels on CPUs
+_ON_CUDA = (Precision.BF16, Precision.FP16, Precision.FP32)
+_TRTLLM = (Precision.BF16, Precision.FP16)  # quantised engines need a checkpoint that says how
+
+
+def find_rig(settings: Settings, nvml: Any | None) -> Rig:
+    """
+    Args:
+        nvml: the module `pynvml`; None: not installed.
+
+    Raises:
+        BadSetting: the engine is not installed, or the device is not there; says what to do.
+    """
+    installed = _engine_version(settings)
+    names = _gpu_names(nvml)
+    device = settings.device
+    if device is None:
+        device = "cuda:0" if names and not installed.endswith("+cpu") else "cpu"
+    if device == "cpu":
+        if settings.engine == "trtllm":
+            raise BadSetting("MAVERIQ_ENGINE=trtllm: runs on NVIDIA GPUs alone, and NVML sees none to measure; "
+                             "install the NVIDIA driver, or set MAVERIQ_ENGINE=torch")  # fmt: skip
+        gpu_type, precisions = f"cpu-{settings.threads}t", _ON_CPU
+    else:
+        number = int(device.removeprefix("cuda:"))
+        if number >= len(names):
+            raise BadSetting(f"MAVERIQ_PROFILE_DEVICE={device!r}: NVML sees {len(names)} GPUs; give cpu or one of them")
+        gpu_type, precisions = names[number], _TRTLLM if settings.engine == "trtllm" else _ON_CUDA
+    own = f"-r{TORCH_ENGINE_REVISION}" if settings.engine == "torch" else ""
+    return Rig(settings.engine, installed + own, gpu_type, device, settings.threads, precisions, settings.max_pp)
+
+
+def _engine_version(settings: Settings) -> str:
+    if settings.engine == "trtllm":
+        try:
+            return version("tensorrt-llm")
+        except PackageNotFoundError:
+            raise BadSetting(
+                "MAVERIQ_ENGINE=trtllm: tensorrt_llm is not installed; on Linux with CUDA run "
+                "pip install 'tensorrt-llm>=1.2' --extra-index-url https://pypi.nvidia.com, or set MAVERIQ_ENGINE=torch"
+            ) from None
+    try:
+        version("transformers")
+        return version("torch")
+    except PackageNotFoundError as error:
+        raise BadSetting(
+            f"MAVERIQ_ENGINE=torch: {error.name} is not installed; run pip install 'maveriq-profiler[torch]'"
+        ) from None
+
+
+def _gpu_names(nvml: Any | None) -> tuple[str, ...]:
+    """Product names by PCI bus, as the workers report them; none where there is no driver."""
+    if nvml is None:
+        return ()
+    try:
+        nvml.nvmlInit()
+        handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+        return tuple(str(nvml.nvmlDeviceGetName(handle)) for handle in handles)
+    except nvml.NVMLError:
+        return ()

@@ -1,0 +1,90 @@
+"""The profiler's environment, read once."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from maveriq.settings import read
+from maveriq_profiler.grid import Limits
+
+EngineName = Literal["torch", "trtllm"]
+
+CPU_LIMITS = Limits(
+    layers=(2, 4, 8), batches=(1, 2, 4, 8), prompts=(32, 128, 512), output_tokens=8, budget_s=6.0, cut_bytes=4 * 2**30
+)
+CUDA_LIMITS = Limits(
+    layers=(2, 4, 8), batches=(1, 2, 4, 8, 16, 32), prompts=(128, 512, 2048), output_tokens=48, budget_s=10.0,
+    cut_bytes=16 * 2**30,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    redis_url: str
+    engine: EngineName
+    device: str | None
+    """cpu or cuda:<n>; None: the first GPU where there is one that can be used, else the CPU."""
+    threads: int
+    """Of a CPU device: as many as the workers' stages have (MAVERIQ_THREADS_PER_STAGE)."""
+    max_pp: int
+    env: Mapping[str, str]
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> "Settings":
+        """Raises BadSetting."""
+        on_cpu = env.get("MAVERIQ_DEVICES", "").startswith("cpu")  # the workers' devices are what is to be known
+        settings = cls(
+            redis_url=read(env, "MAVERIQ_REDIS_URL", str),
+            engine=read(env, "MAVERIQ_ENGINE", _engine, "torch"),
+            device=read(env, "MAVERIQ_PROFILE_DEVICE", _device, "cpu" if on_cpu else "") or None,
+            threads=read(env, "MAVERIQ_THREADS_PER_STAGE", _number, 1),
+            max_pp=read(env, "MAVERIQ_MAX_PP", _number, 8),
+            env=env,
+        )
+        settings.limits(cuda=False)  # a bad value stops the start, not the first measurement
+        return settings
+
+    def limits(self, *, cuda: bool) -> Limits:
+        """What a measurement may cost. Raises BadSetting."""
+        usual = CUDA_LIMITS if cuda else CPU_LIMITS
+        return replace(
+            usual,
+            layers=read(self.env, "MAVERIQ_PROFILE_LAYERS", _numbers, usual.layers),
+            batches=read(self.env, "MAVERIQ_PROFILE_BATCHES", _numbers, usual.batches),
+            prompts=read(self.env, "MAVERIQ_PROFILE_PROMPTS", _numbers, usual.prompts),
+            budget_s=read(self.env, "MAVERIQ_PROFILE_BUDGET_S", _seconds, usual.budget_s),
+        )
+
+
+def _engine(text: str) -> EngineName:
+    if text == "torch":
+        return "torch"
+    if text == "trtllm":
+        return "trtllm"
+    raise ValueError("give torch or trtllm")
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda:[0-9]{1,3}", text):
+        raise ValueError("give cpu, or cuda: and the number of a GPU, e.g. cuda:0")
+    return text
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
+        raise ValueError("give a whole number of 1 or more")
+    return int(text)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[1-9][0-9]{0,5}", part) for part in parts):
+        raise ValueError("give whole numbers of 1 or more with commas between, e.g. 2,4,8")
+    return tuple(int(part) for part in parts)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text) or float(text) <= 0:
+        raise ValueError("give a number of seconds more than 0")
+    return float(text)
