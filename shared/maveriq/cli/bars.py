@@ -71,6 +71,8 @@ def draw(nodes: Sequence[InventoryChanged], names: Mapping[UUID, str], width: in
                 size(state.free_bytes),
                 size(state.gpu.total_bytes),
             )
+    if not holders and not any(state.gpu.foreign_bytes for node in nodes for state in node.gpus):
+        return Group(table)
     legend = Text()
     for holder, colour in colours.items():
         legend.append("█ ", style=colour).append(f"{names.get(holder, str(holder)[:8])}   ")

@@ -16,7 +16,7 @@ from rich.text import Text
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.bars import draw
 from maveriq.cli.cluster import Cluster, cache_dir, running_cluster
-from maveriq.cli.figures import duration, shape
+from maveriq.cli.figures import duration, shape, size
 from maveriq.cli.story import Story, comparison
 from maveriq.cli.tables import candidates, failure_view, placement_line, rejections
 from maveriq.client import Client, DeploymentFailedError, Refused, RequestFailed, client_on
@@ -123,7 +123,9 @@ async def _intent_to_answer(story: Story, client: Client, api: Api) -> None:
     story.section(f"predicted and measured  ({answer.num_tokens} tokens)", comparison(rows))
     story.doing("releasing the deployment")
     await client.release(deployment)
-    story.section("released", draw(await asyncio.to_thread(api.inventory), {}))
+    gpus = [state for node in await asyncio.to_thread(api.inventory) for state in node.gpus]
+    free, total = sum(gpu.free_bytes for gpu in gpus), sum(gpu.gpu.total_bytes for gpu in gpus)
+    story.section("released", f"{size(free)} of {size(total)} are free again")
 
 
 class Teller:
