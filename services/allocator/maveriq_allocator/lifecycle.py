@@ -44,7 +44,7 @@ class Held(Value):
 
 
 class Stray(Value):
-    """A replica that failed and holds nothing, yet may run: its order to start, come again, may have started it anew."""
+    """A replica that failed and holds nothing, yet may run: its order may have come again and started it anew."""
 
     node: str
     replica: int

@@ -84,7 +84,8 @@ def smallest_largest_stage(
     if pp == 1:
         return num_layers if capacity(memory, poorest[0], first=True, last=True) >= num_layers else None
     middle = [capacity(memory, free, first=False, last=False) for free in poorest]
-    if min(middle) < 1 or sum(middle) < num_layers:
+    needed_bytes = pp * memory.runtime_bytes + num_layers * memory.layer_bytes + memory.first_bytes + memory.last_bytes
+    if min(middle) < 1 or sum(middle) < num_layers or sum(poorest) < needed_bytes:  # most nodes, in a full cluster
         return None
     firsts = [capacity(memory, free, first=True, last=False) for free in poorest]
     lasts = [capacity(memory, free, first=False, last=True) for free in poorest]

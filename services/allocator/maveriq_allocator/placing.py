@@ -4,8 +4,10 @@ Nothing is locked while a decision is made, so a commit can be refused: because 
 decision is made again from the new one) or because bytes were taken meanwhile (a new snapshot).
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from maveriq.contracts import Failure, FailureReason, PlanComputed
@@ -79,7 +81,7 @@ class Placing:
     async def _first_seats(self, record: Record, plan: PlanComputed, start: int) -> Attempt:
         nodes = await self.inventory.snapshot()
         num_replicas = plan.admission.intent.replicas
-        choice = self._choose(plan, nodes, num_replicas, start)
+        choice = await self._choose(plan, nodes, num_replicas, start)
         if choice is not None:
             return Attempt(lifecycle.placed(record, plan, choice), choice.rank)
         failure = Failure(reason=FailureReason.NO_CAPACITY, detail=self._shortage(plan, 0, nodes, num_replicas))
@@ -94,7 +96,7 @@ class Placing:
             return Attempt(lifecycle.failed(before.record, failure, lost))
         nodes = await self.inventory.snapshot()
         holder = (before.record.deployment_id, lost.placement.replica)
-        choice = self._choose(plan, nodes, 1, start, holder)
+        choice = await self._choose(plan, nodes, 1, start, holder)
         if choice is not None:
             return Attempt(lifecycle.moved(before.record, plan, lost, choice), choice.rank)
         short = self._shortage(plan, start, nodes, 1, holder)
@@ -104,12 +106,13 @@ class Placing:
         )
         return Attempt(lifecycle.failed(before.record, failure, lost))
 
-    def _choose(
+    async def _choose(
         self, plan: PlanComputed, nodes: list[NodeState], num_replicas: int, start: int,
         apart_from: tuple[UUID, int] | None = None,
     ) -> Choice | None:  # fmt: skip
         fragments = [node.fragments(apart_from) for node in heard(nodes, self.node_timeout_s)]
-        return choose(plan.plan, fragments, num_replicas=num_replicas, start=start)
+        decide = partial(choose, plan.plan, fragments, num_replicas=num_replicas, start=start)
+        return await asyncio.to_thread(decide)  # seconds, for 64 candidates on a thousand full nodes
 
     def _shortage(
         self, plan: PlanComputed, rank: int, nodes: list[NodeState], num_replicas: int,
