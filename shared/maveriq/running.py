@@ -22,7 +22,8 @@ def main(name: str, run: Run) -> None:
     try:
         asyncio.run(_serve(run, os.environ))
     except BadSetting as error:
-        sys.exit(f"maveriq {name}: {error}")
+        print(f"maveriq {name}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 async def _serve(run: Run, env: Mapping[str, str]) -> None:
