@@ -13,10 +13,15 @@ import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
-from tests.fakes import ADMISSION, FACTS, FINGERPRINT, PLAN, FakeWorker, placement
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+from tests import servers
+from tests.fakes import ADMISSION, FACTS, FINGERPRINT, NOW, PLAN, FakeWorker, placement
 
+from maveriq.bus import Bus
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.bus.queues import QueueSpec
+from maveriq.bus.rabbitmq import RabbitMqBus
 from maveriq.contracts import (
     DeploymentDraining,
     DeploymentReleased,
@@ -26,6 +31,7 @@ from maveriq.contracts import (
     GpuState,
     Holding,
     InferenceError,
+    IntentAccepted,
     InventoryChanged,
     PlacementReserved,
     PlanComputed,
@@ -36,8 +42,10 @@ from maveriq.contracts import (
 )
 from maveriq.settings import BadSetting
 from maveriq.topology import REQUEST_QUEUE_LENGTH
+from maveriq_ingress import serving_http
 from maveriq_ingress.__main__ import run
 from maveriq_ingress.bodies import MAX_BODY_BYTES
+from maveriq_ingress.statuses import Statuses
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello"}]
 MODEL = {"name": "smol", "source": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -47,15 +55,14 @@ MODEL = {"name": "smol", "source": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 class Door:
     """A running ingress, and what stands for the services behind it."""
 
-    bus: InProcessBus
-    broker: InProcessBroker
+    bus: Bus
     url: str
     http: httpx.AsyncClient
     client: openai.AsyncOpenAI
 
     async def until(self, check: Callable[[], Any]) -> None:
         async with asyncio.timeout(10):
-            while not await check():
+            while not await check():  # noqa: ASYNC110  # what it waits for is another process's
                 await asyncio.sleep(0.005)
 
     async def state(self, deployment_id: UUID | str) -> str:
@@ -77,8 +84,7 @@ class Door:
 
 
 @asynccontextmanager
-async def ingress(redis_url: str, broker: InProcessBroker) -> AsyncIterator[Door]:
-    bus = InProcessBus(broker)
+async def ingress(redis_url: str, bus: Bus) -> AsyncIterator[Door]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -87,7 +93,7 @@ async def ingress(redis_url: str, broker: InProcessBroker) -> AsyncIterator[Door
         httpx.AsyncClient(base_url=url, timeout=20) as http,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
-        door = Door(bus, broker, url, http, client)
+        door = Door(bus, url, http, client)
 
         async def listens() -> bool:
             assert not serving.done(), serving.exception()
@@ -100,13 +106,14 @@ async def ingress(redis_url: str, broker: InProcessBroker) -> AsyncIterator[Door
         yield door
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
-    await bus.close()
 
 
 @pytest.fixture
-async def door(redis_url: str, broker: InProcessBroker) -> AsyncIterator[Door]:
-    async with ingress(redis_url, broker) as opened:
-        yield opened
+async def door(redis_url: str, bus: InProcessBus) -> AsyncIterator[Door]:
+    with capture_logs() as logged:
+        async with ingress(redis_url, bus) as opened:
+            yield opened
+    assert [one for one in logged if one["log_level"] == "error"] == []
 
 
 @asynccontextmanager
@@ -226,8 +233,8 @@ async def test_many_streams_at_once_keep_their_own_words(door: Door) -> None:
     assert answers == ["".join(f"c{n}-{at} " for at in range(20)) for n in range(24)]
 
 
-async def test_a_client_that_leaves_cancels_its_request(door: Door) -> None:
-    door.broker.declare(QueueSpec(name="cancels", bindings=(f"{RequestCancelled.topic}.#",)))
+async def test_a_client_that_leaves_cancels_its_request(door: Door, broker: InProcessBroker) -> None:
+    broker.declare(QueueSpec(name="cancels", bindings=(f"{RequestCancelled.topic}.#",)))
     async with served(door) as worker:
         worker.hold.clear()
         stream = await door.client.chat.completions.create(model="smol", messages=HELLO, stream=True)
@@ -236,8 +243,8 @@ async def test_a_client_that_leaves_cancels_its_request(door: Door) -> None:
         whole = asyncio.ensure_future(door.client.chat.completions.create(model="smol", messages=HELLO))
         await door.until(lambda: asyncio.sleep(0, len(worker.seen) == 2))
         whole.cancel()
-        await door.until(lambda: asyncio.sleep(0, len(door.broker.dead_letters("cancels")) == 2))
-    cancelled = {json.loads(one.body)["request_id"] for one in door.broker.dead_letters("cancels")}
+        await door.until(lambda: asyncio.sleep(0, len(broker.dead_letters("cancels")) == 2))
+    cancelled = {json.loads(one.body)["request_id"] for one in broker.dead_letters("cancels")}
     assert cancelled == {str(one.request.request_id) for one in worker.seen}
 
 
@@ -359,9 +366,9 @@ async def test_a_passed_deadline_is_504_and_an_absurd_one_400(door: Door) -> Non
         assert refused.value.param == "timeout"
 
 
-async def test_a_full_queue_is_429_with_retry_after(door: Door) -> None:
+async def test_a_full_queue_is_429_with_retry_after(door: Door, broker: InProcessBroker) -> None:
     deployment_id = await door.deploy()
-    queue = door.broker.queues[f"requests.{deployment_id}.normal"]
+    queue = broker.queues[f"requests.{deployment_id}.normal"]
     queue.waiting.extend([None] * REQUEST_QUEUE_LENGTH)  # type: ignore[list-item]
     with pytest.raises(openai.RateLimitError) as full:
         await door.client.chat.completions.create(model="smol", messages=HELLO)
@@ -370,10 +377,10 @@ async def test_a_full_queue_is_429_with_retry_after(door: Door) -> None:
     assert float(full.value.response.headers["Retry-After"]) > 0
 
 
-async def test_requests_to_a_released_deployment_are_answered(door: Door) -> None:
+async def test_requests_to_a_released_deployment_are_answered(door: Door, broker: InProcessBroker) -> None:
     deployment_id = await door.deploy()
     waiting = asyncio.ensure_future(door.client.chat.completions.create(model="smol", messages=HELLO))
-    queue = door.broker.queues[f"requests.{deployment_id}.normal"]
+    queue = broker.queues[f"requests.{deployment_id}.normal"]
     await door.until(lambda: asyncio.sleep(0, len(queue.waiting) == 1))
     await door.bus.publish(DeploymentReleased(deployment_id=deployment_id))
     with pytest.raises(openai.InternalServerError) as gone:
@@ -433,12 +440,12 @@ async def test_an_intent_is_202_and_its_deployment_can_be_followed_to_its_end(do
     assert states == ["accepted", "measured", "planned", "reserved", "ready", "draining", "released"]
 
 
-async def test_a_dry_run_ends_with_its_plan_and_opens_no_queue(door: Door) -> None:
+async def test_a_dry_run_ends_with_its_plan_and_opens_no_queue(door: Door, broker: InProcessBroker) -> None:
     await door.http.post("/v1/models", json=MODEL)
     answer = await door.http.post("/v1/intents?dry_run=true", json={"model": "smol"})
     deployment_id = UUID(answer.json()["deployment_id"])
     assert answer.json()["dry_run"] is True
-    assert f"requests.{deployment_id}.normal" not in door.broker.queues
+    assert f"requests.{deployment_id}.normal" not in broker.queues
     dry = ADMISSION.model_copy(update={"dry_run": True})
     await door.bus.publish(PlanPreviewed(deployment_id=deployment_id, admission=dry, plan=PLAN))
     await door.until(lambda: in_state(door, deployment_id, "planned"))
@@ -533,21 +540,91 @@ async def test_gpus_show_what_is_free_on_every_node(door: Door) -> None:
 
 
 async def test_two_ingresses_route_to_what_either_admitted(door: Door, redis_url: str, broker: InProcessBroker) -> None:
-    async with served(door), ingress(redis_url, broker) as second:
+    async with served(door), ingress(redis_url, InProcessBus(broker)) as second:
         for one in (door, second, door, second):
             answer = await one.client.chat.completions.create(model="smol", messages=HELLO)
             assert answer.choices[0].message.content == "Hello, wörld!"
 
 
-async def test_an_ingress_that_starts_again_knows_what_was_deployed(redis_url: str, broker: InProcessBroker) -> None:
-    async with ingress(redis_url, broker) as first:
+async def test_an_ingress_that_starts_again_knows_what_was_deployed(redis_url: str, bus: InProcessBus) -> None:
+    async with ingress(redis_url, bus) as first:
         deployment_id = await first.deploy()
-    async with ingress(redis_url, broker) as second:
+    async with ingress(redis_url, bus) as second:
         worker = FakeWorker(second.bus)
         await worker.serve(deployment_id)
         answer = await second.client.chat.completions.create(model="smol", messages=HELLO)
         assert answer.choices[0].message.content == "Hello, wörld!"
         await worker.stop()
+
+
+async def test_an_intent_that_was_kept_but_never_passed_on_is_passed_on_at_the_next_start(
+    redis_url: str, bus: InProcessBus, broker: InProcessBroker
+) -> None:
+    deployment_id = uuid4()
+    async with Redis.from_url(redis_url, decode_responses=True) as redis:
+        await Statuses(redis).accept(IntentAccepted(deployment_id=deployment_id, admission=ADMISSION), NOW)
+    broker.declare(QueueSpec(name="passed-on", bindings=(IntentAccepted.topic,)))
+    async with ingress(redis_url, bus) as door:
+        await door.until(lambda: asyncio.sleep(0, len(broker.dead_letters("passed-on")) == 1))
+    assert json.loads(broker.dead_letters("passed-on")[0].body)["deployment_id"] == str(deployment_id)
+    assert f"requests.{deployment_id}.normal" in broker.queues
+
+
+async def test_a_stop_ends_open_streams_and_cancels_their_requests(
+    redis_url: str, bus: InProcessBus, broker: InProcessBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_http, "GOODBYE_S", 0.1)
+    broker.declare(QueueSpec(name="cancels", bindings=(f"{RequestCancelled.topic}.#",)))
+    async with ingress(redis_url, bus) as door, served(door) as worker:
+        worker.hold.clear()
+        stream = await door.client.chat.completions.create(model="smol", messages=HELLO, stream=True)
+        await anext(aiter(stream))
+        following = await door.http.send(
+            door.http.build_request("GET", f"/v1/deployments/{worker.seen[0].request.deployment_id}/events"),
+            stream=True,
+        )
+    await following.aclose()
+    assert len(broker.dead_letters("cancels")) == 1
+
+
+async def test_the_same_holds_on_rabbitmq(redis_url: str, rabbitmq_bus: RabbitMqBus) -> None:
+    async with ingress(redis_url, rabbitmq_bus) as door, served(door) as worker:
+        stream = await door.client.chat.completions.create(model="smol", messages=HELLO, stream=True)
+        assert "".join([one.choices[0].delta.content or "" async for one in stream]) == "Hello, wörld!"
+        deployment_id = worker.seen[0].request.deployment_id
+        await worker.stop()
+        with pytest.raises(openai.InternalServerError, match="deadline passed before"):
+            await door.client.completions.create(model="smol", prompt="x", extra_query={"timeout": "0.2"})
+        waiting = asyncio.ensure_future(door.client.chat.completions.create(model="smol", messages=HELLO))
+        await asyncio.sleep(0.2)  # in its queue by then, or refused: both are told below
+        await door.http.delete(f"/v1/deployments/{deployment_id}")
+        await rabbitmq_bus.publish(DeploymentReleased(deployment_id=deployment_id))
+        with pytest.raises(openai.InternalServerError, match="deployment"):
+            await waiting
+
+
+async def test_without_a_store_inference_goes_on_and_the_rest_is_503(bus: InProcessBus) -> None:
+    with servers.Redis() as redis:
+        async with ingress(redis.url, bus) as door, served(door):
+            redis.kill()
+            answer = await door.client.chat.completions.create(model="smol", messages=HELLO)
+            assert answer.choices[0].message.content == "Hello, wörld!"
+            refused = await door.http.post("/v1/intents", json={"model": "smol"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+            ready = await door.http.get("/readyz")
+            assert (ready.status_code, ready.json()["store"]) == (503, "unreachable")
+
+
+async def test_a_stream_that_waits_long_answers_first_and_fails_within(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maveriq_ingress.openai.SILENCE_S", 0.01)
+    await door.deploy()  # nobody consumes its queue
+    stream = await door.client.chat.completions.create(
+        model="smol", messages=HELLO, stream=True, extra_query={"timeout": "0.1"}
+    )
+    with pytest.raises(openai.APIError, match="deadline"):
+        await anext(aiter(stream))
 
 
 async def test_without_a_broker_an_intent_is_503_and_leaves_nothing_behind(door: Door) -> None:

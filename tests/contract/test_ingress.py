@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -78,7 +78,7 @@ class Ingress:
 
     async def _take(self, queue: str, count: int) -> list[Envelope]:
         async with asyncio.timeout(5):
-            while len(self._broker.dead_letters(queue)) < count:
+            while len(self._broker.dead_letters(queue)) < count:  # noqa: ASYNC110  # a broker has no event
                 await asyncio.sleep(0.002)
         waiting = self._broker.queues[queue].waiting
         return [waiting.popleft().envelope for _ in range(count)]
@@ -209,18 +209,13 @@ async def test_a_nodes_inventory_is_kept_and_nothing_said(ingress: Ingress, redi
     inventory = InventoryChanged(node="n1", engine="torch", gpus=(GpuState(gpu=gpu),))
     await ingress.tell(inventory)
     async with Redis.from_url(redis_url, decode_responses=True) as redis, asyncio.timeout(5):
-        while not (heard := await Inventories(redis).all()):
+        while not (heard := await Inventories(redis).all()):  # noqa: ASYNC110  # nor has a store
             await asyncio.sleep(0.002)
     assert heard[0].inventory == inventory
     assert ingress.silent()
 
 
-def bodies() -> Iterable[Any]:
-    for message in INGRESS.consumes:
-        yield pytest.param(message, id=message.topic)
-
-
-@pytest.mark.parametrize("message", bodies())
+@pytest.mark.parametrize("message", INGRESS.consumes, ids=lambda message: message.topic)
 async def test_malformed_messages_are_refused_and_dead_lettered_with_the_reason(
     ingress: Ingress, broker: InProcessBroker, message: type[Message]
 ) -> None:

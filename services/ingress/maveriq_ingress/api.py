@@ -1,6 +1,8 @@
 """MaverIQ's own endpoints: intents, deployments and their events, GPUs, and the models that both APIs list."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -29,6 +31,7 @@ from maveriq_ingress.event_stream import EventStream
 from maveriq_ingress.handlers import Handlers, unknown
 
 DEPLOYMENT_HEADER = "X-Deployment-Id"
+DECLARING_S = 3
 NEWS = (DeploymentChanged, ModelRegistered)  # facts for whoever listens; nobody must
 
 
@@ -146,11 +149,19 @@ class Api:
             Unavailable, Unroutable, QueueFull.
         """
         for message in messages:
-            try:
-                await self.bus.publish(message, cause=cause)
-            except Unroutable:
-                if not isinstance(message, NEWS):
-                    raise
+            if isinstance(message, NEWS):
+                with suppress(Unroutable):
+                    await self.bus.publish(message, cause=cause)
+            else:
+                await self._publish_to_service(message, cause)
+
+    async def _publish_to_service(self, message: Message, cause: UUID) -> None:
+        """The first service to start declares all queues; until then, for a moment, there is none."""
+        for _ in range(DECLARING_S * 10):
+            with suppress(Unroutable):
+                return await self.bus.publish(message, cause=cause)
+            await asyncio.sleep(0.1)
+        return await self.bus.publish(message, cause=cause)
 
 
 def _named(request: Request) -> UUID:

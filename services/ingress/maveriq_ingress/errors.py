@@ -8,17 +8,27 @@ from maveriq.contracts import ErrorCode, Fault, InferenceError
 RETRY_AFTER_S = 2  # what clients are told to wait; a replica takes seconds to start
 
 
-@dataclass(frozen=True, slots=True)
 class HttpError(Exception):
     """Ends a request with a status and an error body."""
 
-    status: int
-    message: str
-    type: str
-    code: str | None
-    param: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    faults: tuple[Fault, ...] = ()
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        type: str,
+        code: str | None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        faults: tuple[Fault, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+        self.faults = faults
 
     def body(self) -> dict[str, object]:
         error: dict[str, object] = {

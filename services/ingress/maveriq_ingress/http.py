@@ -58,7 +58,7 @@ async def _answers(redis: Redis) -> bool:
 
 
 def _respond(error: HttpError) -> Response:
-    return JSONResponse(error.body(), error.status, dict(error.headers))
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
@@ -71,9 +71,7 @@ async def _of_routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path}"
     code = "unknown_url" if error.status_code == 404 else "method_not_allowed"
-    return _respond(
-        HttpError(error.status_code, message, "invalid_request_error", code, headers=dict(error.headers or {}))
-    )
+    return _respond(HttpError(error.status_code, message, "invalid_request_error", code, headers=error.headers))
 
 
 async def _to_nobody(request: Request, error: Exception) -> Response:

@@ -21,7 +21,7 @@ def route(
     dry: bool = False,
 ) -> Route:
     accepted_at = NOW + timedelta(days=deployment_id == NEW)
-    return Route(deployment_id, model, state, dry, running, accepted_at, NOW + timedelta(seconds=at))
+    return Route(deployment_id, "m", state, dry, running, accepted_at, NOW + timedelta(seconds=at))
 
 
 def routes(*given: Route) -> Routes:
