@@ -4,10 +4,13 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+_CONFIGS: Any = AutoConfig  # transformers' types are partly unknown
+_MODELS: Any = AutoModelForCausalLM
 
 
 class Unreadable(Exception):
@@ -41,17 +44,17 @@ def read_config(source: str) -> Any:
         if source.endswith(".gguf"):
             if not path.is_file():
                 raise Unreadable(f"{source}: there is no such file; give the path of a .gguf as this machine sees it")
-            config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+            config = _CONFIGS.from_pretrained(str(path.parent), gguf_file=path.name)
         elif path.is_dir():
             if not (path / "config.json").is_file():
                 raise Unreadable(f"{source}: has no config.json; give a folder that holds the model's config.json")
-            config = AutoConfig.from_pretrained(str(path))
+            config = _CONFIGS.from_pretrained(str(path))
         elif source.count("/") > 1 or source.startswith(("/", ".", "~")):
             raise Unreadable(
                 f"{source}: there is no such folder; give a folder with config.json, a .gguf file or a Hugging Face id"
             )
         else:
-            config = AutoConfig.from_pretrained(source)
+            config = _CONFIGS.from_pretrained(source)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Unreadable(
@@ -66,7 +69,7 @@ def read_config(source: str) -> Any:
 def config_from(config_json: str) -> Any:
     """The config that `config.to_json_string` wrote."""
     fields = json.loads(config_json)
-    return AutoConfig.for_model(**fields)
+    return _CONFIGS.for_model(**fields)
 
 
 def architecture(config: Any) -> str:
@@ -79,8 +82,9 @@ def with_layers(config: Any, num_layers: int) -> Any:
     """The config with fewer layers; lists with one entry a layer are cut along."""
     full = config.num_hidden_layers
     cut = copy.deepcopy(config)
-    for name, value in vars(config).items():
-        if isinstance(value, list | tuple) and len(value) == full and full > 1:
+    fields = cast("dict[str, Any]", config.__dict__)
+    for name, value in fields.items():
+        if isinstance(value, list | tuple) and len(cast("list[Any]", value)) == full and full > 1:
             setattr(cut, name, value[:num_layers])
     cut.num_hidden_layers = num_layers
     return cut
@@ -94,7 +98,7 @@ def build(config: Any, device: str, dtype: torch.dtype) -> Any:
     """
     try:
         with torch.device(device):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config))
+            model = _MODELS.from_config(config, dtype=dtype, attn_implementation=_attention(config))
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise

@@ -1,0 +1,133 @@
+"""The profiler as its neighbours see it: messages in, messages out, through JSON."""
+
+import json
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from redis.asyncio import Redis
+from tests.unit.profiler.rigs import FACTS, FakeProbe, fingerprint, rig
+
+from maveriq.bus import Handler, Rejected
+from maveriq.bus.handling import check_handlers, decode, replies
+from maveriq.contracts import (
+    Admission,
+    DeploymentFailed,
+    FailureReason,
+    FingerprintMeasured,
+    Intent,
+    IntentAccepted,
+    Message,
+    Model,
+    Precision,
+    Variant,
+)
+from maveriq.topology import PROFILER
+from maveriq_profiler.catalog import Catalog, Key
+from maveriq_profiler.handlers import Handlers
+
+DEPLOYMENT = UUID("00000000-0000-4000-8000-000000000001")
+
+
+def accepted(*precisions: Precision) -> IntentAccepted:
+    variants = tuple(Variant(precision=precision, accuracy=1.0) for precision in precisions or (Precision.FP32,))
+    model = Model(name="tiny", source="/models/tiny", variants=variants)
+    return IntentAccepted(deployment_id=DEPLOYMENT, admission=Admission(intent=Intent(model="tiny"), model=model))
+
+
+async def answer(redis_url: str, probe: FakeProbe, event: IntentAccepted) -> Message:
+    """Both ways through the JSON that the broker would carry."""
+    async with Redis.from_url(redis_url) as redis:
+        cause = decode(IntentAccepted, IntentAccepted.topic, event.model_dump_json().encode())
+        assert cause == event
+        (reply,) = replies(PROFILER, await Handlers(probe, Catalog(redis)).on_intent_accepted(cause))
+    sent = decode(type(reply), reply.topic, reply.model_dump_json().encode())
+    assert sent == reply
+    return sent
+
+
+async def test_a_readable_model_yields_a_fingerprint_of_each_variant_that_runs_here(redis_url: str) -> None:
+    event = accepted(Precision.FP32, Precision.BF16, Precision.FP8)
+    reply = await answer(redis_url, FakeProbe(), event)
+    assert isinstance(reply, FingerprintMeasured)
+    assert (reply.deployment_id, reply.admission, reply.facts) == (DEPLOYMENT, event.admission, FACTS)
+    assert [f.precision for f in reply.fingerprints] == [Precision.FP32, Precision.BF16]
+
+
+async def test_the_same_intent_twice_has_the_same_answer_and_is_measured_once(redis_url: str) -> None:
+    probe = FakeProbe()
+    first = await answer(redis_url, probe, accepted())
+    assert await answer(redis_url, probe, accepted()) == first
+    assert probe.measured == [Precision.FP32]
+
+
+async def test_fingerprints_of_other_gpu_types_come_along_in_the_models_precisions(redis_url: str) -> None:
+    elsewhere = rig("NVIDIA L4")
+    for precision in (Precision.FP32, Precision.FP16):
+        await answer(redis_url, FakeProbe(replace(elsewhere, precisions=(precision,))), accepted(precision))
+    reply = await answer(redis_url, FakeProbe(), accepted(Precision.FP32))
+    assert isinstance(reply, FingerprintMeasured)
+    assert {(f.gpu_type, f.precision) for f in reply.fingerprints} == {
+        ("cpu-1t", Precision.FP32),
+        ("NVIDIA L4", Precision.FP32),
+    }
+
+
+async def test_an_older_engine_version_of_this_gpu_type_is_not_offered(redis_url: str) -> None:
+    old = replace(rig(), engine_version="1.0-r1")
+    async with Redis.from_url(redis_url) as redis:
+        key = Key(FACTS.shape_key, "torch", "1.0-r1", "cpu-1t", Precision.FP32, Precision.FP32)
+
+        async def measured() -> Any:
+            return fingerprint(old)
+
+        await Catalog(redis).get_or_measure(key, measured)
+    reply = await answer(redis_url, FakeProbe(), accepted())
+    assert isinstance(reply, FingerprintMeasured)
+    assert [f.engine_version for f in reply.fingerprints] == [rig().engine_version]
+
+
+async def test_an_unreadable_model_fails_its_deployment_with_the_reason(redis_url: str) -> None:
+    reply = await answer(redis_url, FakeProbe(unreadable="/models/tiny: has no config.json; give one"), accepted())
+    assert isinstance(reply, DeploymentFailed)
+    assert (reply.deployment_id, reply.reason) == (DEPLOYMENT, FailureReason.MODEL_UNREADABLE)
+    assert "/models/tiny" in reply.detail
+
+
+async def test_a_probe_that_fails_fails_its_deployment_with_the_reason(redis_url: str) -> None:
+    reply = await answer(redis_url, FakeProbe(failure="out of memory"), accepted())
+    assert isinstance(reply, DeploymentFailed)
+    assert (reply.reason, reply.detail) == (FailureReason.PROBE_FAILED, "out of memory")
+
+
+async def test_variants_that_nothing_runs_fail_with_those_that_would_run(redis_url: str) -> None:
+    reply = await answer(redis_url, FakeProbe(), accepted(Precision.INT4))
+    assert isinstance(reply, DeploymentFailed)
+    assert reply.reason is FailureReason.PROBE_FAILED
+    assert "fp32, bf16" in reply.detail and "int4" in reply.detail
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"deployment_id": "one"}', b"\xff\xfe"])
+def test_a_malformed_message_is_rejected_with_its_faults(body: bytes) -> None:
+    with pytest.raises(Rejected) as rejected:
+        decode(IntentAccepted, IntentAccepted.topic, body)
+    assert rejected.value.faults[0].remedy
+
+
+def test_an_unknown_version_is_rejected() -> None:
+    with pytest.raises(Rejected, match=r"intent\.accepted\.v2"):
+        decode(IntentAccepted, "intent.accepted.v2", accepted().model_dump_json().encode())
+
+
+def test_an_unknown_field_of_the_model_is_rejected_by_its_name() -> None:
+    body = json.loads(accepted().model_dump_json())
+    body["admission"]["model"]["sauce"] = "/models/tiny"
+    with pytest.raises(Rejected) as rejected:
+        decode(IntentAccepted, IntentAccepted.topic, json.dumps(body).encode())
+    assert rejected.value.faults[0].field == "admission.model.sauce"
+
+
+async def test_the_handlers_are_what_the_topology_says(redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as redis:
+        check_handlers(PROFILER, [Handler(IntentAccepted, Handlers(FakeProbe(), Catalog(redis)).on_intent_accepted)])
