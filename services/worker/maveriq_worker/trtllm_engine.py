@@ -6,10 +6,12 @@ One engine a process (`child_engine`): rank n takes the n-th visible GPU.
 import asyncio
 from collections.abc import AsyncIterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, TokenLogprob
 from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused
+from maveriq_worker.prompts import Prompts, TokenizerFailed, field_of, load_prompts
 from maveriq_worker.trtllm_options import Shape, options, sampling_arguments, source
 
 MAX_ERRORS = 3  # requests that failed one after the other: the engine is broken, not they
@@ -26,7 +28,7 @@ class TrtLlmEngine:
         self._dummy = dummy
         self._api: Any = None
         self._llm: Any = None
-        self._tokenizer: Any = None
+        self._prompts: Prompts | None = None
         self._context_tokens = 0
         self._slots = 0
         self._num_requests = 0
@@ -43,27 +45,27 @@ class TrtLlmEngine:
             raise EngineFailed(f'{error}; run pip install "maveriq-worker[trtllm]" on a machine with GPUs') from error
         checkpoint = source(launch.model, launch.configuration.precision)
         try:
-            shape = _shape(transformers.AutoConfig.from_pretrained(checkpoint))
+            shape = _shape(transformers.AutoConfig.from_pretrained(checkpoint).get_text_config())
             chosen = options(launch, shape, dummy=self._dummy)
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+            self._prompts = load_prompts(Path(checkpoint))
             self._llm = self._api.LLM(
                 **chosen.llm,
-                tokenizer=self._tokenizer,
                 kv_cache_config=llmapi.KvCacheConfig(**chosen.kv_cache),
                 cuda_graph_config=llmapi.CudaGraphConfig(**chosen.cuda_graph),
             )
-        except (RuntimeError, ValueError, OSError, AssertionError) as error:
+        except (RuntimeError, ValueError, OSError, AssertionError, TokenizerFailed) as error:
             raise EngineFailed(f"TensorRT-LLM did not start: {error}") from error
         self._context_tokens = launch.configuration.context_tokens
         self._slots = launch.configuration.max_batch
 
     async def generate(self, generation: Generation) -> AsyncIterator[Produced]:
-        prompt = self._prompt_tokens(generation)
+        assert self._prompts is not None, "generate comes after start"
+        prompt = list(self._prompts.encode(generation))
         room = self._context_tokens - len(prompt)
         if room < 1:
             raise RequestRefused(
                 ErrorCode.CONTEXT_EXCEEDED,
-                "prompt" if generation.prompt is not None else "messages",
+                field_of(generation),
                 f"{len(prompt)} tokens; the context holds {self._context_tokens} with the answer",
                 "send a shorter prompt, or deploy with a larger workload.context_tokens",
             )
@@ -125,20 +127,6 @@ class TrtLlmEngine:
         if not self._failed.done():
             self._failed.set_result(detail)
 
-    def _prompt_tokens(self, generation: Generation) -> list[int]:
-        """Raises RequestRefused where the model has no chat template."""
-        if generation.messages is None:
-            prompt = generation.prompt or ""
-            return list(prompt) if not isinstance(prompt, str) else list(self._tokenizer(prompt).input_ids)
-        messages = [{"role": message.role, "content": message.content} for message in generation.messages]
-        try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except ValueError as error:
-            raise RequestRefused(
-                ErrorCode.INVALID_REQUEST, "messages", str(error), "send a prompt, or messages that the template takes"
-            ) from error
-        return list(self._tokenizer(text, add_special_tokens=False).input_ids)  # the template has them
-
     def _logprobs(self, step: Any, num_logprobs: int) -> tuple[PositionLogprobs, ...]:
         """TensorRT-LLM gives a dict by token id for each position: the likeliest, and the chosen one."""
         found: list[PositionLogprobs] = []
@@ -153,7 +141,8 @@ class TrtLlmEngine:
         return tuple(found)
 
     def _token(self, token_id: int, logprob: float) -> TokenLogprob:
-        return TokenLogprob(token=self._tokenizer.decode([token_id]), token_id=token_id, logprob=logprob)
+        assert self._prompts is not None, "generate comes after start"
+        return TokenLogprob(token=self._prompts.token_text(token_id), token_id=token_id, logprob=logprob)
 
 
 def _shape(config: Any) -> Shape:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from jinja2 import TemplateError
 from tests.unit.worker.trtllm_double import TrtLlm, load
 
 from maveriq.contracts import ChatMessage, Configuration, ErrorCode, FinishReason, Model, Precision, Sampling, Variant
@@ -55,17 +56,30 @@ def launch(
 class Tokenizer:
     """Words as tokens."""
 
-    def __call__(self, text: str, **_: object) -> Any:
-        return type("Encoded", (), {"input_ids": list(range(len(text.split())))})()
+    chat_template = "words"
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": list(range(len(text.split())))}
 
     def apply_chat_template(self, messages: list[dict[str, str]], **given: object) -> str:
         assert given == {"tokenize": False, "add_generation_prompt": True}
         if messages[0]["role"] == "tool":
-            raise ValueError("no tool here")
+            raise TemplateError("no tool here")
         return " ".join(message["content"] for message in messages) + " <assistant>"
 
-    def decode(self, token_ids: list[int]) -> str:
+    def decode(self, token_ids: list[int], **_: object) -> str:
         return f"<{token_ids[0]}>"
+
+
+class Config:
+    num_hidden_layers = 10
+    num_attention_heads = 16
+    num_key_value_heads = 4
+    hidden_size = 1024
+    vocab_size = 2000
+
+    def get_text_config(self) -> "Config":
+        return self
 
 
 @pytest.fixture
@@ -75,12 +89,7 @@ def trtllm(monkeypatch: pytest.MonkeyPatch) -> TrtLlm:
         pytest.skip("the recorded API of TensorRT-LLM is not here: set MAVERIQ_SHARED_DATA")
     for name, module in double.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    config = type(
-        "Config",
-        (),
-        {"num_hidden_layers": 10, "num_attention_heads": 16, "num_key_value_heads": 4, "hidden_size": 1024},
-    )
-    auto = type("Auto", (), {"from_pretrained": staticmethod(lambda checkpoint: config())})
+    auto = type("Auto", (), {"from_pretrained": staticmethod(lambda checkpoint: Config())})
     tokenizer = type("AutoTokenizer", (), {"from_pretrained": staticmethod(lambda checkpoint: Tokenizer())})
     transformers = type(sys)("transformers")
     transformers.AutoConfig, transformers.AutoTokenizer = auto, tokenizer  # type: ignore[attr-defined]
