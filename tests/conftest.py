@@ -6,11 +6,20 @@ from collections.abc import AsyncIterator, Iterator
 import pika
 import pytest
 import redis as redis_client
+import structlog
+from tests.servers import RabbitMq, Redis, ServerMissing
+
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.bus.queues import topology_queues
 from maveriq.bus.rabbitmq import RabbitMqBus
 
-from tests.servers import RabbitMq, Redis, ServerMissing
+# the default draws tracebacks with rich: a tenth of a second each, and tests make many
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ class ConnectedBus:
             seal(request, request.request_id, reply_to=reply_to),
             expires_s=max(0.0, deadline_s),
             sent_at=now,
-            headers={"deadline": now + deadline_s},
+            headers={"deadline": f"{now + deadline_s:.3f}"},  # text: aiormq sends floats in single precision
         )
         queue = request_queue(request.deployment_id, priority)
         await self._connection.post(envelope, queue, exchange="", timeout_s=timeout_s)

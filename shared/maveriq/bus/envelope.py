@@ -74,13 +74,14 @@ def refusal(envelope: Envelope, sent_to: str, faults: Sequence[Fault]) -> Messag
 def deadline(envelope: Envelope, now: float) -> float:
     """When a request must be answered, seconds since the epoch.
 
-    The header `deadline` where there is one; else `expiration` counted from `timestamp`, or from `now` where
-    there is none. Never later than MAX_DEADLINE_S from now.
+    The header `deadline` (a number, or text that is one) where there is one; else `expiration` counted from
+    `timestamp`, or from `now` where there is none. Never later than MAX_DEADLINE_S from now.
     """
     latest = now + MAX_DEADLINE_S
-    named = envelope.headers.get("deadline")
-    if isinstance(named, int | float) and not isinstance(named, bool):
-        return min(float(named), latest)
+    try:
+        return min(float(envelope.headers["deadline"]), latest)
+    except (KeyError, TypeError, ValueError):
+        pass  # a plain producer's
     allowed_s = MAX_DEADLINE_S if envelope.expires_s is None else envelope.expires_s
     sent_at = now if envelope.sent_at is None else min(envelope.sent_at, now)
     return min(sent_at + allowed_s, latest)

@@ -72,18 +72,14 @@ class Held:
         return self.stored.deliveries + 1
 
     async def ack(self) -> None:
-        self._let_go()
-
-    async def requeue(self) -> None:
-        if self._let_go():
-            self.stored.deliveries += 1
-            self.consumer.queue.take_back(self.stored)
-
-    def _let_go(self) -> bool:
-        held = self in self.consumer.in_hand
         self.consumer.in_hand.discard(self)
         self.consumer.queue.dispatch()
-        return held
+
+    async def requeue(self) -> None:
+        if self in self.consumer.in_hand:
+            self.consumer.in_hand.discard(self)
+            self.stored.deliveries += 1
+            self.consumer.queue.take_back(self.stored)
 
 
 @dataclass(slots=True, eq=False)

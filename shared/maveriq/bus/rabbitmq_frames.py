@@ -59,6 +59,9 @@ def arguments(queue: QueueSpec) -> dict[str, Any]:
         found["x-delivery-limit"] = queue.max_attempts - 1  # the broker counts deliveries after the first
     if queue.dead_queue is not None:
         found |= {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue.dead_queue}
+        if queue.max_length is not None:
+            # kept until the dead queue has confirmed it; RabbitMQ allows this with reject-publish only
+            found["x-dead-letter-strategy"] = "at-least-once"
     return found
 
 

@@ -35,21 +35,29 @@ class Publisher:
         """Persistent, mandatory, confirmed. Raises Unroutable, QueueFull, Unavailable."""
 
         async def publish() -> None:
-            channel = await self._channel.current()
             try:
-                await channel.basic_publish(
-                    envelope.body,
-                    exchange=exchange,
-                    routing_key=key,
-                    properties=properties(envelope, PERSISTENT),
-                    mandatory=True,
-                )
-            except PublishError as returned:
-                raise Unroutable(f"no queue takes {key}") from returned
-            except DeliveryError as refused:
-                raise QueueFull(f"a queue for {key} is full") from refused
+                await self._publish(envelope, key, exchange)
+            except QueueFull:
+                # a queue that was declared a moment ago, or whose leader is being elected, refuses too
+                await asyncio.sleep(RETRY_S)
+                await self._publish(envelope, key, exchange)
 
         await until_done(publish, timeout_s)
+
+    async def _publish(self, envelope: Envelope, key: str, exchange: str) -> None:
+        channel = await self._channel.current()
+        try:
+            await channel.basic_publish(
+                envelope.body,
+                exchange=exchange,
+                routing_key=key,
+                properties=properties(envelope, PERSISTENT),
+                mandatory=True,
+            )
+        except PublishError as returned:
+            raise Unroutable(f"no queue takes {key}") from returned
+        except DeliveryError as refused:
+            raise QueueFull(f"a queue for {key} is full") from refused
 
 
 class Sender:
