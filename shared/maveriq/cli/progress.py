@@ -49,7 +49,7 @@ class Progress:
         for state in STATES[: STATES.index(deployment.state) + 1]:
             if state in self._printed or (state is not deployment.state and not facts(state, deployment)):
                 continue
-            self._printed.add(state)
+            self._printed.update(STATES[: STATES.index(state) + 1])  # what comes late is no news any more
             if state is not State.FAILED:
                 self._line(state, facts(state, deployment))
         self._say(None if deployment.state is self._last else NEXT.get(deployment.state))
