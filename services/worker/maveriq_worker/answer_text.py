@@ -62,7 +62,7 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
-        self._held = ""
+        self._held: str = ""
 
     def add(self, text: str) -> tuple[str, bool]:
         """The text that may be shown now, and whether a stop string ended the answer (it is not shown itself)."""

@@ -4,6 +4,9 @@ As a program (`python -m maveriq_worker.checkpoints <source> <precision> <target
 own, because that takes a while and the peak of its memory ends with it.
 """
 
+# torch, transformers and safetensors are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import asyncio
 import fcntl
 import hashlib
@@ -13,7 +16,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,7 +133,7 @@ def convert(found: Path, precision: Precision, target: Path) -> None:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _alone(lock: Path) -> Generator[None]:
     """The kernel lets go of the lock when its holder dies."""
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -1,5 +1,8 @@
 """The KV cache of one stage: a row for each decode slot, written at each request's own positions."""
 
+# torch, transformers and safetensors are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import torch
 
 
@@ -24,7 +27,7 @@ class KvShapes:
 
 
 class KvSlots:
-    """What transformers' layers ask of a cache: `update`. Rows first_row, first_row + 1, ... are the batch of a step."""
+    """What transformers' layers ask of a cache: `update`. A step's batch is a run of rows."""
 
     def __init__(
         self, shapes: KvShapes, num_rows: int, context_tokens: int, dtype: torch.dtype, device: torch.device

@@ -1,12 +1,14 @@
 """Text to tokens and tokens to text: a checkpoint's tokenizer and its chat template."""
 
+# torch, transformers and safetensors are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from maveriq.contracts import ErrorCode
-
 from maveriq_worker.engine import Generation, RequestRefused
 
 
@@ -58,11 +60,15 @@ class Prompts:
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
 
     def _token_text(self, token_id: int) -> str:
         """One token alone, special ones included: as log probabilities name it."""
-        return self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        text: str = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        return text
 
     def _render(self, generation: Generation) -> tuple[int, ...]:
         from jinja2 import TemplateError

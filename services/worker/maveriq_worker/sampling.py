@@ -1,5 +1,8 @@
 """Chooses tokens from logits. Each request draws from its own generator, so its tokens do not depend on batch mates."""
 
+# torch, transformers and safetensors are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from dataclasses import dataclass
 
 import torch

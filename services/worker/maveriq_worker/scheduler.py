@@ -10,7 +10,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from maveriq.contracts import FinishReason
-
 from maveriq_worker.torch_steps import Choice, Emitted, Move, Pick, SamplerSpec, Step, StepDone, Submit
 
 PREFILL_TOKENS = 512
@@ -19,7 +18,7 @@ PADDING_ALLOWED = 1.25
 """Prompts are prefilled together while the padded tokens stay below this multiple of their own."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Sequence:
     submit: Submit
     num_cached: int = 0
@@ -29,7 +28,7 @@ class _Sequence:
     cancelled: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Group:
     number: int
     first_row: int
@@ -175,7 +174,7 @@ class Scheduler:
 
     def _launch(self, group: _Group) -> Step:
         decode = not group.prefilling or (group.num_decoding > 0 and group.decode_next)
-        group.decode_next = not decode
+        group.decode_next = not decode and group.num_decoding > 0
         group.in_flight = True
         self._launches += 1
         group.launched = self._launches

@@ -1,5 +1,8 @@
 """Hands activations from stage to stage through torch.distributed: nccl between GPUs, else gloo by way of the host."""
 
+# torch, transformers and safetensors are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from collections import deque
 from typing import Any
 

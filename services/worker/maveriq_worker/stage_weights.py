@@ -1,5 +1,9 @@
 """Reads a stage's own tensors, and no others, from a folder of safetensors into a model built on the meta device."""
 
+# torch, transformers and safetensors are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportPrivateUsage=false
+
 import json
 from pathlib import Path
 from typing import Any

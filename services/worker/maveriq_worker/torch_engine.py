@@ -9,7 +9,6 @@ from itertools import count
 from pathlib import Path
 
 from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, Precision, TokenLogprob
-
 from maveriq_worker.answer_text import AnswerText
 from maveriq_worker.checkpoints import CheckpointFailed, eos_ids, prepare
 from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused, StageStats

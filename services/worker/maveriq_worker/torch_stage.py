@@ -4,6 +4,9 @@ The decoder's own forward runs on the shortened list of layers, so whatever it d
 scaled embeddings, which layer gets which mask) stays the model's. What cannot be cut so is refused by name.
 """
 
+# torch, transformers and safetensors are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import inspect
 from typing import Any
 
@@ -12,7 +15,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from maveriq.contracts import Precision
-
 from maveriq_worker.kv_slots import KvShapes, KvSlots
 from maveriq_worker.stage_weights import TensorsMissing, load_weights, materialise_buffers
 from maveriq_worker.torch_steps import StageSpec, Step
@@ -78,9 +80,10 @@ class TorchStage:
         else:
             inputs["inputs_embeds"] = hidden
         if not self.is_last or not step.picks:
-            return self._decoder(**inputs).last_hidden_state
+            output: torch.Tensor = self._decoder(**inputs).last_hidden_state
+            return output
         kept = sorted({pick.token for pick in step.picks})
-        logits = self._model(**inputs, logits_to_keep=torch.tensor(kept, device=self.device)).logits
+        logits: torch.Tensor = self._model(**inputs, logits_to_keep=torch.tensor(kept, device=self.device)).logits
         if len(kept) == 1 and len(step.picks) == logits.shape[0]:
             return logits[:, 0]
         return torch.stack([logits[pick.row, kept.index(pick.token)] for pick in step.picks])
@@ -201,10 +204,10 @@ class TorchStage:
     def _one_token(self, cache: KvShapes, **inputs: torch.Tensor) -> torch.Tensor:
         positions = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         masks = self._masks(positions, 1)
-        output = self._decoder(
+        output: torch.Tensor = self._decoder(
             attention_mask=masks, position_ids=positions, past_key_values=cache, use_cache=True, **inputs
-        )
-        return output.last_hidden_state
+        ).last_hidden_state
+        return output
 
     def _unsupported(self, why: str) -> StageCannotRun:
         return StageCannotRun(f"the torch engine cannot run {self._name}: {why}; register another model or engine")

@@ -1,0 +1,67 @@
+"""A model's source becomes a local folder of safetensors, once."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import torch
+from maveriq.contracts import Precision
+from maveriq_worker.checkpoints import CheckpointFailed, eos_ids, prepare
+from maveriq_worker.torch_stage import TorchStage
+
+from tests.unit.worker.tiny_models import greedy, save_model, save_tokenizer, spec
+
+
+async def test_a_folder_of_safetensors_is_used_as_it_is(tmp_path: Path) -> None:
+    save_model("Llama", tmp_path / "model")
+    cache = tmp_path / "cache"
+    assert await prepare(str(tmp_path / "model"), Precision.BF16, cache) == tmp_path / "model"
+    assert not cache.exists()
+
+
+async def test_other_weights_are_converted_once_even_for_two_who_want_them_at_the_same_time(tmp_path: Path) -> None:
+    source, cache = tmp_path / "model", tmp_path / "cache"
+    model = save_model("Llama", source, tie_word_embeddings=True)
+    save_tokenizer(source)
+    (source / "model.safetensors").unlink()
+    torch.save(model.state_dict(), source / "pytorch_model.bin")
+    first, second = await asyncio.gather(*(prepare(str(source), Precision.FP32, cache) for _ in range(2)))
+    assert first == second and (first / "tokenizer.json").exists() and (first / "chat_template.jinja").exists()
+    written = (first / "model.safetensors").stat().st_mtime_ns
+    assert await prepare(str(source), Precision.FP32, cache) == first
+    assert (first / "model.safetensors").stat().st_mtime_ns == written
+    assert [path.name for path in first.parent.iterdir() if path.is_dir()] == [first.name]
+    expected = model.generate(torch.tensor([[4, 9, 2]]), max_new_tokens=5, do_sample=False, eos_token_id=None)
+    assert greedy([TorchStage(spec(first, (4,), 0))], [[4, 9, 2]], 5) == [expected[0, 3:].tolist()]
+
+
+@pytest.mark.parametrize("source", ["/nowhere/model.gguf", "/nowhere/model", "./nowhere"])
+async def test_a_source_that_is_not_on_this_node_is_named(tmp_path: Path, source: str) -> None:
+    with pytest.raises(CheckpointFailed, match=f"{source} does not exist on this node"):
+        await prepare(source, Precision.FP32, tmp_path)
+
+
+async def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointFailed, match=r"no config\.json"):
+        await prepare(str(tmp_path), Precision.FP32, tmp_path / "cache")
+
+
+async def test_a_broken_file_fails_with_what_the_reader_said_and_leaves_nothing(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF, or so it says")
+    with pytest.raises(CheckpointFailed, match=r"broken\.gguf could not be converted"):
+        await prepare(str(broken), Precision.FP32, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache" / "checkpoints").iterdir() if path.is_dir()]
+
+
+async def test_a_precision_that_torch_does_not_serve_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointFailed, match="not int4"):
+        await prepare("any/model", Precision.INT4, tmp_path)
+
+
+def test_eos_is_the_generation_configs_or_else_the_models(tmp_path: Path) -> None:
+    save_model("Llama", tmp_path)
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
+    assert eos_ids(tmp_path) == (258,)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [258, 3]}')
+    assert eos_ids(tmp_path) == (258, 3)

@@ -1,0 +1,124 @@
+"""One stage's part of a model: exact for every family that can be cut, refused by name where it cannot."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from maveriq.contracts import Precision
+from maveriq_worker.torch_stage import StageCannotRun, TorchStage
+from maveriq_worker.torch_steps import Move, Pick, Step
+
+from tests.unit.worker.tiny_models import NUM_LAYERS, greedy, save_model, spec
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": {"tie_word_embeddings": True},
+    "Mistral": {"sliding_window": 6},
+    "Qwen2": {},
+    "Qwen3": {},
+    "SmolLM3": {"no_rope_layers": [1, 1, 1, 0]},
+    "Gemma": {},
+    "Gemma2": {"sliding_window": 6},
+    "Gemma3Text": {"sliding_window": 6},
+    "Phi": {},
+    "Phi3": {},
+    "Olmo2": {},
+    "Granite": {"embedding_multiplier": 3.0, "logits_scaling": 2.0},
+    "Cohere": {},
+    "GptOss": {"sliding_window": 6, "num_local_experts": 4},
+}
+PROMPTS = [[5, 9, 11, 3, 8, 21, 7, 64, 90], [4, 80], [33, 1, 2, 77, 5]]
+NUM_TOKENS = 8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_split_gives_the_tokens_of_generate(family: str, tmp_path: Path) -> None:
+    model = save_model(family, tmp_path, **FAMILIES[family])
+    expected = [
+        model.generate(
+            torch.tensor([prompt]), max_new_tokens=NUM_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0
+        )[0, len(prompt) :].tolist()
+        for prompt in PROMPTS
+    ]
+    for split in ((NUM_LAYERS,), (3, 1), (1, 2, 1)):
+        stages = [TorchStage(spec(tmp_path, split, rank)) for rank in range(len(split))]
+        assert greedy(stages, PROMPTS, NUM_TOKENS) == expected
+
+
+@pytest.mark.parametrize(("family", "reason"), [("GPT2", "wpe"), ("Mamba", "linear_attention"), ("OPT", "no single list")])
+def test_what_cannot_be_cut_is_refused_by_name(family: str, reason: str, tmp_path: Path) -> None:
+    model = save_model(family, tmp_path, **({"n_head": 4} if family == "GPT2" else {}))
+    with pytest.raises(StageCannotRun, match=f"{type(model).__name__}.*{reason}"):
+        TorchStage(spec(tmp_path, (2, 2), 1))
+
+
+def test_a_stage_holds_its_own_weights_and_no_others(tmp_path: Path) -> None:
+    model = save_model("Llama", tmp_path)
+    weights = {name: weight.nbytes for name, weight in model.named_parameters()}
+    layer = sum(size for name, size in weights.items() if "layers.0." in name)
+    first, middle, last = (TorchStage(spec(tmp_path, (1, 2, 1), rank)) for rank in range(3))
+    assert first.weight_bytes == layer + weights["model.embed_tokens.weight"]
+    assert middle.weight_bytes == 2 * layer
+    assert last.weight_bytes == layer + weights["lm_head.weight"] + weights["model.norm.weight"]
+
+
+def test_a_tied_head_is_on_both_ends_and_counted_once_where_they_are_one(tmp_path: Path) -> None:
+    model = save_model("Llama", tmp_path, tie_word_embeddings=True)
+    total = sum(weight.nbytes for weight in model.parameters())
+    assert TorchStage(spec(tmp_path, (4,), 0)).weight_bytes == total
+    ends = [TorchStage(spec(tmp_path, (2, 2), rank)).weight_bytes for rank in range(2)]
+    assert sum(ends) == total + model.lm_head.weight.nbytes
+
+
+def test_the_kv_cache_has_a_row_of_context_for_each_slot(tmp_path: Path) -> None:
+    save_model("Llama", tmp_path)
+    stage = TorchStage(spec(tmp_path, (3, 1), 0, max_batch=5, context_tokens=40))
+    assert stage.kv_cache_bytes == 3 * 2 * 5 * 2 * 40 * 8 * 4  # layers, keys + values, slots, heads, tokens, size, fp32
+
+
+@pytest.mark.parametrize("spare_bytes", [0, -1])
+def test_a_stage_keeps_within_its_reservation_or_says_what_it_needs(tmp_path: Path, spare_bytes: int) -> None:
+    save_model("Llama", tmp_path)
+    free = TorchStage(spec(tmp_path, (1, 3), 1))
+    reserved = free.weight_bytes + free.kv_cache_bytes + spare_bytes
+    if spare_bytes >= 0:
+        assert TorchStage(spec(tmp_path, (1, 3), 1, reserved_bytes=reserved)).weight_bytes == free.weight_bytes
+    else:
+        with pytest.raises(StageCannotRun, match=rf"stage 1 .*needs {reserved + 1} bytes.*{reserved} bytes are"):
+            TorchStage(spec(tmp_path, (1, 3), 1, reserved_bytes=reserved))
+
+
+def test_a_placement_with_another_number_of_layers_is_refused(tmp_path: Path) -> None:
+    save_model("Llama", tmp_path)
+    with pytest.raises(StageCannotRun, match="5 layers, LlamaForCausalLM has 4"):
+        TorchStage(spec(tmp_path, (2, 3), 0))
+
+
+def test_half_precision_halves_the_bytes(tmp_path: Path) -> None:
+    save_model("Qwen3", tmp_path)
+    full = TorchStage(spec(tmp_path, (4,), 0))
+    half = TorchStage(spec(tmp_path, (4,), 0, precision=Precision.BF16))
+    assert (half.weight_bytes * 2, half.kv_cache_bytes * 2) == (full.weight_bytes, full.kv_cache_bytes)
+    assert greedy([half], PROMPTS, 3)
+
+
+def test_prompts_of_unequal_length_prefilled_together_do_not_disturb_one_another(tmp_path: Path) -> None:
+    save_model("Gemma3Text", tmp_path, sliding_window=6)
+    stage = TorchStage(spec(tmp_path, (4,), 0))
+    alone = greedy([stage], PROMPTS, 1)
+    width = max(map(len, PROMPTS))
+    padded = tuple(tuple(prompt) + (0,) * (width - len(prompt)) for prompt in PROMPTS)
+    picks = tuple(Pick(row, row, len(prompt) - 1) for row, prompt in enumerate(PROMPTS))
+    together = stage.forward(Step(0, 0, padded, (0, 0, 0), picks), None)
+    assert [[int(token)] for token in together.argmax(-1)] == alone
+
+
+def test_a_moved_row_goes_on_where_it_was(tmp_path: Path) -> None:
+    save_model("Llama", tmp_path)
+    stage = TorchStage(spec(tmp_path, (4,), 0))
+    (expected,) = greedy([stage], PROMPTS[:1], 3)
+    prompt = tuple(PROMPTS[0])
+    stage.forward(Step(0, 2, (prompt,), (0,), (Pick(0, 0, len(prompt) - 1),)), None)
+    stage.forward(Step(0, 2, ((expected[0],),), (len(prompt),), (Pick(0, 0, 0),)), None)
+    moved = Step(0, 0, ((expected[1],),), (len(prompt) + 1,), (Pick(0, 0, 0),), (Move(2, 0, len(prompt) + 1),))
+    assert int(stage.forward(moved, None).argmax()) == expected[2]
