@@ -42,7 +42,13 @@ async def serve(app: Starlette, listening: socket.socket) -> None:
     """Serve until cancelled, then finish what is under way, for GOODBYE_S at most."""
     server = Server(
         uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=GOODBYE_S, ws="none"
+            app,
+            lifespan="off",
+            log_config=None,
+            log_level="critical",  # what goes wrong is logged where it is answered
+            access_log=False,
+            timeout_graceful_shutdown=GOODBYE_S,
+            ws="none",
         )
     )
     serving = asyncio.ensure_future(server.serve(sockets=[listening]))
