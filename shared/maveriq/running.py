@@ -1,4 +1,4 @@
-"""Runs one service as a process: environment, broker, logs, signals. `maveriq up` runs the same functions side by side."""
+"""Runs one service as a process: environment, broker, logs, signals. `maveriq up` runs the same side by side."""
 
 import asyncio
 import os
