@@ -1,6 +1,7 @@
 """Wires the profiler and runs it: `python -m maveriq_profiler`."""
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -24,7 +25,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
     structlog.get_logger().info(
         "profiler measures", gpu_type=rig.gpu_type, engine=rig.engine, version=rig.engine_version
     )
-    redis = Redis.from_url(settings.redis_url)
+    redis: Any = cast(Any, Redis).from_url(settings.redis_url)
     probe = ChildProbe(rig, settings.limits(cuda=rig.device != "cpu"))
     try:
         handlers = Handlers(probe, Catalog(redis))

@@ -6,7 +6,7 @@ fingerprint-claim:<shape key>:<field>   token of the profiler that measures now;
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -94,7 +94,7 @@ class Catalog:
         return await self.get(key) or fingerprint
 
     @asynccontextmanager
-    async def _claimed(self, key: Key, token: str) -> AsyncIterator[None]:
+    async def _claimed(self, key: Key, token: str) -> AsyncGenerator[None, None]:
         renewing = asyncio.create_task(self._renew(key, token))
         try:
             yield
