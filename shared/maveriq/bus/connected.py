@@ -54,8 +54,15 @@ class ConnectedBus:
         envelope = seal(message, id or uuid4(), cause=cause, reply_to=reply_to)
         await self._connection.post(envelope, message.routing_key, exchange=EXCHANGE, timeout_s=timeout_s)
 
-    async def run(self, service: Service, handlers: Sequence[Handler[Any]], *, node: str | None = None) -> None:
-        await Serving(self._connection, service, self._retry_delay_s).run(handlers, node)
+    async def run(
+        self,
+        service: Service,
+        handlers: Sequence[Handler[Any]],
+        *,
+        node: str | None = None,
+        ready: Callable[[], None] | None = None,
+    ) -> None:
+        await Serving(self._connection, service, self._retry_delay_s).run(handlers, node, ready)
 
     async def mailbox(self, receive: Callable[[Message], None], *, name: str = "client") -> Mailbox:
         def opened(envelope: Envelope) -> None:

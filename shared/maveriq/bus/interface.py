@@ -138,7 +138,14 @@ class Bus(Protocol):
         """
         ...
 
-    async def run(self, service: Service, handlers: "Sequence[Handler[Any]]", *, node: str | None = None) -> None:
+    async def run(
+        self,
+        service: Service,
+        handlers: "Sequence[Handler[Any]]",
+        *,
+        node: str | None = None,
+        ready: Callable[[], None] | None = None,
+    ) -> None:
         """Declare the topology and handle the service's messages until cancelled.
 
         The durable queues of every service in `topology.SERVICES` are declared, not only its own: a message
@@ -150,6 +157,7 @@ class Bus(Protocol):
 
         Args:
             node: binds messages routed by node to this node's own queues; None receives all nodes'.
+            ready: called once all queues exist: what is published from then on reaches the service.
 
         Raises:
             TypeError: the handlers are not exactly what the service consumes.

@@ -37,7 +37,9 @@ class Serving:
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
 
-    async def run(self, handlers: Sequence[Handler[Any]], node: str | None) -> None:
+    async def run(
+        self, handlers: Sequence[Handler[Any]], node: str | None, ready: Callable[[], None] | None = None
+    ) -> None:
         """Serve until cancelled. Raises TypeError on other handlers than the topology's."""
         check_handlers(self._service, handlers)
         await self._connection.declare((*topology_queues(), *service_queues(self._service, node)))
@@ -45,6 +47,8 @@ class Serving:
         try:
             for handler in handlers:
                 consumers.append(await self._consume(handler, self._service.queue(handler.message, node)))
+            if ready is not None:
+                ready()
             await asyncio.Event().wait()
         finally:
             await self._stop(consumers)
