@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
@@ -113,6 +113,26 @@ async def test_a_worker_says_that_it_started_and_then_what_it_has(scene: Scene) 
         (f"{NODE}/cpu:0", "cpu-1t", 300 * MIB, 0),
         (f"{NODE}/cpu:1", "cpu-1t", 220 * MIB, 0),
     ]
+
+
+async def test_a_worker_listens_before_it_says_that_it_started(broker: InProcessBroker) -> None:
+    queues_at_start: list[bool] = []
+
+    class SlowToDeclare(InProcessBus):
+        async def run(self, *given: Any, **named: Any) -> None:
+            await asyncio.sleep(0.05)
+            await super().run(*given, **named)
+
+        async def publish(self, message: Message, **named: Any) -> None:
+            if isinstance(message, NodeStarted):
+                queues_at_start.extend(WORKER.queue(kind, NODE) in broker.queues for kind in WORKER.consumes)
+            await super().publish(message, **named)
+
+    scene = Scene(broker, InProcessBus(broker), SlowToDeclare(broker), [], uuid4())
+    start(scene)
+    await until(lambda: queues_at_start)
+    assert queues_at_start == [True, True]
+    await scene.stop()
 
 
 async def test_what_a_worker_says_when_it_starts_is_said_until_somebody_takes_it(

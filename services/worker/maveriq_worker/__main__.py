@@ -31,10 +31,17 @@ async def serve(bus: Bus, settings: Settings, devices: Devices, new_engine: Call
     def gpus() -> tuple[Gpu, ...]:
         return devices.report(fleet.held_bytes())
 
+    listening = asyncio.Event()
+
+    async def report_once_listening() -> None:
+        # before, a placement for this node would reach ingress's queue alone, and nobody would miss ours
+        await listening.wait()
+        await report(bus, settings.node, settings.engine, gpus, settings.report_s)
+
     try:
         async with asyncio.TaskGroup() as serving:
-            serving.create_task(bus.run(WORKER, Handlers(fleet).all(), node=settings.node))
-            serving.create_task(report(bus, settings.node, settings.engine, gpus, settings.report_s))
+            serving.create_task(bus.run(WORKER, Handlers(fleet).all(), node=settings.node, ready=listening.set))
+            serving.create_task(report_once_listening())
     finally:
         await fleet.stop()
 

@@ -144,6 +144,7 @@ class Replica:
             token=self.placement.token,
             node=self.placement.node,
             load_s=load_s,
+            stage_bytes=tuple(stage.weight_bytes + stage.kv_cache_bytes for stage in self._engine.stats().stages),
         )
 
     def _failed(self, detail: str) -> ReplicaFailed:
