@@ -71,6 +71,9 @@ class ReplicaReady(Message):
     token: str
     node: str
     load_s: float = Field(ge=0)
+    stage_bytes: tuple[int, ...] = Field(
+        default=(), description="Weights and KV cache that each stage allocated on each of its GPUs; empty: not known."
+    )
 
 
 class ReplicaFailed(Message):
