@@ -106,7 +106,7 @@ class Client:
         wanted = deployment_id or uuid4()
         async with self._streams.following(wanted) as changes:
             await changes.publish(IntentSubmitted(deployment_id=wanted, intent=intent, dry_run=dry_run))
-            done = (State.PLANNED,) if dry_run else (State.READY, State.DRAINING, State.RELEASED)
+            done = (State.PLANNED,) if dry_run else (State.READY, State.RELEASED)
             return await _until(changes, done, on_change)
 
     async def release(self, deployment: Deployment | UUID, *, on_change: Change | None = None) -> Deployment:
