@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from maveriq.cli.api import Api, CommandFailed
@@ -19,7 +20,7 @@ from maveriq.cli.cluster import Cluster, cache_dir, running_cluster
 from maveriq.cli.figures import duration, shape, size
 from maveriq.cli.story import Story, comparison
 from maveriq.cli.tables import candidates, failure_view, placement_line, rejections
-from maveriq.client import Client, DeploymentFailedError, Refused, RequestFailed, client_on
+from maveriq.client import Client, DeploymentFailedError, Refused, RequestFailed
 from maveriq.contracts import (
     ChatMessage,
     Deployment,
@@ -28,6 +29,7 @@ from maveriq.contracts import (
     Objective,
     Placement,
     Precision,
+    ReplicaReady,
     Sampling,
     Slo,
     State,
@@ -35,8 +37,9 @@ from maveriq.contracts import (
     Workload,
 )
 from maveriq.logs import configure
+from maveriq.streams import Streams, Subscription
 
-DEVICES = "cpu:0=170MiB,cpu:1=130MiB,cpu:2=100MiB"
+DEVICES = "cpu:0=185MiB,cpu:1=120MiB,cpu:2=60MiB"
 MODEL = "SmolLM2-135M-Instruct"
 QUESTION = "Explain in two sentences why the sky is blue."
 ANSWER_TOKENS = 80
@@ -95,14 +98,16 @@ async def _tell(story: Story, cluster: Cluster) -> None:
     api = Api(cluster.url)
     story.section("cluster", _where(cluster.env), draw(await asyncio.to_thread(api.inventory), {}))
     bus = await cluster.connect()
+    streams = await Streams.open(bus, "demo")
     try:
-        async with client_on(bus, name="demo") as client:
-            await _intent_to_answer(story, client, api)
+        async with streams.subscribed(ReplicaReady) as replicas:
+            await _intent_to_answer(story, Client(streams), api, replicas)
     finally:
+        await streams.close()
         await bus.close()
 
 
-async def _intent_to_answer(story: Story, client: Client, api: Api) -> None:
+async def _intent_to_answer(story: Story, client: Client, api: Api, replicas: Subscription[ReplicaReady]) -> None:
     await client.register(
         Model(
             name=MODEL,
@@ -116,16 +121,35 @@ async def _intent_to_answer(story: Story, client: Client, api: Api) -> None:
     deployment = await client.deploy(INTENT, on_change=teller.on_change)
     await teller.finish(deployment)
     answer = await _ask(story, client, deployment)
-    best = deployment.placements[0].candidate.prediction
-    rows = [("time to first token", best.ttft_ms, answer.ttft_ms)]
-    if answer.tpot_ms is not None:
-        rows.append(("time per output token", best.tpot_ms, answer.tpot_ms))
-    story.section(f"predicted and measured  ({answer.num_tokens} tokens)", comparison(rows))
+    ready = await _ready(replicas, deployment)
+    story.section(f"predicted and measured  ({answer.num_tokens} tokens)", _compared(deployment, answer, ready))
     story.doing("releasing the deployment")
     await client.release(deployment)
     gpus = [state for node in await asyncio.to_thread(api.inventory) for state in node.gpus]
     free, total = sum(gpu.free_bytes for gpu in gpus), sum(gpu.gpu.total_bytes for gpu in gpus)
     story.section("released", f"{size(free)} of {size(total)} are free again")
+
+
+async def _ready(replicas: Subscription[ReplicaReady], deployment: Deployment) -> ReplicaReady:
+    """What the worker said of this deployment's replica: it has, since the deployment is ready."""
+    async for ready in replicas:
+        if ready.deployment_id == deployment.deployment_id:
+            return ready
+    raise AssertionError("a subscription never ends by itself")
+
+
+def _compared(deployment: Deployment, answer: "Measured", ready: ReplicaReady) -> Table:
+    placed = deployment.placements[0]
+    best = placed.candidate.prediction
+    rows = [("time to first token", best.ttft_ms, answer.ttft_ms)]
+    if answer.tpot_ms is not None:
+        rows.append(("time per output token", best.tpot_ms, answer.tpot_ms))
+    last = len(placed.stages) - 1
+    memory = placed.candidate.memory
+    for at, (stage, measured_bytes) in enumerate(zip(placed.stages, ready.stage_bytes, strict=True)):
+        kept_bytes = memory.of_stage(stage.num_layers, first=at == 0, last=at == last) - memory.runtime_bytes
+        rows.append((f"stage {at + 1}: weights and KV cache", kept_bytes, measured_bytes))
+    return comparison(rows)
 
 
 class Teller:
@@ -227,7 +251,7 @@ def _intent_words() -> Text:
 def _fingerprint_words(deployment: Deployment, elapsed_s: float) -> Text:
     words = Text()
     for number, each in enumerate(deployment.fingerprints):
-        layers = " and ".join(str(n) for n in sorted({sample.num_layers for sample in each.samples}))
+        layers = ", ".join(str(n) for n in sorted({sample.num_layers for sample in each.samples}))
         words.append("\n" if number else "")
         words.append(f"{each.precision!s:<5}", style="bold")
         words.append(f"{len(each.samples)} samples of {layers} layers with random weights on {each.gpu_type}, ")

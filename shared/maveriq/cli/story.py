@@ -95,12 +95,12 @@ class Streamed:
 
 
 def comparison(rows: list[tuple[str, float, float]]) -> Table:
-    """Predicted against measured: (name with its unit at the end, predicted, measured)."""
+    """Rows of (name, predicted, measured); a name that begins with "time" is in ms, the others are in bytes."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("")
     for title in ("predicted", "measured", "prediction off by"):
         table.add_column(title, justify="right")
     for name, predicted, measured in rows:
-        shown = size if name == "memory" else duration
+        shown = duration if name.startswith("time") else size
         table.add_row(name, shown(predicted), shown(measured), apart(predicted, measured))
     return table
