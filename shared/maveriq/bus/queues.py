@@ -42,6 +42,8 @@ class QueueSpec:
     """How often a message is handed out before it goes to `dead_queue`."""
     dead_queue: str | None = None
     """Where what expired, or was handed out too often, goes."""
+    ends: bool = False
+    """It is deleted one day: whoever consumes it then must not declare it again."""
 
 
 def service_queues(service: Service, node: str | None = None) -> tuple[QueueSpec, ...]:
@@ -85,6 +87,7 @@ def request_queues(deployment_id: UUID) -> tuple[QueueSpec, ...]:
             ttl_s=MAX_DEADLINE_S,
             max_attempts=MAX_ATTEMPTS,
             dead_queue=DEAD_REQUESTS,
+            ends=True,
         )
         for priority in Priority
     )

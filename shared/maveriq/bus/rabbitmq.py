@@ -81,7 +81,8 @@ class RabbitMqConnection:
             try:
                 for queue in queues:
                     await declare(channel, queue)
-                    self._declared[queue.name] = queue
+                    if not queue.ends:
+                        self._declared[queue.name] = queue
             finally:
                 with suppress(*TROUBLE):
                     await channel.close()
@@ -117,7 +118,6 @@ class RabbitMqConnection:
                     await channel.close()
 
         self._check_open()
-        self._declared.pop(queue, None)
         await attempt()
 
     async def mailbox(self, receive: Callable[[Envelope], None], *, name: str) -> RabbitMqMailbox:

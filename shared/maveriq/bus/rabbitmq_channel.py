@@ -15,6 +15,7 @@ log = structlog.stdlib.get_logger()
 # what a lost connection raises, depending on where it caught us
 TROUBLE = (AMQPError, OSError, RuntimeError, asyncio.InvalidStateError, TimeoutError)
 RETRY_S = 0.2
+SET_UP_TIMEOUT_S = 2.0
 
 
 async def open_channel(link: AbstractRobustConnection, *, confirms: bool = False) -> Channel:
@@ -111,7 +112,8 @@ class LastingChannel:
         channel = await open_channel(self._link, confirms=self._confirms)
         channel.on_consumer_cancel_callbacks.add(lambda _: asyncio.ensure_future(self._let_go(channel)))
         try:
-            await self._set_up(channel)
+            async with asyncio.timeout(SET_UP_TIMEOUT_S):
+                await self._set_up(channel)
         except BaseException:
             await self._let_go(channel)
             raise
