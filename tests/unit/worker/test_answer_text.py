@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from maveriq_worker.answer_text import AnswerText, Detokenizer
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from maveriq_worker.sampling import Sampler
 from maveriq_worker.torch_steps import SamplerSpec
 

@@ -5,6 +5,7 @@ from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from maveriq.contracts import FinishReason
 from maveriq_worker.scheduler import PREFILL_TOKENS, Scheduler
 from maveriq_worker.torch_steps import Cancel, Choice, Emitted, SamplerSpec, Step, StepDone, Submit

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.unit.worker.tiny_models import NUM_LAYERS, greedy, save_model, spec
+
 from maveriq.contracts import Precision
 from maveriq_worker.torch_stage import StageCannotRun, TorchStage
 from maveriq_worker.torch_steps import Move, Pick, Step
-
-from tests.unit.worker.tiny_models import NUM_LAYERS, greedy, save_model, spec
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {"tie_word_embeddings": True},
@@ -45,7 +45,9 @@ def test_any_split_gives_the_tokens_of_generate(family: str, tmp_path: Path) -> 
         assert greedy(stages, PROMPTS, NUM_TOKENS) == expected
 
 
-@pytest.mark.parametrize(("family", "reason"), [("GPT2", "wpe"), ("Mamba", "linear_attention"), ("OPT", "no single list")])
+@pytest.mark.parametrize(
+    ("family", "reason"), [("GPT2", "wpe"), ("Mamba", "linear_attention"), ("OPT", "no single list")]
+)
 def test_what_cannot_be_cut_is_refused_by_name(family: str, reason: str, tmp_path: Path) -> None:
     model = save_model(family, tmp_path, **({"n_head": 4} if family == "GPT2" else {}))
     with pytest.raises(StageCannotRun, match=f"{type(model).__name__}.*{reason}"):

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
 from maveriq.contracts import Precision
 from maveriq_worker.torch_stage import TorchStage
 from maveriq_worker.torch_steps import Pick, StageSpec, Step
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 NUM_LAYERS = 4
 VOCABULARY = 260  # every byte, and specials
