@@ -6,12 +6,13 @@ A process of its own, so that its memory is its own and goes away, and the profi
 import os
 import sys
 import threading
+import time
 from typing import TextIO
 
 from maveriq.contracts import Sample
 from maveriq_profiler.cutting import Unreadable, config_from
 from maveriq_profiler.facts import read
-from maveriq_profiler.orders import FactsOrder, Line, Order, ProbeOrder
+from maveriq_profiler.orders import FactsOrder, Line, Measured, Order, ProbeOrder
 
 
 def main() -> None:
@@ -31,22 +32,26 @@ def _probe(order: ProbeOrder, answers: TextIO) -> Line:
     def report(sample: Sample) -> None:
         _say(answers, Line(progress=sample))
 
-    if order.engine == "trtllm":
-        from maveriq_profiler import trtllm_probe
-
-        return Line(measured=trtllm_probe.measure(order, report))
-    import torch
+    import torch  # TensorRT-LLM brings it too
 
     from maveriq_profiler import probe
     from maveriq_profiler.hop import hop_ms
 
-    if order.device.startswith("cuda") and not torch.cuda.is_available():
+    begun = time.perf_counter()
+    if order.engine == "trtllm":
+        from maveriq_profiler import trtllm_probe
+
+        samples = trtllm_probe.measure(order, report)
+    elif order.device.startswith("cuda") and not torch.cuda.is_available():
         return Line(
             failed=f"torch sees no CUDA on {order.device}; install torch for CUDA, or MAVERIQ_PROFILE_DEVICE=cpu"
         )
-    hidden_size = config_from(order.config_json).hidden_size
-    hop = hop_ms(hidden_size, probe.DTYPES[order.precision], torch.device(order.device))
-    return Line(measured=probe.measure(order, hop, report))
+    else:
+        samples = probe.measure(order, report)
+    # last: it starts CUDA in this process, which TensorRT-LLM must do by itself
+    visible = torch.device(order.device if order.engine == "torch" else "cuda:0")
+    hop = hop_ms(config_from(order.config_json).hidden_size, probe.DTYPES[order.precision], visible)
+    return Line(measured=Measured(hop_ms=hop, samples=samples, cost_s=time.perf_counter() - begun))
 
 
 def _say(answers: TextIO, line: Line) -> None:

@@ -18,7 +18,7 @@ from maveriq.contracts import Precision, Sample
 from maveriq_profiler.cutting import build, config_from, find_layers, with_layers
 from maveriq_profiler.grid import Grid, Point
 from maveriq_profiler.kv_cache import Rooms
-from maveriq_profiler.orders import Measured, ProbeOrder
+from maveriq_profiler.orders import ProbeOrder
 from maveriq_profiler.peak import peak_bytes
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
@@ -60,7 +60,7 @@ class Readings:
     decode_ms: list[float]
 
 
-def measure(order: ProbeOrder, hop_ms: float, report: Callable[[Sample], None]) -> Measured:
+def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample, ...]:
     """All samples of an order.
 
     Args:
@@ -69,7 +69,6 @@ def measure(order: ProbeOrder, hop_ms: float, report: Callable[[Sample], None]) 
     Raises:
         Unreadable, RuntimeError (out of memory among them).
     """
-    begun = time.perf_counter()
     torch.set_num_threads(order.threads)
     device = torch.device(order.device)
     runtime = runtime_bytes(device)
@@ -82,7 +81,7 @@ def measure(order: ProbeOrder, hop_ms: float, report: Callable[[Sample], None]) 
     for (num_layers, point), taken in readings.items():
         samples.append(_sample(num_layers, point, order.grid.output_tokens, taken, peaks[point], runtime))
         report(samples[-1])
-    return Measured(hop_ms=hop_ms, samples=tuple(samples), cost_s=time.perf_counter() - begun)
+    return tuple(samples)
 
 
 def runtime_bytes(device: torch.device) -> int:

@@ -15,7 +15,7 @@ import torch
 from maveriq.contracts import Precision, Sample
 from maveriq_profiler.cutting import build, config_from, with_layers
 from maveriq_profiler.grid import Grid, Point
-from maveriq_profiler.orders import Measured, ProbeOrder
+from maveriq_profiler.orders import ProbeOrder
 
 _DTYPES = {Precision.BF16: "bfloat16", Precision.FP16: "float16"}
 _ROUNDS = 3
@@ -34,8 +34,8 @@ class NvmlMeter:
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
 
 
-def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> Measured:
-    """All samples of an order. hop_ms is 0: this engine's own hop is inside what its pipelines take."""
+def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample, ...]:
+    """All samples of an order."""
     meter = NvmlMeter(order.device)
     os.environ["CUDA_VISIBLE_DEVICES"] = order.device.removeprefix("cuda:")  # before tensorrt_llm starts CUDA
     llm, api = import_module("tensorrt_llm"), import_module("tensorrt_llm.llmapi")
@@ -53,8 +53,7 @@ class TensorRt:
     used_bytes: Callable[[], int]
 
 
-async def measure_with(trt: TensorRt, order: ProbeOrder, report: Callable[[Sample], None]) -> Measured:
-    begun = time.perf_counter()
+async def measure_with(trt: TensorRt, order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample, ...]:
     config = config_from(order.config_json)
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +63,7 @@ async def measure_with(trt: TensorRt, order: ProbeOrder, report: Callable[[Sampl
             async for sample in _samples(trt, order, config, folder, num_layers):
                 samples.append(sample)
                 report(sample)
-    return Measured(hop_ms=0.0, samples=tuple(samples), cost_s=time.perf_counter() - begun)
+    return tuple(samples)
 
 
 async def _samples(

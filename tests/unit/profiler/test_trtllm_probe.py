@@ -76,9 +76,9 @@ async def test_each_cut_runs_with_dummy_weights_under_names_that_the_api_has() -
     )
     reported: list[Sample] = []
     trt = TensorRt(api.llm, api.sampling_params, api.kv_cache_config, lambda: 10**9)
-    measured = await measure_with(trt, order, reported.append)
-    assert [(s.num_layers, s.batch) for s in measured.samples] == [(2, 1), (2, 2), (4, 1), (4, 2)]
-    assert measured.samples == tuple(reported)
+    samples = await measure_with(trt, order, reported.append)
+    assert [(s.num_layers, s.batch) for s in samples] == [(2, 1), (2, 2), (4, 1), (4, 2)]
+    assert samples == tuple(reported)
     assert [given["model_kwargs"]["num_hidden_layers"] for given in api.started] == [2, 4]
     assert {given["load_format"] for given in api.started} == {"dummy"}
     assert api.stopped == 2
