@@ -1,7 +1,9 @@
-"""The process of one stage: `python -m maveriq_worker.torch_pipeline <worker fd> [<peer fd> ...]`.
+"""Runs the stages of one replica: `python -m maveriq_worker.torch_pipeline forked|afresh <worker fd of each stage>`.
 
 The first stage leads: it takes requests from the worker, decides each step, and tells the worker what a step brought.
 The others do as told. Steps and chosen tokens travel over sockets, activations over torch.distributed.
+This process is the first stage. The others are forked from it once torch and transformers are imported, so that a
+replica pays for that once, in time and in memory. Where a GPU is used they start afresh: CUDA does not survive a fork.
 """
 
 import gc
@@ -9,15 +11,19 @@ import os
 import socket
 import sys
 import threading
+import traceback
+from typing import NoReturn
 
 import torch
 
 from maveriq_worker.sampling import Sampler
 from maveriq_worker.scheduler import Scheduler
-from maveriq_worker.stage_link import Gone, Link, ready
+from maveriq_worker.stage_link import Gone, Link, pair, ready
 from maveriq_worker.stage_transport import Transport
 from maveriq_worker.torch_stage import StageCannotRun, TorchStage
 from maveriq_worker.torch_steps import Cancel, StageReady, StageRefused, StageSpec, Step, StepDone, Stepped, Submit
+
+_LAST_WORDS_S = 1.0  # for the thread that says how another stage ended
 
 
 class Follower:
@@ -128,6 +134,64 @@ def run(worker: Link, peers: list[Link]) -> None:
         Leader(stage, transport, scheduler, worker, peers).run()
 
 
+def lead(worker_fds: list[int], *, afresh: bool) -> None:
+    """Start the other stages, then be the first."""
+    ends: list[socket.socket] = []
+    ranks: dict[int, int] = {}
+    for rank, worker_fd in enumerate(worker_fds[1:], start=1):
+        ours, theirs = pair()
+        pid = os.fork()
+        if pid == 0:
+            for other in (ours, *ends):
+                other.close()
+            for other_fd in (worker_fds[0], *worker_fds[rank + 1 :]):  # those before are closed already
+                os.close(other_fd)
+            follow(worker_fd, theirs.detach(), afresh=afresh)
+        theirs.close()
+        os.close(worker_fd)
+        ranks[pid] = rank
+        ends.append(ours)
+    watching = threading.Thread(target=_report_deaths, args=(ranks,), daemon=True)
+    watching.start()
+    _serve(Link(socket.socket(fileno=worker_fds[0])), [Link(end) for end in ends], watching)
+
+
+def follow(worker_fd: int, leader_fd: int, *, afresh: bool) -> NoReturn:
+    """Be any stage but the first; never returns."""
+    if afresh:
+        for fd in (worker_fd, leader_fd):
+            os.set_inheritable(fd, True)
+        module = ["-m", "maveriq_worker.torch_pipeline", "follow", str(worker_fd), str(leader_fd)]
+        os.execv(sys.executable, [sys.executable, *module])
+    worker, leader = (Link(socket.socket(fileno=fd)) for fd in (worker_fd, leader_fd))
+    _serve(worker, [leader], None)
+
+
+def _serve(worker: Link, peers: list[Link], watching: threading.Thread | None) -> NoReturn:
+    """A stage's whole life. Exits without Python's farewells, which belong to the process it was forked from."""
+    threading.Thread(target=_end_with_the_worker, daemon=True).start()
+    status = 0
+    try:
+        run(worker, peers)
+    except Gone:
+        if watching is not None:
+            watching.join(_LAST_WORDS_S)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _report_deaths(ranks: dict[int, int]) -> None:
+    """Say how another stage ended, for the worker to read; the first to end is the cause."""
+    while ranks:
+        pid, status = os.waitpid(-1, 0)
+        code = os.waitstatus_to_exitcode(status)
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
+        print(f"stage {ranks.pop(pid)} {how}", file=sys.stderr, flush=True)
+
+
 def _end_with_the_worker() -> None:
     """Standard input is a pipe that the worker holds: its end, however it came, ends this process at once."""
     while os.read(0, 1):
@@ -135,14 +199,8 @@ def _end_with_the_worker() -> None:
     os._exit(0)
 
 
-def main() -> None:
-    threading.Thread(target=_end_with_the_worker, daemon=True).start()
-    links = [Link(socket.socket(fileno=int(number))) for number in sys.argv[1:]]
-    try:
-        run(links[0], links[1:])
-    except Gone:
-        os._exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    how, *numbers = sys.argv[1:]
+    if how == "follow":
+        follow(int(numbers[0]), int(numbers[1]), afresh=False)
+    lead([int(number) for number in numbers], afresh=how == "afresh")
