@@ -6,10 +6,14 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from maveriq.contracts import ErrorCode
 from maveriq_worker.engine import Generation, RequestRefused
+
+
+_LOADING = Lock()  # transformers imports its parts as they are named, which two threads may not do at once
 
 
 class TokenizerFailed(Exception):
@@ -23,7 +27,8 @@ def load_prompts(checkpoint: Path) -> "Prompts":
         TokenizerFailed
     """
     try:
-        return Prompts(checkpoint)
+        with _LOADING:
+            return Prompts(checkpoint)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise TokenizerFailed(
             f"the tokenizer of {checkpoint} does not load ({error}); put tokenizer.json and its configuration there"
