@@ -13,6 +13,7 @@ from maveriq.settings import BadSetting, read
 Run = Callable[[Bus, Mapping[str, str]], Awaitable[None]]
 """A service: given the bus and the environment, it serves until cancelled and then leaves nothing behind."""
 
+PATIENCE_S = 5.0  # longer than a service needs to clean up when its peers answer
 SERVICE_ENTRY_POINTS = "maveriq.services"  # entry-point group under which each service's distribution names its Run
 
 
@@ -26,15 +27,41 @@ def main(name: str, run: Run) -> None:
         sys.exit(2)
 
 
+def amqp_url(env: Mapping[str, str]) -> str:
+    """Where the broker is. Raises BadSetting."""
+    return read(env, "MAVERIQ_AMQP_URL", _amqp_url)
+
+
+async def end(serving: "asyncio.Future[None]", patience_s: float = PATIENCE_S) -> None:
+    """Cancel a service and wait until it has cleaned up.
+
+    It is cancelled again where it goes on: in Python 3.11 `asyncio.wait_for`, with which redis-py and aio-pika
+    write, swallows a cancellation that comes just as it returns.
+    """
+    while not serving.done():
+        serving.cancel()
+        await asyncio.wait({serving}, timeout=patience_s)
+
+
 async def _serve(run: Run, env: Mapping[str, str]) -> None:
-    bus = await connect(read(env, "MAVERIQ_AMQP_URL", str))
-    serving = asyncio.ensure_future(run(bus, env))
+    bus = await connect(amqp_url(env))
+    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.cancel)
+        loop.add_signal_handler(number, stopping.set)
+    serving = asyncio.ensure_future(run(bus, env))
+    stopped = asyncio.ensure_future(stopping.wait())
     try:
-        await serving
-    except asyncio.CancelledError:
-        pass
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await end(serving)
+        if not serving.cancelled():
+            serving.result()
     finally:
+        stopped.cancel()
         await bus.close()
+
+
+def _amqp_url(text: str) -> str:
+    if not text.startswith(("amqp://", "amqps://")):
+        raise ValueError("expected amqp://user:password@host/ or amqps://...")
+    return text

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import cast
 
 import structlog
 
@@ -12,7 +13,7 @@ from maveriq.bus import Bus, connect
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.embedded_redis import embedded_redis
-from maveriq.running import SERVICE_ENTRY_POINTS, Run
+from maveriq.running import SERVICE_ENTRY_POINTS, Run, amqp_url, end
 from maveriq.settings import BadSetting
 from maveriq.topology import SERVICES
 
@@ -36,8 +37,7 @@ class Cluster:
 
     async def connect(self) -> Bus:
         """A connection of its own to the cluster's broker."""
-        url = self.env.get("MAVERIQ_AMQP_URL")
-        return await connect(url) if url else InProcessBus(self._broker)
+        return await connect(amqp_url(self.env)) if self.env.get("MAVERIQ_AMQP_URL") else InProcessBus(self._broker)
 
     async def start(self, runs: Mapping[str, Run]) -> None:
         for name, run in runs.items():
@@ -47,7 +47,7 @@ class Cluster:
         """Return only when a service has ended by itself, saying which and why."""
         ended, _ = await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
         task = next(iter(ended))
-        error = task.exception()
+        error = first_cause(task.exception())
         if isinstance(error, BadSetting):
             return CommandFailed(str(error), exit_code=2)
         why = f"{type(error).__name__}: {error}" if error is not None else "it ended by itself"
@@ -68,10 +68,10 @@ class Cluster:
 
     async def stop(self) -> None:
         """Cancel all services and wait until each has cleaned up."""
-        for task in self._tasks.values():
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=STOP_TIMEOUT_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await asyncio.gather(*(end(task) for task in self._tasks.values()))
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)  # those that failed were told of already
 
     async def _ready(self) -> None:
         if "ingress" not in self._tasks:
@@ -88,6 +88,13 @@ class Cluster:
             await run(bus, self.env)
         finally:
             await bus.close()
+
+
+def first_cause(error: BaseException | None) -> BaseException | None:
+    """What a task group wraps: the first of its errors."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast(BaseException, error.exceptions[0])  # pyright: ignore[reportUnknownMemberType]
+    return error
 
 
 async def _until(answers: Callable[[], object]) -> None:
