@@ -13,6 +13,7 @@ from maveriq.contracts import (
     IntentAccepted,
     IntentSubmitted,
     InventoryChanged,
+    MeasurementRequested,
     Message,
     MessageRefused,
     ModelRegistered,
@@ -48,6 +49,8 @@ class Service:
     name: str
     consumes: tuple[type[Message], ...]
     emits: tuple[type[Message], ...]
+    per_node: bool = False
+    """Whether messages routed by node go to one node's own queue; else the service hears those of all nodes."""
 
     @property
     def dead_queue(self) -> str:
@@ -78,7 +81,12 @@ INGRESS = Service(
     ),
     emits=(ModelRegistered, IntentAccepted, ReleaseAccepted, DeploymentChanged),
 )  # fmt: skip
-PROFILER = Service("profiler", consumes=(IntentAccepted,), emits=(FingerprintMeasured, DeploymentFailed))
+PROFILER = Service(
+    "profiler",
+    consumes=(IntentAccepted, MeasurementRequested),
+    emits=(MeasurementRequested, FingerprintMeasured, DeploymentFailed),
+    per_node=True,
+)
 PLANNER = Service("planner", consumes=(FingerprintMeasured,), emits=(PlanComputed, PlanPreviewed, DeploymentFailed))
 ALLOCATOR = Service(
     "allocator",
@@ -89,6 +97,7 @@ WORKER = Service(
     "worker",
     consumes=(PlacementReserved, DeploymentDraining),
     emits=(NodeStarted, NodeReported, ReplicaReady, ReplicaFailed, ReplicaStopped),
+    per_node=True,
 )
 
 SERVICES = (INGRESS, PROFILER, PLANNER, ALLOCATOR, WORKER)

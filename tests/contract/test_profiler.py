@@ -18,14 +18,17 @@ from maveriq.contracts import (
     FingerprintMeasured,
     Intent,
     IntentAccepted,
+    MeasurementRequested,
     Message,
     Model,
     Precision,
     Variant,
 )
 from maveriq.topology import PROFILER
+from maveriq_profiler.__main__ import seen
 from maveriq_profiler.catalog import Catalog, Key
 from maveriq_profiler.handlers import Handlers
+from maveriq_profiler.rigs import Rigs
 
 DEPLOYMENT = UUID("00000000-0000-4000-8000-000000000001")
 
@@ -41,7 +44,7 @@ async def answer(redis_url: str, probe: FakeProbe, event: IntentAccepted) -> Mes
     async with Redis.from_url(redis_url) as redis:
         cause = decode(IntentAccepted, IntentAccepted.topic, event.model_dump_json().encode())
         assert cause == event
-        (reply,) = replies(PROFILER, await Handlers(probe, Catalog(redis)).on_intent_accepted(cause))
+        (reply,) = replies(PROFILER, await Handlers(probe, Catalog(redis), Rigs(redis)).on_intent_accepted(cause))
     sent = decode(type(reply), reply.topic, reply.model_dump_json().encode())
     assert sent == reply
     return sent
@@ -130,4 +133,56 @@ def test_an_unknown_field_of_the_model_is_rejected_by_its_name() -> None:
 
 async def test_the_handlers_are_what_the_topology_says(redis_url: str) -> None:
     async with Redis.from_url(redis_url) as redis:
-        check_handlers(PROFILER, [Handler(IntentAccepted, Handlers(FakeProbe(), Catalog(redis)).on_intent_accepted)])
+        handlers = Handlers(FakeProbe(), Catalog(redis), Rigs(redis))
+        check_handlers(
+            PROFILER,
+            [
+                Handler(IntentAccepted, handlers.on_intent_accepted),
+                Handler(MeasurementRequested, handlers.on_measurement_requested),
+            ],
+        )
+
+
+async def goes_round(redis_url: str, probes: dict[str, FakeProbe], event: IntentAccepted) -> list[Message]:
+    """The answers of every rig that the intent came to, in order, each through JSON."""
+    heard: list[Message] = []
+    async with Redis.from_url(redis_url) as redis:
+        rigs = Rigs(redis)
+        for probe in probes.values():
+            await rigs.say(seen(probe.rig))
+        cause: Message = event
+        while isinstance(cause, IntentAccepted | MeasurementRequested):
+            at = cause.node if isinstance(cause, MeasurementRequested) else next(iter(probes))
+            handlers = Handlers(probes[at], Catalog(redis), rigs)
+            on = handlers.on_measurement_requested if isinstance(cause, MeasurementRequested) else None
+            answered = await on(cause) if on else await handlers.on_intent_accepted(event)
+            (reply,) = replies(PROFILER, answered)
+            cause = decode(type(reply), reply.topic, reply.model_dump_json().encode())
+            heard.append(cause)
+    return heard
+
+
+async def test_an_intent_goes_round_all_gpu_types_once(redis_url: str) -> None:
+    types = ("cpu-1t", "NVIDIA L4", "NVIDIA H100 80GB HBM3")
+    probes = {probe.rig.name: probe for probe in (FakeProbe(rig(gpu_type)) for gpu_type in types)}
+    *requested, measured = await goes_round(redis_url, probes, accepted())
+    assert [type(message) for message in requested] == [MeasurementRequested] * 2
+    assert isinstance(measured, FingerprintMeasured)
+    assert {f.gpu_type for f in measured.fingerprints} == set(types)
+    assert [type(message) for message in await goes_round(redis_url, probes, accepted())] == [FingerprintMeasured]
+    assert [probe.measured for probe in probes.values()] == [[Precision.FP32]] * 3
+
+
+async def test_a_gpu_type_that_cannot_measure_does_not_stop_the_others(redis_url: str) -> None:
+    broken, whole = FakeProbe(rig("NVIDIA T4"), failure="out of memory"), FakeProbe()
+    probes = {probe.rig.name: probe for probe in (broken, whole)}
+    *_, measured = await goes_round(redis_url, probes, accepted())
+    assert isinstance(measured, FingerprintMeasured)
+    assert [f.gpu_type for f in measured.fingerprints] == ["cpu-1t"]
+
+
+async def test_where_no_gpu_type_can_measure_the_deployment_fails(redis_url: str) -> None:
+    probes = {p.rig.name: p for p in (FakeProbe(rig("NVIDIA T4"), failure="full"), FakeProbe(failure="full"))}
+    *_, failed = await goes_round(redis_url, probes, accepted())
+    assert isinstance(failed, DeploymentFailed)
+    assert (failed.reason, failed.detail) == (FailureReason.PROBE_FAILED, "full")

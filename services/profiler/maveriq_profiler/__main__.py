@@ -1,5 +1,6 @@
 """Wires the profiler and runs it: `python -m maveriq_profiler`."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -8,12 +9,13 @@ from redis.asyncio import Redis
 
 from maveriq import running
 from maveriq.bus import Bus, Handler
-from maveriq.contracts import IntentAccepted
+from maveriq.contracts import IntentAccepted, MeasurementRequested
 from maveriq.topology import PROFILER
 from maveriq_profiler.catalog import Catalog
 from maveriq_profiler.handlers import Handlers
-from maveriq_profiler.measuring import ChildProbe
+from maveriq_profiler.measuring import ChildProbe, Rig
 from maveriq_profiler.rig import find_rig
+from maveriq_profiler.rigs import Rigs, RigSeen
 from maveriq_profiler.settings import Settings
 
 
@@ -28,10 +30,31 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
     redis: Any = cast(Any, Redis).from_url(settings.redis_url)
     probe = ChildProbe(rig, settings.limits(cuda=rig.device != "cpu"))
     try:
-        handlers = Handlers(probe, Catalog(redis))
-        await bus.run(PROFILER, [Handler(IntentAccepted, handlers.on_intent_accepted)])
+        rigs = Rigs(redis)
+        handlers = Handlers(probe, Catalog(redis), rigs)
+        serving = bus.run(
+            PROFILER,
+            [
+                Handler(IntentAccepted, handlers.on_intent_accepted),
+                Handler(MeasurementRequested, handlers.on_measurement_requested),
+            ],
+            node=rig.name,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rigs.keep_saying(seen(rig)))
+            group.create_task(serving)
     finally:
         await redis.aclose()
+
+
+def seen(rig: Rig) -> RigSeen:
+    return RigSeen(
+        name=rig.name,
+        engine=rig.engine,
+        engine_version=rig.engine_version,
+        gpu_type=rig.gpu_type,
+        precisions=rig.precisions,
+    )
 
 
 def main() -> None:

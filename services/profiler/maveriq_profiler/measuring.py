@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ class Rig:
     precisions: tuple[Precision, ...]
     """Those that the engine runs on this device."""
     max_pp: int
+
+    @property
+    def name(self) -> str:
+        """Engine and GPU type as one word of a routing key."""
+        return re.sub(r"[^A-Za-z0-9]+", "-", f"{self.engine} {self.gpu_type}").strip("-").lower()
 
 
 class Probe(Protocol):

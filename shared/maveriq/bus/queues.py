@@ -47,7 +47,7 @@ class QueueSpec:
 
 
 def service_queues(service: Service, node: str | None = None) -> tuple[QueueSpec, ...]:
-    """What one service consumes, and its dead queue, first."""
+    """What one service consumes, and its dead queue, first. A node's own queues only where `node` is given."""
     consumed = tuple(
         QueueSpec(
             name=service.queue(message, node),
@@ -57,18 +57,16 @@ def service_queues(service: Service, node: str | None = None) -> tuple[QueueSpec
             dead_queue=service.dead_queue,
         )
         for message in service.consumes
+        if node or not (service.per_node and message.routed_by == "node")
     )
     return (QueueSpec(name=service.dead_queue), *consumed)
 
 
 def topology_queues() -> tuple[QueueSpec, ...]:
     """What all services consume, whether they have ever run or not: services start in any order, and what one emits
-    waits for the others. The worker's queues are each node's own: it declares them itself before it reports.
+    waits for the others. A node's own queues are declared by the service on it.
     """
-    return (
-        tuple(queue for service in SERVICES if service is not WORKER for queue in service_queues(service))
-        + dead_request_queues()
-    )
+    return tuple(queue for service in SERVICES for queue in service_queues(service)) + dead_request_queues()
 
 
 def dead_request_queues() -> tuple[QueueSpec, ...]:

@@ -17,7 +17,13 @@ from maveriq.contracts.deployment import (
     advance,
 )
 from maveriq.contracts.fault import Fault, MessageRefused, faults
-from maveriq.contracts.fingerprint import Fingerprint, FingerprintMeasured, ModelFacts, Sample
+from maveriq.contracts.fingerprint import (
+    Fingerprint,
+    FingerprintMeasured,
+    MeasurementRequested,
+    ModelFacts,
+    Sample,
+)
 from maveriq.contracts.gpu import NODE_PATTERN, Gpu, GpuState, Holding, InventoryChanged, NodeReported, NodeStarted
 from maveriq.contracts.inference import (
     ChatMessage,
@@ -104,6 +110,7 @@ __all__ = [
     "IntentAccepted",
     "IntentSubmitted",
     "InventoryChanged",
+    "MeasurementRequested",
     "Message",
     "MessageRefused",
     "Model",

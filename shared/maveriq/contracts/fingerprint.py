@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from maveriq.contracts.gpu import NODE_PATTERN
 from maveriq.contracts.intent import Admission
 from maveriq.contracts.message import Message, Value
 from maveriq.contracts.model import Precision
@@ -57,6 +58,18 @@ class Fingerprint(Value):
     hop_ms: float = Field(ge=0, description="Handing one token's activations to the next stage, measured.")
     samples: tuple[Sample, ...] = Field(min_length=2)
     cost_s: float = Field(ge=0, description="GPU-seconds that measuring took.")
+
+
+class MeasurementRequested(Message):
+    """One profiler has measured; this GPU type of the cluster has not yet. Goes on until all have."""
+
+    topic: ClassVar[str] = "measurement.requested.v1"
+    routed_by: ClassVar[str | None] = "node"
+
+    deployment_id: UUID
+    admission: Admission
+    node: str = Field(pattern=NODE_PATTERN, description="Rig that is to measure: its engine and GPU type in a word.")
+    asked: tuple[str, ...] = Field(description="Rigs that were asked before: none is asked twice.")
 
 
 class FingerprintMeasured(Message):

@@ -1,0 +1,57 @@
+"""Which rigs measure, in Redis: each profiler says every few seconds that it is there.
+
+profiler-rigs          set of the names of rigs that were ever heard of
+profiler-rig:<name>    the rig, as JSON; it expires unless said again, so a rig that left is not waited for
+"""
+
+import asyncio
+from typing import Any
+
+from maveriq.contracts import Precision, Value
+
+_NAMES = "profiler-rigs"
+
+
+class RigSeen(Value):
+    """A rig as the other profilers know it."""
+
+    name: str
+    engine: str
+    engine_version: str
+    gpu_type: str
+    precisions: tuple[Precision, ...]
+
+
+class Rigs:
+    def __init__(self, redis: Any, *, alive_s: float = 60.0) -> None:
+        """
+        Args:
+            redis: a `redis.asyncio.Redis`.
+            alive_s: a rig not heard of for so long has left.
+        """
+        self._redis = redis
+        self._alive_s = alive_s
+
+    async def say(self, rig: RigSeen) -> None:
+        await self._redis.set(_key(rig.name), rig.model_dump_json(), px=int(self._alive_s * 1e3))
+        await self._redis.sadd(_NAMES, rig.name)
+
+    async def keep_saying(self, rig: RigSeen) -> None:
+        """Until cancelled."""
+        while True:
+            await self.say(rig)
+            await asyncio.sleep(self._alive_s / 4)
+
+    async def present(self) -> tuple[RigSeen, ...]:
+        """Those that are there now, by name."""
+        names = sorted(_text(name) for name in await self._redis.smembers(_NAMES))
+        stored = await self._redis.mget([_key(name) for name in names]) if names else []
+        return tuple(RigSeen.model_validate_json(text) for text in stored if text is not None)
+
+
+def _key(name: str) -> str:
+    return f"profiler-rig:{name}"
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
