@@ -17,7 +17,7 @@ class CommandFailed(Exception):
     """A command cannot be done; says what to do about it in one line."""
 
     def __init__(self, problem: str, *, field: str = "", code: str = "failed", exit_code: int = 1) -> None:
-        super().__init__(f"{field}: {problem}" if field else problem)
+        super().__init__(problem if problem.startswith(field) else f"{field}: {problem}")
         self.field = field
         self.code = code
         self.exit_code = exit_code
@@ -148,6 +148,5 @@ def _refusal(status: int, body: bytes) -> CommandFailed:
 
 def _failure(error: Mapping[str, Any]) -> CommandFailed:
     """OpenAI's error shape, as ingress gives it."""
-    message, param = str(error["message"]), str(error.get("param") or "")
-    named = message.startswith(param)  # most messages begin with their field already
-    return CommandFailed(message, field="" if named else param, code=str(error.get("code") or error.get("type")))
+    code = str(error.get("code") or error.get("type"))
+    return CommandFailed(str(error["message"]), field=str(error.get("param") or ""), code=code)
