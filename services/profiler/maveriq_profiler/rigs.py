@@ -45,7 +45,8 @@ class Rigs:
     async def present(self) -> tuple[RigSeen, ...]:
         """Those that are there now, by name."""
         names = sorted(_text(name) for name in await self._redis.smembers(_NAMES))
-        stored = await self._redis.mget([_key(name) for name in names]) if names else []
+        keys = [_key(name) for name in names]
+        stored: list[bytes | str | None] = await self._redis.mget(keys) if keys else []
         return tuple(RigSeen.model_validate_json(text) for text in stored if text is not None)
 
 
