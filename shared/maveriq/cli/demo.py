@@ -146,7 +146,7 @@ def _compared(deployment: Deployment, answer: "Measured", ready: ReplicaReady) -
         rows.append(("time per output token", best.tpot_ms, answer.tpot_ms))
     last = len(placed.stages) - 1
     memory = placed.candidate.memory
-    for at, (stage, measured_bytes) in enumerate(zip(placed.stages, ready.stage_bytes, strict=True)):
+    for at, (stage, measured_bytes) in enumerate(zip(placed.stages, ready.stage_bytes, strict=False)):
         kept_bytes = memory.of_stage(stage.num_layers, first=at == 0, last=at == last) - memory.runtime_bytes
         rows.append((f"stage {at + 1}: weights and KV cache", kept_bytes, measured_bytes))
     return comparison(rows)
