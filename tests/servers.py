@@ -192,11 +192,11 @@ def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subpro
             stdout=out,
             stderr=out,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux: a killed test run leaves no server either."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):

@@ -19,6 +19,8 @@ from typing import Any, Self
 
 import yaml
 
+from tests.servers import die_with_parent
+
 COMPOSE = Path(__file__).parents[2] / "deploy" / "docker-compose.yml"
 SERVICES = ("ingress", "profiler", "planner", "allocator", "worker")
 START_TIMEOUT_S = 60.0
@@ -64,6 +66,7 @@ class System:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
 
     def wait_ready(self) -> None:
