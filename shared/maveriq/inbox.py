@@ -1,7 +1,6 @@
 """What has arrived for one request: chunks put in by the mailbox, taken out in order by whoever waits."""
 
 import asyncio
-from collections import deque
 
 from maveriq.contracts import Chunk, ErrorCode, InferenceError
 from maveriq.ordering import Ordering
@@ -21,7 +20,7 @@ class RequestFailed(Exception):
 class Inbox:
     """Holds the chunks of one request. One puts, one takes."""
 
-    __slots__ = ("_arrived", "_failure", "_gap", "_late", "_loop", "_ordering", "_waiter")
+    __slots__ = ("_failure", "_gap", "_late", "_loop", "_ordering", "_ready", "_waiter")
 
     def __init__(self, deadline_s: float, late: InferenceError) -> None:
         """Args:
@@ -29,20 +28,32 @@ class Inbox:
         """
         self._loop = asyncio.get_running_loop()
         self._ordering = Ordering()
-        self._arrived: deque[Chunk] = deque()
+        self._ready: list[Chunk] = []
         self._waiter: asyncio.Future[None] | None = None
         self._failure: InferenceError | None = None
         self._gap: asyncio.TimerHandle | None = None
         self._late = self._loop.call_later(deadline_s, self.fail, late)
 
     def put(self, chunk: Chunk) -> None:
-        self._arrived.append(chunk)
-        self._wake()
+        """The hot path: once a token."""
+        if chunk.error is not None:
+            self.fail(chunk.error)
+            return
+        self._ready += self._ordering.take(chunk)
+        if self._gap is not None or self._ordering.has_gap:
+            self._watch_gap()
+        waiter = self._waiter
+        if waiter is not None and self._ready:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def fail(self, error: InferenceError) -> None:
         """End the request once what arrived before is taken."""
         self._failure = error
-        self._wake()
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     async def take(self) -> list[Chunk]:
         """All that can be yielded now, in order; waits for the first.
@@ -50,21 +61,13 @@ class Inbox:
         Raises:
             RequestFailed: an error chunk came, `fail` was called, or a gap stayed open for GAP_S.
         """
-        ready: list[Chunk] = []
-        while True:
-            while self._arrived:
-                chunk = self._arrived.popleft()
-                if chunk.error is not None:
-                    self._failure = chunk.error
-                    break
-                ready += self._ordering.take(chunk)
-            if ready:
-                return ready
+        while not self._ready:
             if self._failure is not None:
                 raise RequestFailed(self._failure)
-            self._watch_gap()
             self._waiter = self._loop.create_future()
             await self._waiter
+        ready, self._ready = self._ready, []
+        return ready
 
     def close(self) -> None:
         """Leave no timer behind."""
@@ -83,8 +86,3 @@ class Inbox:
         elif not self._ordering.has_gap and self._gap is not None:
             self._gap.cancel()
             self._gap = None
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)

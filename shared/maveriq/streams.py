@@ -81,7 +81,7 @@ class Streams:
         """Use `open`."""
         self.bus = bus
         self._mailbox: Mailbox | None = None
-        self._inboxes: dict[UUID, Inbox] = {}
+        self._inboxes: dict[int, Inbox] = {}  # by the request id as a number: a UUID hashes itself in Python
         self._subscriptions: dict[str, list[Subscription[Message]]] = {}
         self._goodbyes: set[asyncio.Task[None]] = set()
 
@@ -120,7 +120,7 @@ class Streams:
             RequestFailed: there is no (further) answer.
         """
         inbox = Inbox(deadline_s + DEADLINE_GRACE_S, _late(deadline_s))
-        self._inboxes[request.request_id] = inbox
+        self._inboxes[request.request_id.int] = inbox
         submitted = answered = False
         try:
             await self._submit(request, priority, deadline_s)
@@ -135,7 +135,7 @@ class Streams:
             raise
         finally:
             inbox.close()
-            self._inboxes.pop(request.request_id, None)
+            self._inboxes.pop(request.request_id.int, None)
             if submitted and not answered:
                 self._cancel(request)
 
@@ -184,7 +184,7 @@ class Streams:
         if type(message) is ChunksProduced:
             inboxes = self._inboxes
             for chunk in message.chunks:
-                inbox = inboxes.get(chunk.request_id)
+                inbox = inboxes.get(chunk.request_id.int)
                 if inbox is not None:  # else cancelled by us a moment ago
                     inbox.put(chunk)
         elif type(message) is MessageRefused:
@@ -199,7 +199,7 @@ class Streams:
                 if refused.refused_id in subscription.sent:
                     subscription.put(Refused(refused.faults))
         with suppress(ValueError):
-            inbox = self._inboxes.get(UUID(refused.refused_id))
+            inbox = self._inboxes.get(UUID(refused.refused_id).int)
             if inbox is not None:
                 first = refused.faults[0]
                 inbox.fail(

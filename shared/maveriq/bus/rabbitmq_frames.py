@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
+import pamqp.frame
 from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.queues import QueueSpec
 
 TRANSIENT, PERSISTENT = 1, 2
+BODY_FRAME, FRAME_END = b"\x03", b"\xce"
 
 
 def properties(envelope: Envelope, delivery_mode: int) -> Basic.Properties:
@@ -25,6 +29,38 @@ def properties(envelope: Envelope, delivery_mode: int) -> Basic.Properties:
         timestamp=None if envelope.sent_at is None else datetime.fromtimestamp(int(envelope.sent_at), UTC),
         headers=dict(envelope.headers) or None,
     )
+
+
+def to_mailbox(channel: int, address: str, sent: Envelope, part_bytes: int, *, returnable: bool) -> bytes:
+    """What sends a transient message to a queue by its name, as it goes over the wire.
+
+    A general AMQP library spends 80 us on each; a worker sends one message a client and engine step. All but the
+    body and its size is the same each time.
+
+    Args:
+        part_bytes: of the body that one frame may carry.
+        returnable: it comes back, with its message id, where there is no such queue.
+    """
+    around = _around.__wrapped__ if returnable else _around  # ids are unique: no use to remember them
+    before, after, start = around(channel, address, sent.topic, sent.message_id if returnable else None)
+    frames = [before, len(sent.body).to_bytes(8, "big"), after]
+    for at in range(0, len(sent.body), part_bytes):
+        part = sent.body[at : at + part_bytes]
+        frames += (start, len(part).to_bytes(4, "big"), part, FRAME_END)
+    return b"".join(frames)
+
+
+@lru_cache(maxsize=1024)
+def _around(channel: int, address: str, topic: str | None, message_id: str | None) -> tuple[bytes, bytes, bytes]:
+    """The method and header frames up to the body's size, and from there; then the start of a body frame."""
+    method = Basic.Publish(exchange="", routing_key=address, mandatory=message_id is not None)
+    given = Basic.Properties(
+        content_type="application/json", delivery_mode=TRANSIENT, message_type=topic, message_id=message_id
+    )
+    header = pamqp.frame.marshal(ContentHeader(properties=given, body_size=0), channel)
+    size_at = 7 + 4  # frame type, channel and length; class and weight
+    before = pamqp.frame.marshal(method, channel) + header[:size_at]
+    return before, header[size_at + 8 :], BODY_FRAME + channel.to_bytes(2, "big")
 
 
 def envelope(message: DeliveredMessage) -> Envelope:

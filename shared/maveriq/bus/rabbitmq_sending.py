@@ -3,16 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from aio_pika.abc import AbstractRobustConnection
 from aiormq import Channel
+from aiormq.abc import ChannelFrame
 from aiormq.exceptions import DeliveryError, PublishError
 
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.interface import MailboxGone, QueueFull, Unavailable, Unroutable
 from maveriq.bus.rabbitmq_channel import RETRY_S, TROUBLE, LastingChannel
-from maveriq.bus.rabbitmq_frames import PERSISTENT, TRANSIENT, properties
+from maveriq.bus.rabbitmq_frames import PERSISTENT, properties, to_mailbox
 from maveriq.topology import EXCHANGE
 
 # After an outage mailboxes come back one by one; one that is missing then is not gone yet.
@@ -80,9 +81,8 @@ class Sender:
         channel = self._channel.now
         if channel is not None:
             with suppress(*TROUBLE):
-                await channel.basic_publish(
-                    envelope.body, routing_key=address, properties=properties(envelope, TRANSIENT), wait=False
-                )
+                # until the socket has it: a broker that takes no more must hold its senders back
+                await _write(channel, envelope, address, returnable=False)
 
     async def send_confirmed(self, envelope: Envelope, address: str, *, timeout_s: float) -> None:
         """Raises MailboxGone, Unavailable."""
@@ -104,13 +104,7 @@ class Sender:
         waiting.message_id_delivery_tag[envelope.message_id] = key
         waiting.confirmations[key] = returned
         try:
-            await channel.basic_publish(
-                envelope.body,
-                routing_key=address,
-                properties=properties(envelope, TRANSIENT),
-                mandatory=True,
-                wait=False,
-            )
+            await _write(channel, envelope, address, returnable=True)
             await channel.basic_qos(prefetch_count=1)
         finally:
             waiting.message_id_delivery_tag.pop(envelope.message_id, None)
@@ -120,6 +114,15 @@ class Sender:
     def _mailboxes_are_returning(self) -> bool:
         since = self._channel.returned_at
         return since is not None and asyncio.get_running_loop().time() - since < MAILBOX_RETURN_S
+
+
+async def _write(channel: Channel, envelope: Envelope, address: str, *, returnable: bool) -> None:
+    """Write it to the socket; messages leave in the order of the calls. Raises one of TROUBLE."""
+    frames = to_mailbox(channel.number, address, envelope, channel.max_content_size, returnable=returnable)
+    written = cast("asyncio.Future[None]", channel.create_future())  # pyright: ignore[reportUnknownMemberType]
+    way_out = cast("asyncio.Queue[ChannelFrame]", channel.write_queue)  # pyright: ignore[reportUnknownMemberType]
+    await way_out.put(ChannelFrame(payload=frames, should_close=False, drain_future=written))
+    await written
 
 
 async def until_done(publish: Callable[[], Awaitable[None]], timeout_s: float) -> None:
