@@ -12,7 +12,6 @@ from typing import Any
 from maveriq.contracts import ErrorCode
 from maveriq_worker.engine import Generation, RequestRefused
 
-
 _LOADING = Lock()  # transformers imports its parts as they are named, which two threads may not do at once
 
 

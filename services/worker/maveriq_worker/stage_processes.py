@@ -98,12 +98,14 @@ class StageProcesses:
             self._folder = None
 
     async def _kill(self) -> None:
-        if self._process is not None:
+        process, listening = self._process, self._listening
+        if process is not None:
             with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            await self._process.wait()
-        if self._listening is not None:
-            await asyncio.wait([self._listening])  # the pipe ends with the last of them
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        if listening is not None:
+            await asyncio.wait([listening])  # the pipe ends with the last of them
+        self._process = self._listening = None
 
     async def _spawn(self, specs: tuple[StageSpec, ...], fds: list[int]) -> None:
         how = "forked" if all(spec.device == "cpu" for spec in specs) else "afresh"
@@ -127,12 +129,13 @@ class StageProcesses:
         return ready
 
     async def _obituary(self) -> str:
-        assert self._process is not None
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _AFTERMATH_S)
-        code = self._process.returncode
+        process, first = self._process, ""
+        if process is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _AFTERMATH_S)
+            code = process.returncode
+            first = f"stage 0 was killed by signal {-code}\n" if code is not None and code < 0 else ""
         await self._kill()
-        first = f"stage 0 was killed by signal {-code}\n" if code is not None and code < 0 else ""
         return (first + self._said.decode(errors="replace")).strip() or "the stages ended without a word"
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:

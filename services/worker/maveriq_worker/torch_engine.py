@@ -29,6 +29,8 @@ class _Answer:
     emitted: deque[Emitted] = field(default_factory=deque[Emitted])
     """What came from the stages and was not yet handed on."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+    """The stages are done with it."""
 
 
 class TorchEngine:
@@ -80,8 +82,8 @@ class TorchEngine:
                 yield produced
         finally:
             del self._answers[submit.key]
-            if self._reason is None and self._tasks:
-                self._processes.send(Cancel(submit.key))  # nothing to the stages if it had ended there
+            if self._reason is None and not answer.ended:
+                self._processes.send(Cancel(submit.key))
 
     def stats(self) -> EngineStats:
         return EngineStats(self._active, self._waiting, self._stages)
@@ -95,8 +97,8 @@ class TorchEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._processes.stop()
         self._end("the engine was stopped")
+        await self._processes.stop()
         self._active, self._waiting = 0, 0
 
     async def _load(self, specs: tuple[StageSpec, ...]) -> tuple[Prompts, tuple[StageStats, ...]]:
@@ -170,6 +172,7 @@ class TorchEngine:
                     answer = self._answers.get(emitted.choice.key)
                     if answer is not None:
                         answer.emitted.append(emitted)
+                        answer.ended = emitted.finish_reason is not None
                         answer.news.set()
 
     async def _watch(self) -> None:

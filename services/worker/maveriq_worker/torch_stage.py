@@ -33,6 +33,8 @@ class TorchStage:
     def __init__(self, spec: StageSpec) -> None:
         self.spec = spec
         self.device = torch.device(spec.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.dtype = DTYPES[spec.precision]
         self.is_first = spec.rank == 0
         self.is_last = spec.rank == spec.num_stages - 1
@@ -49,9 +51,10 @@ class TorchStage:
         if not self.is_first:
             self._check_passes_through()
         shapes = self._kv_shapes()
-        self.kv_cache_bytes = shapes.num_bytes(spec.max_batch, spec.context_tokens, self.dtype.itemsize)
-        self._check_reserved(self.weight_bytes + self.kv_cache_bytes)
+        kv_cache_bytes = shapes.num_bytes(spec.max_batch, spec.context_tokens, self.dtype.itemsize)
+        self._check_reserved(self.weight_bytes + kv_cache_bytes)
         self._kv = KvSlots(shapes, spec.max_batch, spec.context_tokens, self.dtype, self.device)
+        self.kv_cache_bytes = self._kv.num_bytes
 
     @torch.inference_mode()
     def forward(self, step: Step, hidden: torch.Tensor | None) -> torch.Tensor:
