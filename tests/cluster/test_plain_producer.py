@@ -6,9 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from tests.cluster.system import System
-
 from maveriq.contracts import Model
+from tests.cluster.system import System
 
 DOC = Path(__file__).parents[2] / "docs" / "producing.md"
 

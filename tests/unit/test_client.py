@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
+
 from maveriq import Client, DeploymentFailedError, Intent, Model, Refused, RequestFailed, Sampling
 from maveriq import inbox as inbox_module
 from maveriq.bus import Bus, Handler, Rejected, RequestDelivery

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from maveriq.contracts import Gpu, GpuState, Holding, InventoryChanged, State
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
 from tests.unit.cli.records import FIRST, MIB, SECOND, deployment, listed
-
-from maveriq.contracts import Gpu, GpuState, Holding, InventoryChanged, State
 
 Call = Callable[..., Called]
 
