@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from json.encoder import encode_basestring
 from uuid import UUID
 
 from maveriq.bus import RequestDelivery
@@ -47,15 +48,24 @@ class Answer:
     """Output tokens sent so far: the index of the next chunk."""
     request: RequestSubmitted = field(init=False)
     attempt: int = field(init=False)
+    _start: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.request = self.delivery.request
         self.attempt = self.delivery.attempt
+        self._start = f'{{"request_id":"{self.request.request_id}","attempt":{self.attempt},"index":'
 
-    def piece(self, produced: Produced) -> Chunk:
-        """A chunk after which more come. The hot path: model_construct costs more (4.8 us) than validating (1.9)."""
+    def piece(self, produced: Produced) -> str:
+        """A chunk after which more come, as JSON. The hot path: by way of the class it costs three times as much."""
         index = self.num_tokens
-        self.num_tokens = index + len(produced.token_ids)
+        token_ids = produced.token_ids
+        self.num_tokens = index + len(token_ids)
+        if produced.logprobs is not None:
+            return self._chunk(index, produced).model_dump_json(exclude_none=True)
+        ids = token_ids[0] if len(token_ids) == 1 else ",".join(map(str, token_ids))
+        return f'{self._start}{index},"text":{encode_basestring(produced.text)},"token_ids":[{ids}]}}'
+
+    def _chunk(self, index: int, produced: Produced) -> Chunk:
         return Chunk(
             request_id=self.request.request_id,
             attempt=self.attempt,

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
 
-from maveriq.bus import Bus, MailboxGone, Unavailable
-from maveriq.contracts import Chunk, ChunksProduced
+from maveriq.bus import Bus, Encoded, MailboxGone, Unavailable
+from maveriq.contracts import ChunksProduced
 
 CONFIRM_EVERY_S = 2.0  # only a confirmed message tells that a client has left: send one at least so often
 RESEND_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # a broker that restarts is back within their sum
@@ -34,18 +34,18 @@ class Lane:
         self.address = address
         self.num_requests = 0
         self.confirm_at = confirm_at
-        self.chunks: list[Chunk] = []
+        self.chunks: list[str] = []
         self.lasts: list[asyncio.Future[Sent]] = []
         self.sending = False
         self._outbox = outbox
 
-    def put(self, chunk: Chunk) -> None:
-        """Send it with whatever else this step makes for this client."""
+    def put(self, chunk: str) -> None:
+        """Send it, as JSON, with whatever else this step makes for this client."""
         if not self.chunks:
             self._outbox.fill(self)
         self.chunks.append(chunk)
 
-    def put_last(self, chunk: Chunk) -> asyncio.Future[Sent]:
+    def put_last(self, chunk: str) -> asyncio.Future[Sent]:
         """As `put`, but confirmed: what became of it."""
         self.put(chunk)
         last: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
@@ -95,7 +95,7 @@ class Outbox:
                 self._start_sending(lane)
 
     def _start_sending(self, lane: Lane) -> None:
-        message = ChunksProduced(chunks=tuple(lane.chunks))
+        message = Encoded(ChunksProduced.topic, f'{{"chunks":[{",".join(lane.chunks)}]}}'.encode())
         lasts = lane.lasts
         lane.chunks, lane.lasts = [], []
         if lasts or self._loop.time() >= lane.confirm_at:
@@ -107,7 +107,7 @@ class Outbox:
         self._sends.add(sending)
         sending.add_done_callback(self._sends.discard)
 
-    async def _send_unconfirmed(self, lane: Lane, message: ChunksProduced) -> None:
+    async def _send_unconfirmed(self, lane: Lane, message: Encoded) -> None:
         try:
             await self._bus.send(lane.address, message, confirm=False)
         finally:
@@ -115,7 +115,7 @@ class Outbox:
             if lane.chunks and lane not in self._filled:
                 self.fill(lane)
 
-    async def _send_confirmed(self, address: str, message: ChunksProduced, lasts: list[asyncio.Future[Sent]]) -> None:
+    async def _send_confirmed(self, address: str, message: Encoded, lasts: list[asyncio.Future[Sent]]) -> None:
         sent = await self._confirm(address, message)
         for last in lasts:
             if not last.done():
@@ -123,7 +123,7 @@ class Outbox:
         if sent is Sent.GONE:
             self._client_gone(address)
 
-    async def _confirm(self, address: str, message: ChunksProduced) -> Sent:
+    async def _confirm(self, address: str, message: Encoded) -> Sent:
         for delay_s in (*RESEND_DELAYS_S, None):
             try:
                 await self._bus.send(address, message, confirm=True)

@@ -179,7 +179,7 @@ class Serving:
 
     async def _conclude(self, answer: Answer, last: Chunk | None) -> None:
         """Send the last chunk, and ack the request once the client has it."""
-        sent = await answer.lane.put_last(last) if last else Sent.GONE
+        sent = await answer.lane.put_last(last.model_dump_json(exclude_none=True)) if last else Sent.GONE
         if sent is Sent.UNSURE:
             await answer.delivery.requeue()
         else:

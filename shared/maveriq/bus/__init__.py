@@ -5,6 +5,7 @@ from maveriq.bus.handling import Handler, Replies
 from maveriq.bus.interface import (
     Bus,
     DeadRequest,
+    Encoded,
     Mailbox,
     MailboxGone,
     QueueFull,
@@ -16,6 +17,6 @@ from maveriq.bus.interface import (
 )
 
 __all__ = [
-    "Bus", "DeadRequest", "Handler", "Mailbox", "MailboxGone", "QueueFull", "Rejected", "Replies",
+    "Bus", "DeadRequest", "Encoded", "Handler", "Mailbox", "MailboxGone", "QueueFull", "Rejected", "Replies",
     "RequestConsumer", "RequestDelivery", "Unavailable", "Unroutable", "connect",
 ]  # fmt: skip

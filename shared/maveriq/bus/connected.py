@@ -14,6 +14,7 @@ from maveriq.bus.handling import Handler, decode, retry_delay_s
 from maveriq.bus.interface import (
     PUBLISH_TIMEOUT_S,
     DeadRequest,
+    Encoded,
     Mailbox,
     Rejected,
     RequestConsumer,
@@ -79,8 +80,11 @@ class ConnectedBus:
 
         return await self._connection.mailbox(opened, name=name)
 
-    async def send(self, address: str, message: Message, *, confirm: bool) -> None:
-        envelope = seal(message, uuid4())
+    async def send(self, address: str, message: Message | Encoded, *, confirm: bool) -> None:
+        if isinstance(message, Encoded):
+            envelope = Envelope(message.body, topic=message.topic, message_id=str(uuid4()))
+        else:
+            envelope = seal(message, uuid4())
         if confirm:
             await self._connection.send_confirmed(envelope, address, timeout_s=PUBLISH_TIMEOUT_S)
         else:

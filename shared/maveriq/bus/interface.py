@@ -1,6 +1,7 @@
 """What the broker promises, whichever it is. `rabbitmq.py` and `inprocess.py` keep it; one suite holds both to it."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
     from maveriq.bus.handling import Handler
 
 PUBLISH_TIMEOUT_S = 10.0  # RabbitMQ blocks publishers without a word while a memory alarm is on
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A message whose sender has a cheaper way to its JSON than through its class: a worker's tokens."""
+
+    topic: str
+    body: bytes
 
 
 class Rejected(Exception):
@@ -172,11 +181,11 @@ class Bus(Protocol):
         """
         ...
 
-    async def send(self, address: str, message: Message, *, confirm: bool) -> None:
+    async def send(self, address: str, message: Message | Encoded, *, confirm: bool) -> None:
         """Send to a mailbox (or any queue by its name).
 
-        Without confirm it costs next to nothing and promises nothing. Order is kept between calls
-        for one address, confirmed or not.
+        Without confirm it promises nothing, and returns when the broker has passed the message on: who sends often
+        gathers meanwhile what comes next. Order is kept between calls for one address, confirmed or not.
 
         Raises:
             MailboxGone: only with confirm.

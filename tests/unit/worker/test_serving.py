@@ -8,9 +8,8 @@ from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
-from tests.unit.worker.engine_double import PROMPT_TOKENS, Heard, SteppedEngine, request, until
 
-from maveriq.bus import Bus, Mailbox
+from maveriq.bus import Bus, Encoded, Mailbox
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.contracts import (
     ChunksProduced,
@@ -23,6 +22,7 @@ from maveriq.contracts import (
 )
 from maveriq_worker.answering import seed_of
 from maveriq_worker.serving import Serving
+from tests.unit.worker.engine_double import PROMPT_TOKENS, Heard, SteppedEngine, request, until
 
 
 @dataclass
@@ -61,9 +61,9 @@ class CountingBus(InProcessBus):
         super().__init__(broker)
         self.sent: list[tuple[str, ChunksProduced, bool]] = []
 
-    async def send(self, address: str, message: Message, *, confirm: bool) -> None:
-        assert isinstance(message, ChunksProduced)
-        self.sent.append((address, message, confirm))
+    async def send(self, address: str, message: Message | Encoded, *, confirm: bool) -> None:
+        assert isinstance(message, Encoded)
+        self.sent.append((address, ChunksProduced.model_validate_json(message.body), confirm))
         await super().send(address, message, confirm=confirm)
 
 
