@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import structlog
 
 from maveriq.cli import main
 
@@ -71,7 +72,7 @@ class Called:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Called]]:
     """Run `maveriq ARGUMENTS` and give its exit code and output."""
 
     def run(*arguments: str) -> Called:
@@ -86,4 +87,5 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         out, err = capsys.readouterr()
         return Called(code, out, err)
 
-    return run
+    yield run
+    structlog.reset_defaults()  # `up` has sent all logs to this test's stderr
