@@ -110,9 +110,8 @@ def table(shown: dict[str, object]) -> str:
     results = shown["error_percent"]
     assert isinstance(results, dict)
     for cuts, e in results.items():
-        rows.append(
-            f"{cuts:10} {e['decode_median']:14.1f} {e['decode_worst']:8.1f} {e['prefill_median']:15.1f} {e['prefill_worst']:8.1f}"
-        )
+        figures = zip(e.values(), (14, 8, 15, 8), strict=True)
+        rows.append(f"{cuts:10} " + " ".join(f"{value:{width}.1f}" for value, width in figures))
     return "\n".join(rows)
 
 

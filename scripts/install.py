@@ -25,8 +25,6 @@ DISTRIBUTIONS = (
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
-        sys.exit(f"MaverIQ needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12")
     if not runs(PYTHON):
         print("creating .venv", flush=True)
         venv.create(VENV, clear=True, with_pip=True)

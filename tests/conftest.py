@@ -7,11 +7,11 @@ import pika
 import pytest
 import redis as redis_client
 import structlog
-from tests.servers import RabbitMq, Redis, ServerMissing
 
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.bus.queues import topology_queues
 from maveriq.bus.rabbitmq import RabbitMqBus
+from tests.servers import RabbitMq, Redis, ServerMissing
 
 # the default draws tracebacks with rich: a tenth of a second each, and tests make many
 structlog.configure(

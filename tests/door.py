@@ -12,13 +12,13 @@ import httpx
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 from structlog.testing import capture_logs
-from tests.fakes import FakeWorker
 
 from maveriq.bus import Bus
 from maveriq.contracts import (
     ReplicaReady,
 )
 from maveriq_ingress.__main__ import run
+from tests.fakes import FakeWorker
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello"}]
 MODEL = {"name": "smol", "source": "HuggingFaceTB/SmolLM2-135M-Instruct"}

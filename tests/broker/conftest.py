@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+
 from tests.broker.sides import Echo, InProcessSide, RabbitMqSide, Side
 
 

@@ -4,7 +4,6 @@ from contextlib import suppress
 from uuid import uuid4
 
 import pytest
-from tests.broker.sides import Side, until
 
 from maveriq.bus import MailboxGone, Unroutable
 from maveriq.bus.envelope import Envelope
@@ -18,6 +17,7 @@ from maveriq.contracts import (
     ReplicaStopped,
     Usage,
 )
+from tests.broker.sides import Side, until
 
 
 def chunks(index: int, finish: FinishReason | None = None) -> ChunksProduced:

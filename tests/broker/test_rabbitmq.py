@@ -12,13 +12,13 @@ from uuid import UUID, uuid4
 import pika
 import pika.adapters.blocking_connection
 import pytest
-from tests.broker.sides import Echo, RabbitMqSide, until
-from tests.servers import RabbitMq
 
 from maveriq.bus import RequestDelivery, Unavailable, connect
 from maveriq.bus.rabbitmq import RabbitMqBus
 from maveriq.contracts import Message, Priority, ReleaseAccepted, ReleaseRequested, RequestSubmitted
 from maveriq.topology import EXCHANGE, MAX_DEADLINE_S, request_queue
+from tests.broker.sides import Echo, RabbitMqSide, until
+from tests.servers import RabbitMq
 
 KILLED_CONSUMER = """
 import asyncio, sys

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
 import pytest
-from tests.broker.sides import Side, until
 
 from maveriq.bus import DeadRequest, QueueFull, RequestDelivery, Unroutable
 from maveriq.bus import queues as bounds
@@ -15,6 +14,7 @@ from maveriq.bus.connected import ConnectedBus
 from maveriq.bus.envelope import Envelope, deadline
 from maveriq.contracts import Message, MessageRefused, Priority, RequestSubmitted
 from maveriq.topology import MAX_ATTEMPTS, MAX_DEADLINE_S, WORKER, request_queue
+from tests.broker.sides import Side, until
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
-from tests.broker.sides import Echo, Side, until
 
 from maveriq.bus import Handler, QueueFull, Rejected, Unroutable, serving
 from maveriq.bus import queues as bounds
@@ -14,6 +13,7 @@ from maveriq.bus.envelope import Envelope, seal
 from maveriq.bus.handling import retry_delay_s
 from maveriq.contracts import Fault, Message, MessageRefused, ReleaseAccepted, ReleaseRequested
 from maveriq.topology import MAX_ATTEMPTS, PLANNER, WORKER
+from tests.broker.sides import Echo, Side, until
 
 
 def release() -> ReleaseRequested:

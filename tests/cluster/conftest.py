@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.cluster.system import System
-from tests.servers import RabbitMq, Redis
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from maveriq.client import Client, connect
 from maveriq.contracts import Model, Precision, Variant
+from tests.cluster.system import System
+from tests.servers import RabbitMq, Redis
 
 FP32 = (Variant(precision=Precision.FP32, accuracy=1.0),)
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import openai
 import pytest
-from tests.door import HELLO, Door, quiet_ingress, served
-from tests.fakes import FakeWorker
 
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.bus.queues import QueueSpec
@@ -16,6 +14,8 @@ from maveriq.contracts import (
     Priority,
     RequestCancelled,
 )
+from tests.door import HELLO, Door, quiet_ingress, served
+from tests.fakes import FakeWorker
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import openai
 import pytest
-from tests.door import HELLO, MODEL, Door, none_serves, quiet_ingress, served
 
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.contracts import (
@@ -16,6 +15,7 @@ from maveriq.contracts import (
 )
 from maveriq.topology import REQUEST_QUEUE_LENGTH
 from maveriq_ingress.bodies import MAX_BODY_BYTES
+from tests.door import HELLO, MODEL, Door, none_serves, quiet_ingress, served
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ from uuid import UUID, uuid4
 
 import openai
 import pytest
-from tests.door import HELLO, MODEL, Door, none_serves, quiet_ingress
-from tests.fakes import ADMISSION, FACTS, FINGERPRINT, PLAN, placement
 
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.contracts import (
@@ -24,6 +22,8 @@ from maveriq.contracts import (
     PlanPreviewed,
     ReplicaReady,
 )
+from tests.door import HELLO, MODEL, Door, none_serves, quiet_ingress
+from tests.fakes import ADMISSION, FACTS, FINGERPRINT, PLAN, placement
 
 
 @pytest.fixture

@@ -9,9 +9,6 @@ from uuid import uuid4
 import openai
 import pytest
 from redis.asyncio import Redis
-from tests import servers
-from tests.door import HELLO, MODEL, Door, ingress, quiet_ingress, served
-from tests.fakes import ADMISSION, NOW, FakeWorker
 
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.bus.queues import QueueSpec
@@ -25,6 +22,9 @@ from maveriq.settings import BadSetting
 from maveriq_ingress import serving_http
 from maveriq_ingress.__main__ import run
 from maveriq_ingress.statuses import Statuses
+from tests import servers
+from tests.door import HELLO, MODEL, Door, ingress, quiet_ingress, served
+from tests.fakes import ADMISSION, NOW, FakeWorker
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from tests.cluster.system import SERVICES, System
 
 from maveriq.client import Client
 from maveriq.contracts import Deployment, FinishReason, Intent, Model, Sampling, State, Workload
+from tests.cluster.system import SERVICES, System
 
 PROMPT = "The capital of France is"
 ANSWER = Sampling(max_tokens=40, temperature=0, ignore_eos=True)

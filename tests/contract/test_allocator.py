@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar, cast
 
 import pytest
-from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed, memory, reported
 
 from maveriq.bus import Bus, Handler, Rejected
 from maveriq.bus.handling import check_handlers, decode, replies
@@ -30,6 +29,7 @@ from maveriq.topology import ALLOCATOR, Service
 from maveriq_allocator.__main__ import bound, run, wire
 from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import connect
+from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed, memory, reported
 
 M = TypeVar("M", bound=Message)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from maveriq.topology import SERVICES
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from redis.asyncio import Redis
-from tests.fakes import ADMISSION, FACTS, FINGERPRINT, NOW, PLAN, placement
 
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
@@ -38,6 +37,7 @@ from maveriq_ingress.handlers import Handlers
 from maveriq_ingress.inventory import Inventories
 from maveriq_ingress.models import Models
 from maveriq_ingress.statuses import Statuses
+from tests.fakes import ADMISSION, FACTS, FINGERPRINT, NOW, PLAN, placement
 
 SPY = "spy"
 REPLIES = "replies"

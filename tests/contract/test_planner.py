@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
-from tests.unit.planner.measurements import DEPLOYMENT, intent, measured
 
 from maveriq.bus import Bus, Handler, Rejected
 from maveriq.bus.handling import check_handlers, decode, replies
@@ -21,6 +20,7 @@ from maveriq.contracts import (
 from maveriq.topology import PLANNER, Service
 from maveriq_planner.__main__ import run
 from maveriq_planner.handlers import Handlers
+from tests.unit.planner.measurements import DEPLOYMENT, intent, measured
 
 
 async def answer(event: FingerprintMeasured) -> Message:

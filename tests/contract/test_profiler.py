@@ -7,7 +7,6 @@ from uuid import UUID
 
 import pytest
 from redis.asyncio import Redis
-from tests.unit.profiler.rigs import FACTS, FakeProbe, fingerprint, rig
 
 from maveriq.bus import Handler, Rejected
 from maveriq.bus.handling import check_handlers, decode, replies
@@ -29,6 +28,7 @@ from maveriq_profiler.__main__ import seen
 from maveriq_profiler.catalog import Catalog, Key
 from maveriq_profiler.handlers import Handlers
 from maveriq_profiler.rigs import Rigs
+from tests.unit.profiler.rigs import FACTS, FakeProbe, fingerprint, rig
 
 DEPLOYMENT = UUID("00000000-0000-4000-8000-000000000001")
 

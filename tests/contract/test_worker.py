@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
-from tests.unit.worker.engine_double import NODE, Heard, SteppedEngine, placement, request, until
 
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
@@ -33,6 +32,7 @@ from maveriq_worker.devices import CpuDevices
 from maveriq_worker.engine import EngineFailed
 from maveriq_worker.publishing import publish_until_kept
 from maveriq_worker.settings import Settings
+from tests.unit.worker.engine_double import NODE, Heard, SteppedEngine, placement, request, until
 
 M = TypeVar("M", bound=Message)
 

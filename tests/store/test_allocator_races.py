@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.unit.allocator.plans import candidate, computed, memory, reported
 
 from maveriq.contracts import (
     DeploymentDraining,
@@ -30,6 +29,7 @@ from maveriq_allocator.placing import Overtaken
 from maveriq_allocator.reservations import Reservations
 from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import Store, connect
+from tests.unit.allocator.plans import candidate, computed, memory, reported
 
 TOTALS = {"a": (200, 120, 60), "b": (160, 160), "c": (90,)}
 

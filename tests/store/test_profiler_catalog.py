@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
-from tests.unit.profiler.rigs import fingerprint, rig
 
 from maveriq.contracts import Fingerprint, Precision
 from maveriq_profiler.catalog import Catalog, Key
 from maveriq_profiler.measuring import ProbeFailed
+from tests.unit.profiler.rigs import fingerprint, rig
 
 KEY = Key("shape", "torch", "2.13-r1", "cpu-1t", Precision.FP32, Precision.FP32)
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
 import pytest
-from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed, reported
 
 from maveriq.contracts import Stage
 from maveriq_allocator import keys, lifecycle
@@ -14,6 +13,7 @@ from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lifecycle import Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
 from maveriq_allocator.store import Store, connect
+from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed, reported
 
 GIB = 2**30
 

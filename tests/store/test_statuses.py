@@ -7,7 +7,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from redis.asyncio import Redis
-from tests.fakes import ADMISSION, FACTS, FINGERPRINT, MODEL, NOW, PLAN, placement
 
 from maveriq.contracts import (
     DeploymentReleased,
@@ -21,6 +20,7 @@ from maveriq.contracts import (
 )
 from maveriq_ingress.models import Models
 from maveriq_ingress.statuses import INDEX, KEEP_ENDED_S, Statuses, key_of
+from tests.fakes import ADMISSION, FACTS, FINGERPRINT, MODEL, NOW, PLAN, placement
 
 
 @pytest.fixture

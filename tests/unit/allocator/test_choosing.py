@@ -1,8 +1,7 @@
 """Which candidate and which nodes a deployment gets."""
 
-from tests.unit.allocator.plans import candidate, memory, node, plan
-
 from maveriq_allocator.choosing import choose, readable, shortage
+from tests.unit.allocator.plans import candidate, memory, node, plan
 
 
 def test_the_first_candidate_that_fits_wins() -> None:

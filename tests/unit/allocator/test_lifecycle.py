@@ -1,7 +1,5 @@
 """What a deployment holds after each fact, whichever comes twice or late."""
 
-from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed, node
-
 from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
@@ -13,6 +11,7 @@ from maveriq.contracts import (
 from maveriq_allocator import lifecycle
 from maveriq_allocator.choosing import choose
 from maveriq_allocator.lifecycle import Phase, Record, Stray
+from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed, node
 
 PLAN = computed(candidate(pp=1), candidate(pp=2), replicas=2)
 BLANK = Record(deployment_id=DEPLOYMENT)

@@ -6,11 +6,11 @@ from itertools import combinations, pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.allocator.plans import candidate, fragments, memory
 
 from maveriq.contracts import Stage, StageMemory
 from maveriq_allocator.feasibility import Unsound, check, violations
 from maveriq_allocator.packing import Packing, Shortfall, pack
+from tests.unit.allocator.plans import candidate, fragments, memory
 
 GIB = 2**30
 

@@ -2,10 +2,9 @@
 
 from uuid import uuid4
 
-from tests.fakes import ADMISSION, INTENT, MODEL
-
 from maveriq.contracts import Admission, Intent, IntentSubmitted
 from maveriq_ingress.admission import MAX_NAMES, admit, taken
+from tests.fakes import ADMISSION, INTENT, MODEL
 
 
 def submitted(model: str = "smol", *, dry_run: bool = False) -> IntentSubmitted:

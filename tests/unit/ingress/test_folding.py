@@ -4,8 +4,6 @@ from datetime import timedelta
 from itertools import permutations
 from uuid import UUID, uuid4
 
-from tests.fakes import ADMISSION, FACTS, FINGERPRINT, NOW, PLAN, placement
-
 from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
@@ -22,6 +20,7 @@ from maveriq.contracts import (
     State,
 )
 from maveriq_ingress.folding import Fact, Record, fold
+from tests.fakes import ADMISSION, FACTS, FINGERPRINT, NOW, PLAN, placement
 
 ID = uuid4()
 

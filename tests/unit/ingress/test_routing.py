@@ -3,10 +3,9 @@
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from tests.fakes import NOW
-
 from maveriq.contracts import State
 from maveriq_ingress.routing import NoRoute, Route, Routes
+from tests.fakes import NOW
 
 OLD, NEW = uuid4(), uuid4()
 

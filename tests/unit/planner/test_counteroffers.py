@@ -3,13 +3,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.planner.measurements import FACTS, MODEL, fingerprint, fingerprints, intent
 
 from maveriq.contracts import Counteroffer, Intent, Precision, Slo
 from maveriq_planner.counteroffers import counteroffers
 from maveriq_planner.estimate import fit
 from maveriq_planner.explanation import explain
 from maveriq_planner.search import measured_space, search
+from tests.unit.planner.measurements import FACTS, MODEL, fingerprint, fingerprints, intent
 
 SPACE = measured_space(MODEL, FACTS, fingerprints(), max_pp=3, fit=fit)
 

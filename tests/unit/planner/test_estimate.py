@@ -2,12 +2,12 @@ from itertools import product
 from math import isfinite
 
 import pytest
-from tests.unit.planner.measurements import FACTS, MODEL, Truth, fingerprint, intent
 
 from maveriq.contracts import DAY_MS, Configuration, Precision, Slo
 from maveriq_planner.counteroffers import counteroffers
 from maveriq_planner.estimate import fit
 from maveriq_planner.search import measured_space, search
+from tests.unit.planner.measurements import FACTS, MODEL, Truth, fingerprint, intent
 
 LAW = fit(FACTS, fingerprint())
 

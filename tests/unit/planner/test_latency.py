@@ -1,10 +1,10 @@
 from random import Random
 
 import pytest
-from tests.unit.planner.measurements import FACTS, Truth, fingerprint, samples
 
 from maveriq.contracts import Sample
 from maveriq_planner.latency import DecodeLaw, fit_decode, fit_prefill
+from tests.unit.planner.measurements import FACTS, Truth, fingerprint, samples
 
 
 def step_ms(law: DecodeLaw, layers: int, batch: float, context: float) -> float:

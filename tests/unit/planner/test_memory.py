@@ -1,8 +1,8 @@
 import pytest
-from tests.unit.planner.measurements import FACTS, fingerprint
 
 from maveriq.contracts import Configuration, Precision
 from maveriq_planner.memory import fit_activations, replica_bytes, stage_memory
+from tests.unit.planner.measurements import FACTS, fingerprint
 
 
 def configuration(**changes: object) -> Configuration:

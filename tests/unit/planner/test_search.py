@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.planner.measurements import FACTS, MODEL, fingerprint, fingerprints, intent, samples
 
 from maveriq.contracts import Configuration, Intent, Objective, Precision, Slo
 from maveriq_planner.estimate import Estimate, fit
 from maveriq_planner.search import GIB, Space, context_tokens, measured_space, search
+from tests.unit.planner.measurements import FACTS, MODEL, fingerprint, fingerprints, intent, samples
 
 SPACE = measured_space(MODEL, FACTS, fingerprints(), max_pp=4, fit=fit)
 ACCURACY = {Precision.FP32: 1.0, Precision.BF16: 0.99, Precision.INT8: 0.97, Precision.INT4: None}

@@ -1,7 +1,6 @@
-from tests.unit.profiler.rigs import FACTS
-
 from maveriq_profiler.grid import grid_for
 from maveriq_profiler.settings import CPU_LIMITS
+from tests.unit.profiler.rigs import FACTS
 
 SMALL = FACTS.model_copy(update={"num_layers": 30, "max_context_tokens": 8192})
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.worker.tiny_models import greedy, save_model, save_tokenizer, spec
 
 from maveriq.contracts import Precision
 from maveriq_worker.checkpoints import CheckpointFailed, eos_ids, prepare
 from maveriq_worker.torch_stage import TorchStage
+from tests.unit.worker.tiny_models import greedy, save_model, save_tokenizer, spec
 
 
 async def test_a_folder_of_safetensors_is_used_as_it_is(tmp_path: Path) -> None:

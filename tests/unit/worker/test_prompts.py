@@ -4,11 +4,11 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from tests.unit.worker.tiny_models import VOCABULARY, save_model, save_tokenizer
 
 from maveriq.contracts import ChatMessage, ErrorCode, Sampling
 from maveriq_worker.engine import Generation, RequestRefused
 from maveriq_worker.prompts import Prompts, TokenizerFailed, load_prompts
+from tests.unit.worker.tiny_models import VOCABULARY, save_model, save_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.worker.tiny_models import NUM_LAYERS, greedy, save_model, spec
 
 from maveriq.contracts import Precision
 from maveriq_worker.torch_stage import StageCannotRun, TorchStage
 from maveriq_worker.torch_steps import Move, Pick, Step
+from tests.unit.worker.tiny_models import NUM_LAYERS, greedy, save_model, spec
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {"tie_word_embeddings": True},

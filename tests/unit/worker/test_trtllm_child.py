@@ -11,13 +11,13 @@ from typing import cast
 from uuid import uuid4
 
 import pytest
-from tests.unit.worker.engine_double import until
-from tests.unit.worker.test_trtllm_engine import launch
 
 from maveriq.contracts import ErrorCode, FinishReason, Sampling
 from maveriq_worker.child_engine import ChildEngine, child_env
 from maveriq_worker.descendants import descendants
 from maveriq_worker.engine import Device, EngineFailed, Generation, Launch, LocalStage, Produced, RequestRefused
+from tests.unit.worker.engine_double import until
+from tests.unit.worker.test_trtllm_engine import launch
 
 ENGINE = '''
 import asyncio, os, subprocess, sys

@@ -8,7 +8,6 @@ from uuid import uuid4
 
 import pytest
 from jinja2 import TemplateError
-from tests.unit.worker.trtllm_double import TrtLlm, load
 
 from maveriq.contracts import ChatMessage, Configuration, ErrorCode, FinishReason, Model, Precision, Sampling, Variant
 from maveriq_worker.engine import Device, EngineFailed, Generation, Launch, LocalStage, Produced, RequestRefused
@@ -21,6 +20,7 @@ from maveriq_worker.trtllm_options import (
     sampling_arguments,
     source,
 )
+from tests.unit.worker.trtllm_double import TrtLlm, load
 
 SHAPE = Shape(num_layers=10, num_kv_heads=4, head_dim=64)
 GIB = 2**30
