@@ -105,9 +105,10 @@ def compare(ours: Way, sse: Way, count: int, chatty: bool) -> dict[str, float]:
         "sse_cpu_ms_per_1k": statistics.median(their.cpu_ms_per_1k for _, their in runs),
     }
     if chatty:
+        ratio = found["ours_tokens_per_s"] / found["sse_tokens_per_s"]
         print(
             f"{count:>3} streams: {found['ours_tokens_per_s']:>8,.0f} tokens/s over the broker, "
-            f"{found['sse_tokens_per_s']:>8,.0f} over SSE ({found['ours_tokens_per_s'] / found['sse_tokens_per_s']:.2f}); "
+            f"{found['sse_tokens_per_s']:>8,.0f} over SSE ({ratio:.2f}); "
             f"CPU ms per 1,000 tokens {found['ours_cpu_ms_per_1k']:.1f} and {found['sse_cpu_ms_per_1k']:.1f}",
             flush=True,
         )

@@ -16,12 +16,16 @@ from uuid import UUID, uuid4
 import aiohttp
 import uvicorn
 import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 from maveriq import Sampling
 from maveriq.bus import connect as connect_bus
 from maveriq.client import Client
 from maveriq.client import connect as connect_client
-from maveriq.contracts import FinishReason
+from maveriq.contracts import Chunk, FinishReason
 from maveriq_worker.engine import EngineStats, Generation, Launch, Produced
 from maveriq_worker.serving import Serving
 
@@ -98,12 +102,16 @@ async def _read_ours(client: Client, deployment_id: UUID, job: "Job") -> None:
 
 
 async def serve_sse(pace_s: str) -> None:
-    """The fastest plain way in Python: uvicorn on uvloop and httptools, no framework."""
+    """Plain SSE as ingress serves it: Starlette on uvicorn, here with uvloop and httptools."""
     engine = StepEngine(float(pace_s))
+
+    async def generate(request: Request) -> StreamingResponse:
+        return StreamingResponse(events(engine, await request.json()), media_type="text/event-stream")
+
+    application = Starlette(routes=[Route("/", generate, methods=["POST"])])
     config = uvicorn.Config(
-        lambda scope, receive, send: answer_sse(engine, receive, send),
-        port=0, lifespan="off", interface="asgi3", access_log=False, log_level="error", http="httptools", loop="uvloop",
-    )  # fmt: skip
+        application, port=0, lifespan="off", access_log=False, log_level="error", http="httptools", loop="uvloop"
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  # uvicorn tells nobody
@@ -112,23 +120,19 @@ async def serve_sse(pace_s: str) -> None:
     await serving
 
 
-async def answer_sse(
-    engine: StepEngine, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-) -> None:
-    """One event a token, with what our chunks carry."""
-    wanted = json.loads((await receive())["body"])
-    generation = Generation(UUID(wanted["request_id"]), "Hello", None, Sampling(max_tokens=wanted["max_tokens"]))
-    headers = [(b"content-type", b"text/event-stream")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+async def events(engine: StepEngine, wanted: dict[str, Any]) -> AsyncIterator[bytes]:
+    """One event a token; its fields are our chunk's."""
+    request_id = wanted["request_id"]
     index = 0
-    async for produced in engine.generate(generation):
-        event = {"index": index, "text": produced.text, "token_ids": produced.token_ids}
+    async for produced in engine.generate(
+        Generation(UUID(request_id), "Hello", None, Sampling(max_tokens=wanted["max_tokens"]))
+    ):
+        event = {"request_id": request_id, "attempt": 1, "index": index, "text": produced.text}
+        event["token_ids"] = produced.token_ids
         if produced.finish_reason is not None:
             event["finish_reason"] = produced.finish_reason
         index += 1
-        body = b"data: %s\n\n" % json.dumps(event).encode()
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+        yield b"data: %s\n\n" % json.dumps(event).encode()
 
 
 async def read_sse(port: str) -> None:
@@ -141,8 +145,8 @@ async def _read_sse(session: aiohttp.ClientSession, port: str, job: "Job") -> No
     async with session.post(f"http://127.0.0.1:{port}/", json=wanted) as response:
         async for line in response.content:
             if line.startswith(b"data: "):
-                event = json.loads(line[6:])
-                job.take(len(event["token_ids"]), event["text"])
+                chunk = Chunk.model_validate_json(line[6:])
+                job.take(len(chunk.token_ids), chunk.text)
 
 
 class Job:

@@ -39,8 +39,9 @@ class Inbox:
         if chunk.error is not None:
             self.fail(chunk.error)
             return
-        self._ready += self._ordering.take(chunk)
-        if self._gap is not None or self._ordering.has_gap:
+        new = self._ordering.take(chunk)
+        self._ready += new
+        if not new or self._gap is not None:
             self._watch_gap()
         waiter = self._waiter
         if waiter is not None and self._ready:

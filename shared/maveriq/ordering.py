@@ -29,6 +29,11 @@ class Ordering:
 
     def take(self, chunk: Chunk) -> Sequence[Chunk]:
         """What can be yielded now that `chunk` is here, in order."""
+        in_order = chunk.index == self._tokens and chunk.attempt == self._attempt and not self._held
+        if in_order and not self._skip_chars and not self._skip_tokens:  # nearly always
+            self._tokens += len(chunk.token_ids)
+            self._chars += len(chunk.text)
+            return (chunk,)
         if chunk.attempt < self._attempt:
             return ()  # a worker that was given up and does not know it yet
         if chunk.attempt > self._attempt:
