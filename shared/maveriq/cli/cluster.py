@@ -35,6 +35,11 @@ class Cluster:
         host = self.env.get("MAVERIQ_HTTP_HOST", "127.0.0.1")
         return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.env.get('MAVERIQ_HTTP_PORT', '8000')}"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The services that were started."""
+        return tuple(self._tasks)
+
     async def connect(self) -> Bus:
         """A connection of its own to the cluster's broker."""
         return await connect(amqp_url(self.env)) if self.env.get("MAVERIQ_AMQP_URL") else InProcessBus(self._broker)

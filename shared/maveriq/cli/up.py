@@ -57,5 +57,6 @@ async def _serve(console: Console, env: Mapping[str, str], only: Sequence[str]) 
 
 async def _until_failed(console: Console, cluster: Cluster) -> None:
     await cluster.wait_ready()
-    console.print(f"[green]✓[/] ready at [bold]{cluster.url}[/]; Ctrl-C stops it")
+    what = f"ready at [bold]{cluster.url}[/]" if "ingress" in cluster.names else f"{', '.join(cluster.names)} started"
+    console.print(f"[green]✓[/] {what}; Ctrl-C stops it")
     raise await cluster.wait_failed()
