@@ -158,10 +158,10 @@ def test_descendants_are_found_and_ended_and_a_number_used_again_is_not() -> Non
     nap = "import time; time.sleep(60)"
     shell = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {nap!r}]).wait()"
     with subprocess.Popen([sys.executable, "-c", shell]) as child:
-        while len(found := descendants(os.getpid())) < 2:
+        while not (found := descendants(child.pid)):
             pass
-        assert child.pid in found
-        (below,) = descendants(child.pid)
+        assert child.pid in descendants(os.getpid())
+        (below,) = found
         end({below: found[below] + 1})
         assert below in descendants(child.pid)
         end({below: found[below]})

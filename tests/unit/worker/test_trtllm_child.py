@@ -79,7 +79,19 @@ async def engine(target: str) -> AsyncIterator[ChildEngine]:
     await engine.start(launch())
     yield engine
     await engine.stop()
-    assert not descendants(os.getpid())
+    assert not engine_processes()
+
+
+def engine_processes() -> set[int]:
+    """Of this test run's other children, the servers, not one."""
+    return {pid for pid in descendants(os.getpid()) if b"maveriq_worker.child_main" in command(pid)}
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def asking(prompt: str = "go", tokens: int = 3) -> Generation:
@@ -131,17 +143,17 @@ async def test_an_engine_that_does_not_start_says_why_and_is_gone(target: str) -
         await ChildEngine(target).start(launch(max_batch=1))
     with pytest.raises(EngineFailed, match="ended with 1"):
         await ChildEngine("no_such_module:Engine").start(launch())
-    assert not descendants(os.getpid())
+    assert not engine_processes()
 
 
 async def test_an_engine_that_loads_can_be_stopped(target: str) -> None:
     engine = ChildEngine(target)
     starting = asyncio.create_task(engine.start(launch(max_batch=2)))
-    await until(lambda: bool(descendants(os.getpid())))
+    await until(lambda: bool(engine_processes()))
     starting.cancel()
     await asyncio.wait({starting})
     await engine.stop()
-    assert not descendants(os.getpid())
+    assert not engine_processes()
 
 
 async def test_a_child_whose_worker_is_killed_ends(target: str, tmp_path: Path) -> None:
