@@ -17,6 +17,7 @@ from maveriq_worker.torch_steps import StageReady, StageRefused, StageSpec
 
 _TAIL_BYTES = 4096  # of what the stages said before one died
 _STREAM_BYTES = 1 << 20
+_FAREWELL_S = 3.0  # stages that have not ended by then are killed
 _AFTERMATH_S = 0.3  # for the first stage to say how another ended
 
 
@@ -99,24 +100,27 @@ class StageProcesses:
 
     async def _kill(self) -> None:
         process, listening = self._process, self._listening
-        if process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        if process is not None and listening is not None:
+            assert process.stdin is not None
+            process.stdin.close()  # the sign to end; standard error ends with the last of them
+            _, running = await asyncio.wait([listening], timeout=_FAREWELL_S)
+            if running:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-        if listening is not None:
-            await asyncio.wait([listening])  # the pipe ends with the last of them
+            await asyncio.wait([listening])
         self._process = self._listening = None
 
     async def _spawn(self, specs: tuple[StageSpec, ...], fds: list[int]) -> None:
         how = "forked" if all(spec.device == "cpu" for spec in specs) else "afresh"
-        self._process = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "maveriq_worker.torch_pipeline", how, *map(str, fds),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
             pass_fds=fds, env=_environment(specs[0].threads),
             start_new_session=True,  # so that all of them can be ended together
         )  # fmt: skip
-        assert self._process.stderr is not None
-        self._listening = asyncio.ensure_future(self._listen(self._process.stderr))
+        assert process.stderr is not None
+        self._process, self._listening = process, asyncio.ensure_future(self._listen(process.stderr))
 
     async def _loaded(self, link: _Link) -> StageReady:
         try:

@@ -23,7 +23,7 @@ from maveriq_worker.stage_transport import Transport
 from maveriq_worker.torch_stage import StageCannotRun, TorchStage
 from maveriq_worker.torch_steps import Cancel, StageReady, StageRefused, StageSpec, Step, StepDone, Stepped, Submit
 
-_LAST_WORDS_S = 1.0  # for the thread that says how another stage ended
+_LAST_WORDS_S = 1.0  # for the other stages to end, and to say how
 
 
 class Follower:
@@ -169,7 +169,7 @@ def follow(worker_fd: int, leader_fd: int, *, afresh: bool) -> NoReturn:
 
 def _serve(worker: Link, peers: list[Link], watching: threading.Thread | None) -> NoReturn:
     """A stage's whole life. Exits without Python's farewells, which belong to the process it was forked from."""
-    threading.Thread(target=_end_with_the_worker, daemon=True).start()
+    threading.Thread(target=_end_with_the_worker, args=(watching,), daemon=True).start()
     status = 0
     try:
         run(worker, peers)
@@ -192,10 +192,15 @@ def _report_deaths(ranks: dict[int, int]) -> None:
         print(f"stage {ranks.pop(pid)} {how}", file=sys.stderr, flush=True)
 
 
-def _end_with_the_worker() -> None:
-    """Standard input is a pipe that the worker holds: its end, however it came, ends this process at once."""
+def _end_with_the_worker(watching: threading.Thread | None) -> None:
+    """Standard input is a pipe that the worker holds: its end, however it came, ends every stage at once.
+
+    The first waits for the others, which are its children: left behind they would stay defunct where nobody reaps.
+    """
     while os.read(0, 1):
         pass
+    if watching is not None:
+        watching.join(_LAST_WORDS_S)
     os._exit(0)
 
 
