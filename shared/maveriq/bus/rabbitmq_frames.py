@@ -65,9 +65,12 @@ def _around(channel: int, address: str, topic: str | None, message_id: str | Non
 
 def envelope(message: DeliveredMessage) -> Envelope:
     """What arrived. The broker's own headers are put in our words: `reason` and `dead_from`."""
-    given = message.header.properties
+    return unpack(message.header.properties, message.body)
+
+
+def unpack(given: Basic.Properties, body: bytes) -> Envelope:
     return Envelope(
-        body=message.body,
+        body=body,
         topic=given.message_type,
         message_id=given.message_id,
         correlation_id=given.correlation_id,

@@ -19,6 +19,7 @@ from maveriq.bus.queues import DeclaredOtherwise, QueueSpec
 from maveriq.bus.rabbitmq_channel import TROUBLE, LastingChannel
 from maveriq.bus.rabbitmq_frames import arguments, attempt, envelope
 from maveriq.bus.rabbitmq_sending import until_done
+from maveriq.bus.rabbitmq_short_way import ShortWay
 from maveriq.topology import EXCHANGE, QUEUE_LENGTH
 
 log = structlog.stdlib.get_logger()
@@ -172,11 +173,12 @@ class RabbitMqMailbox:
         await channel.queue_declare(self._address, exclusive=True, auto_delete=True, arguments=bound)
         for key in self._keys:
             await channel.queue_bind(self._address, EXCHANGE, key)
-        await channel.basic_consume(self._address, self._take, no_ack=True)
+        ShortWay(channel, self._receive)
+        await channel.basic_consume(self._address, _elsewhere, no_ack=True)
 
-    async def _take(self, message: DeliveredMessage) -> None:
-        # one task each, started in order of arrival; nothing is awaited here, so they end in order too
-        self._receive(envelope(message))
+
+async def _elsewhere(message: DeliveredMessage) -> None:
+    raise AssertionError("a mailbox's messages take the short way")
 
 
 async def dismantle(channel: Channel, queue: str, receive: Callable[[Envelope, int], Awaitable[None]]) -> None:
