@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.servers import RabbitMq
 
 STREAMS = (1, 8, 32, 64)
-TOKENS = {1: 12_000, 8: 64_000, 32: 128_000, 64: 256_000}  # of all streams together: seconds, so that the start counts little
+TOKENS = {1: 12_000, 8: 64_000, 32: 128_000, 64: 256_000}  # of all streams: seconds, so the start counts little
 IDLE_PACE_S = 0.01  # a fast engine's pace for one stream; at slower ones the CPU sleeps deeper, for both ways
 IDLE_TOKENS = 200
 REPEATS = 3

@@ -15,7 +15,6 @@ from uuid import UUID, uuid4
 
 import aiohttp
 import uvicorn
-import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
@@ -26,6 +25,7 @@ from maveriq.bus import connect as connect_bus
 from maveriq.client import Client
 from maveriq.client import connect as connect_client
 from maveriq.contracts import Chunk, FinishReason
+from maveriq.running import event_loop, relax_gc
 from maveriq_worker.engine import EngineStats, Generation, Launch, Produced
 from maveriq_worker.serving import Serving
 
@@ -183,4 +183,6 @@ ENDS = {
 }
 
 if __name__ == "__main__":
-    uvloop.run(ENDS[sys.argv[1], sys.argv[2]](*sys.argv[3:]))
+    relax_gc()
+    with asyncio.Runner(loop_factory=event_loop) as runner:
+        runner.run(ENDS[sys.argv[1], sys.argv[2]](*sys.argv[3:]))
