@@ -40,9 +40,11 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
             ],
             node=rig.name,
         )
-        async with asyncio.TaskGroup() as group:
-            group.create_task(rigs.keep_saying(seen(rig)))
-            group.create_task(serving)
+        saying = asyncio.create_task(rigs.keep_saying(seen(rig)))
+        try:
+            await serving
+        finally:
+            await running.end(saying)
     finally:
         await redis.aclose()
 

@@ -5,7 +5,10 @@ profiler-rig:<name>    the rig, as JSON; it expires unless said again, so a rig 
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any
+
+from redis.exceptions import RedisError
 
 from maveriq.contracts import Precision, Value
 
@@ -37,9 +40,10 @@ class Rigs:
         await self._redis.sadd(_NAMES, rig.name)
 
     async def keep_saying(self, rig: RigSeen) -> None:
-        """Until cancelled."""
+        """Until cancelled; a store that is away for a while hears it when it is back."""
         while True:
-            await self.say(rig)
+            with suppress(RedisError):
+                await self.say(rig)
             await asyncio.sleep(self._alive_s / 4)
 
     async def present(self) -> tuple[RigSeen, ...]:
