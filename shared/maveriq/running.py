@@ -5,7 +5,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
 
 from maveriq.bus import Bus, connect
 from maveriq.logs import configure
@@ -64,6 +66,24 @@ async def end(serving: "asyncio.Future[None]", patience_s: float = PATIENCE_S) -
     while not serving.done():
         serving.cancel()
         await asyncio.wait({serving}, timeout=patience_s)
+
+
+async def side_by_side(*serving: Coroutine[Any, Any, None]) -> None:
+    """Run them until all have ended, one has failed or this is cancelled; then end the others.
+
+    A task group cancels its tasks once only, and waits for ever for one that swallowed that (see `end`).
+    """
+    tasks = [asyncio.ensure_future(each) for each in serving]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        ending = asyncio.gather(*(end(task) for task in tasks))
+        while not ending.done():
+            with suppress(asyncio.CancelledError):  # being told again changes nothing
+                await asyncio.wait({ending})
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 async def _serve(run: Run, env: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from maveriq.running import amqp_url, end
+from maveriq.running import amqp_url, end, side_by_side
 from maveriq.settings import BadSetting
 
 
@@ -29,6 +29,45 @@ async def test_a_service_that_ended_by_itself_keeps_its_result() -> None:
     await asyncio.wait({serving})
     await end(serving)
     assert serving.result() is None
+
+
+async def test_one_that_fails_ends_those_beside_it_and_is_heard() -> None:
+    ended: list[str] = []
+
+    async def long() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("long")
+
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise BadSetting("MAVERIQ_X")
+
+    with pytest.raises(BadSetting, match="MAVERIQ_X"):
+        await side_by_side(long(), failing())
+    assert ended == ["long"]
+
+
+async def test_those_side_by_side_end_together_when_they_are_told_to_twice() -> None:
+    ended: list[int] = []
+
+    async def careful(number: int) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append(number)
+
+    serving = asyncio.ensure_future(side_by_side(careful(1), careful(2)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait({serving})
+    assert serving.cancelled()
+    assert ended == [1, 2]
 
 
 def test_an_address_that_is_no_brokers_names_the_variable() -> None:

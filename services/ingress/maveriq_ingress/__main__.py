@@ -10,6 +10,7 @@ from structlog import get_logger
 
 from maveriq.bus import Bus, QueueFull, Unavailable, Unroutable
 from maveriq.running import main as run_service
+from maveriq.running import side_by_side
 from maveriq.streams import Streams
 from maveriq.topology import INGRESS
 from maveriq_ingress.api import Api
@@ -56,11 +57,12 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
             *OpenAiModels(models, changes).endpoints(),
         ]
         log.info("http listens", url="http://{}:{}".format(*listening.getsockname()[:2]))
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(bus.run(INGRESS, handlers.all()))
-            tasks.create_task(serve(app(endpoints, bus, redis), listening))
-            tasks.create_task(changes.keep_fresh())
-            tasks.create_task(pass_on(bus, statuses))
+        await side_by_side(
+            bus.run(INGRESS, handlers.all()),
+            serve(app(endpoints, bus, redis), listening),
+            changes.keep_fresh(),
+            pass_on(bus, statuses),
+        )
 
 
 async def pass_on(bus: Bus, statuses: Statuses) -> None:

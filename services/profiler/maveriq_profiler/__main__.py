@@ -1,6 +1,5 @@
 """Wires the profiler and runs it: `python -m maveriq_profiler`."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -40,11 +39,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
             ],
             node=rig.name,
         )
-        saying = asyncio.create_task(rigs.keep_saying(seen(rig)))
-        try:
-            await serving
-        finally:
-            await running.end(saying)
+        await running.side_by_side(serving, rigs.keep_saying(seen(rig)))
     finally:
         await redis.aclose()
 

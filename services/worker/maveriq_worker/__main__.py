@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from maveriq.bus import Bus
 from maveriq.contracts import Gpu
 from maveriq.running import main as run_service
+from maveriq.running import side_by_side
 from maveriq.topology import WORKER
 from maveriq_worker.devices import Devices, find_devices
 from maveriq_worker.engine import Engine
@@ -39,9 +40,9 @@ async def serve(bus: Bus, settings: Settings, devices: Devices, new_engine: Call
         await report(bus, settings.node, settings.engine, gpus, settings.report_s)
 
     try:
-        async with asyncio.TaskGroup() as serving:
-            serving.create_task(bus.run(WORKER, Handlers(fleet).all(), node=settings.node, ready=listening.set))
-            serving.create_task(report_once_listening())
+        await side_by_side(
+            bus.run(WORKER, Handlers(fleet).all(), node=settings.node, ready=listening.set), report_once_listening()
+        )
     finally:
         await fleet.stop()
 
