@@ -41,10 +41,15 @@ class Choice:
     seats: tuple[Seat, ...]
 
 
-def choose(plan: Plan, nodes: Sequence[Node], *, num_replicas: int, start: int = 0) -> Choice | None:
-    """Seats for all replicas, or for none: None where no candidate from rank `start` on fits."""
+def choose(plan: Plan, nodes: Sequence[Node], *, num_replicas: int | None = None, start: int = 0) -> Choice | None:
+    """Seats for all replicas, or for none: None where no candidate from rank `start` on fits.
+
+    Args:
+        num_replicas: None: as many as each candidate says.
+    """
     for rank in range(start, len(plan.candidates)):
-        seats = _seat_all(plan.candidates[rank], plan.facts.num_layers, nodes, num_replicas)
+        candidate = plan.candidates[rank]
+        seats = _seat_all(candidate, plan.facts.num_layers, nodes, num_replicas or candidate.replicas)
         if seats is not None:
             return Choice(rank, seats)
     return None

@@ -90,6 +90,7 @@ def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: S
         token=f"{record.deployment_id}.{replica}.{record.num_issued}",
         node=seat.node,
         model=plan.admission.model,
+        facts=plan.plan.facts,
         candidate=plan.plan.candidates[rank],
         stages=seat.stages,
     )

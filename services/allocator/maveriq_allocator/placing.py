@@ -80,11 +80,10 @@ class Placing:
 
     async def _first_seats(self, record: Record, plan: PlanComputed, start: int) -> Attempt:
         nodes = await self.inventory.snapshot()
-        num_replicas = plan.admission.intent.replicas
-        choice = await self._choose(plan, nodes, num_replicas, start)
+        choice = await self._choose(plan, nodes, None, start)
         if choice is not None:
             return Attempt(lifecycle.placed(record, plan, choice), choice.rank)
-        failure = Failure(reason=FailureReason.NO_CAPACITY, detail=self._shortage(plan, 0, nodes, num_replicas))
+        failure = Failure(reason=FailureReason.NO_CAPACITY, detail=self._shortage(plan, 0, nodes, None))
         return Attempt(lifecycle.failed(record, failure))
 
     async def _next_seat(self, before: Loaded, lost: Held, start: int, detail: str) -> Attempt:
@@ -107,7 +106,7 @@ class Placing:
         return Attempt(lifecycle.failed(before.record, failure, lost))
 
     async def _choose(
-        self, plan: PlanComputed, nodes: list[NodeState], num_replicas: int, start: int,
+        self, plan: PlanComputed, nodes: list[NodeState], num_replicas: int | None, start: int,
         apart_from: tuple[UUID, int] | None = None,
     ) -> Choice | None:  # fmt: skip
         fragments = [node.fragments(apart_from) for node in heard(nodes, self.node_timeout_s)]
@@ -115,13 +114,14 @@ class Placing:
         return await asyncio.to_thread(decide)  # seconds, for 64 candidates on a thousand full nodes
 
     def _shortage(
-        self, plan: PlanComputed, rank: int, nodes: list[NodeState], num_replicas: int,
+        self, plan: PlanComputed, rank: int, nodes: list[NodeState], num_replicas: int | None,
         apart_from: tuple[UUID, int] | None = None,
     ) -> str:  # fmt: skip
         """Why the best candidate from `rank` on does not fit, and which nodes were not asked."""
         present = heard(nodes, self.node_timeout_s)
         fragments = [node.fragments(apart_from) for node in present]
-        text = shortage(plan.plan.candidates[rank], plan.plan.facts.num_layers, fragments, num_replicas)
+        candidate = plan.plan.candidates[rank]
+        text = shortage(candidate, plan.plan.facts.num_layers, fragments, num_replicas or candidate.replicas)
         others = len(plan.plan.candidates) - rank - 1
         if others:
             text += f"; nor does any of the {others} candidate(s) after it fit"

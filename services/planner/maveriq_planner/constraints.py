@@ -29,7 +29,7 @@ class Miss:
 def misses(intent: Intent, configuration: Configuration, estimate: Estimate) -> tuple[Miss, ...]:
     """Worst first; empty where the intent is met. `max_gpus` counts the GPUs of all replicas."""
     found = [*_latency(intent, estimate), *_rate(intent, estimate), *_accuracy(intent, estimate)]
-    num_gpus = intent.replicas * configuration.num_gpus
+    num_gpus = (intent.replicas or 1) * configuration.num_gpus
     if intent.max_gpus is not None and num_gpus > intent.max_gpus:
         found.append(Miss(GPUS, intent.max_gpus, num_gpus, num_gpus / intent.max_gpus - 1))
     return tuple(sorted(found, key=lambda miss: -miss.excess))
@@ -49,7 +49,7 @@ def _latency(intent: Intent, estimate: Estimate) -> Iterator[Miss]:
 def _rate(intent: Intent, estimate: Estimate) -> Iterator[Miss]:
     if not estimate.sustained:
         wanted = intent.workload.request_rate_per_s
-        capacity_per_s = estimate.capacity_per_s * intent.replicas
+        capacity_per_s = estimate.capacity_per_s * (intent.replicas or 1)
         yield Miss(RATE, wanted, capacity_per_s, max(0.0, wanted / capacity_per_s - 1))
 
 

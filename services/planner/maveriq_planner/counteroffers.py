@@ -66,10 +66,10 @@ def _rates(intent: Intent, space: Space) -> Iterator[Counteroffer]:
         else:
             missed = middle
     yield _offer(intent, RATE, wanted, _rounded(met, up=False))
-    enough = floor(intent.replicas * wanted / missed)
-    first = max(intent.replicas + 1, enough)
+    enough = floor((intent.replicas or 1) * wanted / missed)
+    first = max((intent.replicas or 1) + 1, enough)
     for replicas in range(first, min(_MAX_REPLICAS + 1, first + _REPLICAS_TRIED)):
-        offer = _offer(intent, REPLICAS, intent.replicas, replicas)
+        offer = _offer(intent, REPLICAS, (intent.replicas or 1), replicas)
         if _meets(offer.intent, viable, space):
             yield offer
             return

@@ -120,7 +120,7 @@ def judge(intent: Intent, share: Workload, configuration: Configuration, estimat
 
 def replica_share(intent: Intent) -> Workload:
     """What one replica gets of the workload: requests go to whichever has a free slot."""
-    rate_per_s = intent.workload.request_rate_per_s / intent.replicas
+    rate_per_s = intent.workload.request_rate_per_s / (intent.replicas or 1)
     return intent.workload.model_copy(update={"request_rate_per_s": rate_per_s})
 
 
@@ -171,6 +171,10 @@ def score_of(objective: Objective, configuration: Configuration, estimate: Estim
             return memory_gib
         case Objective.MIN_GPU_COST:
             return e2e_ms / 1e3 * configuration.num_gpus
+        case Objective.MIN_PRICE:
+            return float(configuration.num_gpus)
+        case Objective.MAX_THROUGHPUT:
+            return -estimate.prediction.throughput_tokens_per_s
 
 
 def _tp_degrees(fingerprint: Fingerprint, facts: ModelFacts) -> list[int]:

@@ -189,10 +189,9 @@ class TorchEngine:
 
 
 def source(launch: Launch) -> str:
-    """Where the checkpoint of the precision asked for is."""
-    precision = launch.configuration.precision
-    own = next((each.source for each in launch.model.variants if each.precision == precision), None)
-    return own or launch.model.source
+    """Where the checkpoint of the variant asked for is."""
+    variant = launch.model.variant(launch.configuration.variant, launch.configuration.precision)
+    return (variant.source if variant else None) or launch.model.source
 
 
 def stage_specs(launch: Launch, checkpoint: Path) -> tuple[StageSpec, ...]:

@@ -43,7 +43,7 @@ class TrtLlmEngine:
             transformers: Any = import_module("transformers")
         except ImportError as error:
             raise EngineFailed(f'{error}; run pip install "maveriq-worker[trtllm]" on a machine with GPUs') from error
-        checkpoint = source(launch.model, launch.configuration.precision)
+        checkpoint = source(launch.model, launch.configuration.precision, launch.configuration.variant)
         try:
             shape = _shape(transformers.AutoConfig.from_pretrained(checkpoint).get_text_config())
             chosen = options(launch, shape, dummy=self._dummy)

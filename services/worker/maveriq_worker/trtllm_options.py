@@ -55,7 +55,7 @@ def options(launch: Launch, shape: Shape, *, dummy: bool) -> Options:
         if len(stage.devices) != wanted.tp:
             raise EngineFailed(f"a stage has {len(stage.devices)} GPUs; tensor parallelism is {wanted.tp}")
     llm: dict[str, object] = {
-        "model": source(launch.model, wanted.precision),
+        "model": source(launch.model, wanted.precision, wanted.variant),
         "dtype": _DTYPES.get(wanted.precision, "auto"),  # quantised: as the checkpoint says
         "tensor_parallel_size": wanted.tp,
         "pipeline_parallel_size": len(layers),
@@ -75,13 +75,13 @@ def options(launch: Launch, shape: Shape, *, dummy: bool) -> Options:
     return Options(llm, _kv_cache(launch, shape), {"batch_sizes": graphs, "enable_padding": True})
 
 
-def source(model: Model, precision: Precision) -> str:
-    """The checkpoint to read.
+def source(model: Model, precision: Precision, label: str = "") -> str:
+    """The checkpoint to read: of the variant of that label, or of the first of that precision.
 
     Raises:
         EngineFailed: none can be had at this precision.
     """
-    variant = next((v for v in model.variants if v.precision is precision), None)
+    variant = model.variant(label, precision)
     found = (variant.source if variant else None) or model.source
     if precision not in _DTYPES and (variant is None or variant.source is None):
         raise EngineFailed(

@@ -1,35 +1,16 @@
-"""What a model is, and what it costs on a GPU type, as measured."""
+"""What a model costs on a GPU type, as measured."""
 
 from typing import ClassVar
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from maveriq.contracts.calibration import Calibration
+from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.gpu import NODE_PATTERN
 from maveriq.contracts.intent import Admission
 from maveriq.contracts.message import Message, Value
 from maveriq.contracts.model import Precision
-
-
-class ModelFacts(Value):
-    """A decoder's shape, read from its config.json. Parameter counts are those of the real modules."""
-
-    architecture: str = Field(description="Class name, e.g. LlamaForCausalLM.")
-    shape_key: str = Field(description="Hash of the facts that decide cost: equal keys cost the same.")
-    num_layers: int = Field(gt=0)
-    hidden_size: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
-    vocab_size: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    num_kv_heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
-    max_context_tokens: int = Field(gt=0)
-    layer_params: int = Field(gt=0, description="Parameters of one decoder layer.")
-    embedding_params: int = Field(gt=0, description="Token (and position) embeddings: on the first stage.")
-    lm_head_params: int = Field(
-        gt=0, description="Output projection and final norm, on the last stage; a tied head counts in full."
-    )
-    tied_embeddings: bool = Field(description="One matrix serves both ends where they share a stage.")
 
 
 class Sample(Value):
@@ -80,4 +61,13 @@ class FingerprintMeasured(Message):
     deployment_id: UUID
     admission: Admission
     facts: ModelFacts
-    fingerprints: tuple[Fingerprint, ...] = Field(min_length=1)
+    fingerprints: tuple[Fingerprint, ...] = ()
+    calibrations: tuple[Calibration, ...] = Field(
+        default=(), description="Of the GPU types that are calibrated. At least one of the two tuples is not empty."
+    )
+
+    @model_validator(mode="after")
+    def _something_is_known(self) -> "FingerprintMeasured":
+        if not self.fingerprints and not self.calibrations:
+            raise ValueError("fingerprints: give one at least, or a calibration")
+        return self

@@ -63,3 +63,36 @@ class InventoryChanged(Message):
     node: str = Field(pattern=NODE_PATTERN)
     engine: str
     gpus: tuple[GpuState, ...]
+
+
+class MemoryRequested(Message):
+    """A profiler wants bytes of one GPU for a while, to measure in. Asking again with the same id keeps them."""
+
+    topic: ClassVar[str] = "memory.requested.v1"
+
+    hold_id: UUID
+    rig: str = Field(pattern=NODE_PATTERN, description="Whom to answer.")
+    gpu_type: str
+    gpus: tuple[str, ...] = Field(default=(), description="Ids of those that will do; empty: any of the type.")
+    bytes: int = Field(gt=0)
+    keep_s: float = Field(gt=0, le=3600, description="Given back by itself when not asked for again for so long.")
+
+
+class MemoryHeld(Message):
+    """The answer: held, or why not."""
+
+    topic: ClassVar[str] = "memory.held.v1"
+    routed_by: ClassVar[str | None] = "node"
+
+    hold_id: UUID
+    node: str = Field(pattern=NODE_PATTERN, description="The rig that asked.")
+    gpu: str | None = Field(description="None: no GPU has so much free now.")
+    problem: str = ""
+
+
+class MemoryFreed(Message):
+    """The profiler has done with it."""
+
+    topic: ClassVar[str] = "memory.freed.v1"
+
+    hold_id: UUID

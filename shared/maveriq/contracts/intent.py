@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import Field, model_validator
 
 from maveriq.contracts.message import DoorMessage, DoorValue, Message, Value
-from maveriq.contracts.model import Model
+from maveriq.contracts.model import Model, Precision
 
 DAY_MS = 86_400_000.0
 MAX_TOKENS = 10_000_000  # no model reads more; a larger number is a typo
@@ -24,10 +24,18 @@ class Objective(StrEnum):
     """Bytes of GPU memory held, over all GPUs."""
     MIN_GPU_COST = "min_gpu_cost"
     """End-to-end latency x number of GPUs."""
+    MIN_PRICE = "min_price"
+    """Money an hour, of all replicas."""
+    MAX_THROUGHPUT = "max_throughput"
+    """Output tokens a second of all replicas while the SLO holds."""
 
 
 class Slo(DoorValue):
-    """Latency that a request of the workload's mean lengths must meet. None: no limit."""
+    """Latency that requests of the workload's mean lengths must meet. None: no limit."""
+
+    percentile: float | None = Field(
+        default=None, ge=50, lt=100, description="Of requests that must meet the limits, e.g. 95. None: the mean does."
+    )
 
     ttft_ms: float | None = Field(default=None, gt=0, le=DAY_MS, description="Time to first token.")
     tpot_ms: float | None = Field(default=None, gt=0, le=DAY_MS, description="Time per output token after the first.")
@@ -39,7 +47,11 @@ class Workload(DoorValue):
 
     input_tokens: int = Field(default=512, gt=0, le=MAX_TOKENS)
     output_tokens: int = Field(default=128, gt=0, le=MAX_TOKENS)
-    request_rate_per_s: float = Field(default=0.1, gt=0, le=1e6)
+    request_rate_per_s: float = Field(default=0.1, gt=0, le=1e6, description="Mean rate of arrivals.")
+    concurrency: int | None = Field(
+        default=None, ge=1, le=1_000_000,
+        description="Requests in flight at most: clients wait for an answer before they ask again. None: no bound.",
+    )  # fmt: skip
     context_tokens: int | None = Field(
         default=None, gt=1, le=MAX_TOKENS,
         description="Longest prompt plus answer of one request. None: twice the mean, at most the model's own.",
@@ -62,8 +74,21 @@ class Intent(DoorValue):
     min_accuracy: float | None = Field(
         default=None, ge=0, le=1, description="Relative to full precision. A variant not measured never passes."
     )
-    max_gpus: int | None = Field(default=None, ge=1, le=100_000)
-    replicas: int = Field(default=1, ge=1, le=1000, description="Full copies that serve side by side.")
+    allow_unmeasured_accuracy: bool = Field(
+        default=False, description="Let variants pass the floor whose accuracy nobody has measured."
+    )
+    max_gpus: int | None = Field(default=None, ge=1, le=100_000, description="Of all replicas together.")
+    max_price_per_hour: float | None = Field(
+        default=None, gt=0, description="Budget for all replicas, in the currency of the prices."
+    )
+    gpu_types: tuple[str, ...] | None = Field(default=None, min_length=1, description="Allowed. None: any.")
+    precisions: tuple[Precision, ...] | None = Field(
+        default=None, min_length=1, description="Of weights, allowed. None: any that the model has a variant of."
+    )
+    replicas: int | None = Field(
+        default=None, ge=1, le=1000,
+        description="Full copies that serve side by side. None: as many as the load needs.",
+    )  # fmt: skip
 
 
 class IntentSubmitted(DoorMessage):

@@ -31,10 +31,28 @@ BYTES_PER_ELEMENT = {
 FULL_PRECISIONS = (Precision.FP32, Precision.BF16, Precision.FP16)
 
 
-class Variant(DoorValue):
-    """One precision in which a model can be served."""
+class Provenance(StrEnum):
+    """Where a variant's accuracy comes from."""
 
+    ENTERED = "entered"
+    """By whoever registered the model."""
+    LM_EVAL = "lm_eval"
+    """Result files of lm-evaluation-harness."""
+    MEASURED = "measured"
+    """Here, by `maveriq accuracy`."""
+
+
+class Variant(DoorValue):
+    """One form in which a model can be served: a checkpoint of its own, or what the engine makes of the model's."""
+
+    name: str | None = Field(
+        default=None, min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]*$",
+        description="None: its precision, with that of the KV cache where they differ.",
+    )  # fmt: skip
     precision: Precision
+    kv_precision: Precision | None = Field(
+        default=None, description="None: as the weights where these are not quantised, else bf16."
+    )
     source: str | None = Field(
         default=None, min_length=1, description="Checkpoint of this variant; None: the model's own, converted."
     )
@@ -42,6 +60,25 @@ class Variant(DoorValue):
         default=None, ge=0, le=1.5,
         description="Relative to full precision (1 = as good). None: not measured.",
     )  # fmt: skip
+    provenance: Provenance | None = Field(default=None, description="None: entered, where there is an accuracy.")
+    evidence: str = Field(default="", max_length=2000, description="Tasks, files or text that the accuracy is from.")
+
+    @property
+    def cache_precision(self) -> Precision:
+        if self.kv_precision is not None:
+            return self.kv_precision
+        return self.precision if self.precision in FULL_PRECISIONS else Precision.BF16
+
+    @property
+    def label(self) -> str:
+        """Names it within its model."""
+        if self.name is not None:
+            return self.name
+        return (
+            self.precision
+            if self.kv_precision in (None, self.precision)
+            else f"{self.precision}+kv-{self.kv_precision}"
+        )
 
 
 class Model(DoorValue):
@@ -59,11 +96,18 @@ class Model(DoorValue):
     )  # fmt: skip
 
     @model_validator(mode="after")
-    def _one_variant_each(self) -> "Model":
-        seen = [variant.precision for variant in self.variants]
-        if len(set(seen)) != len(seen):
-            raise ValueError("variants: each precision may be listed once")
+    def _names_differ(self) -> "Model":
+        seen = [variant.label for variant in self.variants]
+        twice = sorted({label for label in seen if seen.count(label) > 1})
+        if twice:
+            raise ValueError(f"variants: {twice[0]} is listed twice; give each a name of its own")
         return self
+
+    def variant(self, label: str, precision: Precision) -> Variant | None:
+        """The variant of that label; where the label is '' the first of that precision."""
+        if label:
+            return next((variant for variant in self.variants if variant.label == label), None)
+        return next((variant for variant in self.variants if variant.precision is precision), None)
 
 
 class ModelSubmitted(DoorMessage):

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.message import Message, Value
 from maveriq.contracts.model import Model
 from maveriq.contracts.plan import Candidate
@@ -25,6 +26,7 @@ class Placement(Value):
     token: str = Field(min_length=1, description="Fencing token: names this reservation, never reused.")
     node: str
     model: Model
+    facts: ModelFacts | None = Field(default=None, description="The model's shape; None: not told.")
     candidate: Candidate
     stages: tuple[Stage, ...] = Field(min_length=1, description="In pipeline order.")
 

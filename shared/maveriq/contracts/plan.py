@@ -1,11 +1,12 @@
 """Configurations that would meet an intent, best first, and why the others lost."""
 
+from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
 from pydantic import Field
 
-from maveriq.contracts.fingerprint import ModelFacts
+from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.intent import Admission, Intent
 from maveriq.contracts.message import Message, Value
 from maveriq.contracts.model import Precision
@@ -22,6 +23,7 @@ class Configuration(Value):
     kv_precision: Precision
     max_batch: int = Field(gt=0, description="Requests decoded together: the decode slots.")
     context_tokens: int = Field(gt=0, description="Longest prompt plus answer of one slot.")
+    variant: str = Field(default="", description="Label of the model's variant; '': the first of this precision.")
 
     @property
     def num_gpus(self) -> int:
@@ -48,8 +50,28 @@ class StageMemory(Value):
         return total - self.tied_saving_bytes * (first and last)
 
 
+class Interval(Value):
+    """Where the true value lies in nine cases of ten."""
+
+    low: float
+    high: float
+
+
+class Basis(StrEnum):
+    """What a prediction rests on."""
+
+    CALIBRATION = "calibration"
+    """The law with its GPU type's constants: the model itself was not run."""
+    FINGERPRINT = "fingerprint"
+    """Samples of this model, cut to a few layers."""
+    MAVERIQ = "maveriq"
+    """MaverIQ's published method, from the same samples."""
+    AICONFIGURATOR = "aiconfigurator"
+    """The vendor's tables."""
+
+
 class Prediction(Value):
-    """What a configuration is expected to do for the intent's workload."""
+    """What one replica is expected to do for the intent's workload: means, unless named otherwise."""
 
     ttft_ms: float = Field(gt=0)
     tpot_ms: float = Field(gt=0, description="At the batch that the workload's rate keeps busy.")
@@ -58,6 +80,21 @@ class Prediction(Value):
     memory_bytes: int = Field(gt=0, description="Over all GPUs of the replica, layers split evenly.")
     gpu_s: float = Field(gt=0, description="GPU-seconds a request: e2e x number of GPUs.")
     accuracy: float | None = Field(description="Relative to full precision; None: not measured.")
+    percentile: float = Field(default=95.0, description="Of the three that follow.")
+    ttft_percentile_ms: float | None = None
+    tpot_percentile_ms: float | None = None
+    e2e_percentile_ms: float | None = None
+    goodput_tokens_per_s: float | None = Field(
+        default=None, description="Output tokens at the highest rate that still meets the SLO; None: there is none."
+    )
+    price_per_hour: float | None = Field(default=None, description="Of one replica; None: a price is not known.")
+    price_per_million_tokens: float | None = Field(default=None, description="Of output, with every slot busy.")
+    ttft_interval_ms: Interval | None = None
+    tpot_interval_ms: Interval | None = None
+    e2e_interval_ms: Interval | None = None
+    throughput_interval_tokens_per_s: Interval | None = None
+    memory_interval_bytes: Interval | None = None
+    basis: Basis = Basis.FINGERPRINT
 
 
 class Candidate(Value):
@@ -67,6 +104,7 @@ class Candidate(Value):
     prediction: Prediction
     memory: StageMemory
     score: float = Field(description="The objective's value; lower is better.")
+    replicas: int = Field(default=1, ge=1, description="That the load needs, or that the intent asks for.")
 
 
 class Rejection(Value):
@@ -92,6 +130,9 @@ class Plan(Value):
     facts: ModelFacts
     candidates: tuple[Candidate, ...] = Field(min_length=1, description="Best first; at most 64.")
     rejected: tuple[Rejection, ...] = Field(default=(), description="Nearest miss first; at most 64.")
+    front: tuple[Candidate, ...] = Field(
+        default=(), description="No other meets the intent with less latency, memory and price and more accuracy."
+    )
     num_considered: int = Field(gt=0)
 
 

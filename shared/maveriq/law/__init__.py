@@ -1,0 +1,25 @@
+"""The latency and memory law: what a run costs, as terms that are linear in the constants of its GPU type.
+
+The profiler fits the constants (calibration), the planner multiplies them out. docs/law.md derives each term.
+"""
+
+from maveriq.law.memory import activation_terms, known_bytes, memory_terms
+from maveriq.law.passes import Passes, Rig, decode_terms, prefill_terms
+from maveriq.law.scope import uncovered
+from maveriq.law.terms import Quantity, Terms, added, dot, scaled
+
+__all__ = [
+    "Passes",
+    "Quantity",
+    "Rig",
+    "Terms",
+    "activation_terms",
+    "added",
+    "decode_terms",
+    "dot",
+    "known_bytes",
+    "memory_terms",
+    "prefill_terms",
+    "scaled",
+    "uncovered",
+]

@@ -1,0 +1,47 @@
+"""What a replica takes of its GPUs' memory beyond what can be counted. Pure: a run in, its terms out.
+
+Weights and KV cache are counted, never fitted. The runtime's own bytes and the activations are terms, in GiB.
+"""
+
+from maveriq.contracts import BYTES_PER_ELEMENT, ModelFacts
+from maveriq.law.passes import Rig, unquantised_bytes
+from maveriq.law.terms import Quantity
+
+GIB = 2**30
+
+
+def known_bytes(facts: ModelFacts, rig: Rig, *, num_layers: Quantity, cached_tokens: Quantity) -> Quantity:
+    """Weights and KV cache over all GPUs of a replica.
+
+    The embedding is whole on each rank of the first stage, the lm_head divided over those of the last: MaverIQ's data
+    show (tp + 1) x vocabulary x hidden.
+
+    Args:
+        cached_tokens: of all requests together.
+    """
+    ends = unquantised_bytes(rig.precision, rig.kv_precision)
+    weights = num_layers * facts.layer_params * BYTES_PER_ELEMENT[rig.precision]
+    cache = num_layers * cached_tokens * 2 * facts.num_kv_heads * facts.head_dim * BYTES_PER_ELEMENT[rig.kv_precision]
+    return weights + cache + (rig.tp * facts.embedding_params + facts.lm_head_params) * ends
+
+
+def memory_terms(facts: ModelFacts, rig: Rig, *, num_stages: int, tokens: Quantity) -> dict[str, Quantity]:
+    """Over all GPUs of a replica.
+
+    Args:
+        tokens: of the largest pass: prompts that are read together.
+    """
+    return {
+        f"runtime.tp{rig.tp}.pp{num_stages}": 1.0,
+        **activation_terms(facts, rig, num_stages=num_stages, tokens=tokens),
+    }
+
+
+def activation_terms(facts: ModelFacts, rig: Rig, *, num_stages: Quantity, tokens: Quantity) -> dict[str, Quantity]:
+    """Hidden states whole on each rank; what is as wide as the MLP or the attention divided over them."""
+    wide = facts.intermediate_size * (2 if facts.gated_mlp else 1)
+    wide += (facts.num_heads + 2 * facts.num_kv_heads) * facts.head_dim
+    return {
+        "activation.hidden": tokens * facts.hidden_size * rig.tp * num_stages / GIB,
+        "activation.wide": tokens * wide * num_stages / GIB,
+    }
