@@ -59,11 +59,12 @@ def plan(*candidates: Candidate, num_layers: int = 8) -> Plan:
 def computed(
     *candidates: Candidate, replicas: int = 1, num_layers: int = 8, deployment_id: UUID = DEPLOYMENT
 ) -> PlanComputed:
-    intent = Intent(model="small", replicas=replicas)
+    """The planner says on each candidate how many replicas it needs; the allocator obeys that, not the intent."""
+    each = [chosen.model_copy(update={"replicas": replicas}) for chosen in candidates or (candidate(),)]
     return PlanComputed(
         deployment_id=deployment_id,
-        admission=Admission(intent=intent, model=MODEL),
-        plan=plan(*candidates, num_layers=num_layers),
+        admission=Admission(intent=Intent(model="small", replicas=replicas), model=MODEL),
+        plan=plan(*each, num_layers=num_layers),
     )
 
 

@@ -20,7 +20,7 @@ def test_a_misspelt_field_is_answered_with_the_one_that_was_meant() -> None:
 
 def test_a_field_like_no_other_is_answered_with_those_that_there_are() -> None:
     (fault,) = of({"model": "m", "slo": {"zzz": 3}})
-    assert fault == "intent.slo.zzz: unknown field; remove it; known fields: ttft_ms, tpot_ms, e2e_ms"
+    assert fault == "intent.slo.zzz: unknown field; remove it; known fields: percentile, ttft_ms, tpot_ms, e2e_ms"
 
 
 @pytest.mark.parametrize(
