@@ -1,0 +1,227 @@
+"""Samples of any models -> the constants of a GPU type's latency and memory law. Pure: samples in, calibration out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median
+
+import numpy as np
+
+from maveriq.contracts import Calibration, Constant, Residuals, RunSample, Scope
+from maveriq.law import (
+    Quantity,
+    Rig,
+    activation_terms,
+    added,
+    decode_terms,
+    known_bytes,
+    memory_terms,
+    prefill_terms,
+    scaled,
+)
+from maveriq_profiler.regression import Array, Fitted, fit_robust
+
+_GIB = 2**30
+_NOISE = 0.003  # repeats of one run differ by 0.2 to 0.4 % (RTX A6000, MaverIQ's released data)
+_JITTER_MS = {"prefill": 0.3, "decode": 0.02, "e2e": 1.0}  # what a clock and a host add, whatever the run takes
+_RIDGE = 0.03  # a precision's deviation from the common constant must be worth a hundredth of its column
+_QUIET = 0.3
+
+
+class TooLittle(ValueError):
+    """The samples do not carry a fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    terms: Mapping[str, Quantity]
+    value: float
+    deviation: float
+
+
+def fit(
+    samples: Sequence[RunSample], *, engine: str, engine_version: str, gpu_type: str, max_pp: int,
+    version: int, fitted_at: datetime, cost_s: float,
+) -> Calibration:  # fmt: skip
+    """All samples of one GPU type and engine version, pooled.
+
+    Raises TooLittle: no sample has a time.
+    """
+    scope = scope_of(samples)
+    merged = _merged(samples)
+    readings = [reading for sample in merged for reading in _times(sample, engine, scope.batches)]
+    if not readings:
+        raise TooLittle("no sample has a time")
+    names, fitted, residuals = _fitted(readings)
+    sizes = [reading for sample in merged for reading in _sizes(sample, engine)]
+    memory_names, memory, memory_residuals = _fitted(sizes) if sizes else ((), None, None)
+    active = [i for i, value in enumerate(fitted.constants) if value > 0]
+    return Calibration(
+        engine=engine,
+        engine_version=engine_version,
+        gpu_type=gpu_type,
+        max_pp=max_pp,
+        latency=_constants(names, fitted),
+        covariance=tuple(tuple(float(fitted.covariance[i, j]) for j in active if j <= i) for i in active),
+        memory=_constants(memory_names, memory) if memory else (),
+        memory_margin=_margin(merged, engine, memory_names, memory) if memory else 0.0,
+        scope=scope,
+        latency_residuals=residuals,
+        memory_residuals=memory_residuals,
+        version=version,
+        fitted_at=fitted_at,
+        cost_s=cost_s,
+    )
+
+
+def scope_of(samples: Sequence[RunSample]) -> Scope:
+    """Raises TooLittle: there are none."""
+    if not samples:
+        raise TooLittle("no samples")
+    all_facts = [sample.facts for sample in samples]
+    return Scope(
+        num_models=len({facts.shape_key for facts in all_facts}),
+        num_samples=len(samples),
+        layer_params=_spread(facts.layer_params for facts in all_facts),
+        hidden_size=_spread(facts.hidden_size for facts in all_facts),
+        vocab_size=_spread(facts.vocab_size for facts in all_facts),
+        num_layers=_spread(sum(sample.layers) for sample in samples),
+        mixtures=any(facts.num_experts for facts in all_facts),
+        precisions=tuple(sorted({sample.precision for sample in samples})),
+        kv_precisions=tuple(sorted({sample.kv_precision for sample in samples})),
+        tp_degrees=tuple(sorted({sample.tp for sample in samples})),
+        pp_degrees=tuple(sorted({len(sample.layers) for sample in samples})),
+        batches=_knots(samples),
+        max_input_tokens=max(sample.input_tokens for sample in samples),
+        max_context_tokens=max(sample.input_tokens + sample.output_tokens for sample in samples),
+    )
+
+
+def _spread(values: Iterable[int]) -> tuple[int, int]:
+    known = list(values)
+    return min(known), max(known)
+
+
+def _knots(samples: Sequence[RunSample]) -> tuple[int, ...]:
+    """Measured batches; where requests were served at any batch, the powers of two among those."""
+    timed = [sample for sample in samples if sample.decode_ms or sample.e2e_ms]
+    measured = {sample.batch for sample in timed if not sample.served}
+    largest = max((sample.batch for sample in timed), default=1)
+    doubling = {2**i for i in range(largest.bit_length())} if largest > max(measured, default=0) else set[int]()
+    return tuple(sorted(measured | {batch for batch in doubling if batch > max(measured, default=0)} | {1}))
+
+
+def _merged(samples: Sequence[RunSample]) -> list[RunSample]:
+    """One sample for each run that was repeated: the medians."""
+    alike: dict[str, list[RunSample]] = {}
+    for sample in samples:
+        key = sample.model_dump_json(exclude={"facts", *_MEASURED})
+        alike.setdefault(f"{sample.facts.shape_key}{key}", []).append(sample)
+    return [_median_of(group) for group in alike.values()]
+
+
+_MEASURED = ("prefill_ms", "decode_ms", "e2e_ms", "memory_bytes", "activation_bytes", "runtime_bytes")
+
+
+def _median_of(group: Sequence[RunSample]) -> RunSample:
+    if len(group) == 1:
+        return group[0]
+    medians: dict[str, float | int | None] = {}
+    for name in _MEASURED:
+        values = [value for sample in group if (value := getattr(sample, name)) is not None]
+        middle = median(values) if values else None
+        medians[name] = int(middle) if middle is not None and name.endswith("_bytes") else middle
+    return group[0].model_copy(update=medians)
+
+
+def _rig(sample: RunSample, engine: str, knots: tuple[int, ...]) -> Rig:
+    return Rig(engine, sample.precision, sample.kv_precision, sample.tp, knots)
+
+
+def _times(sample: RunSample, engine: str, knots: tuple[int, ...]) -> list[_Reading]:
+    rig = _rig(sample, engine, knots)
+    num_layers, num_stages, fullest = sum(sample.layers), len(sample.layers), max(sample.layers)
+    prefill = prefill_terms(
+        sample.facts, rig, batch=sample.batch, input_tokens=sample.input_tokens,
+        num_layers=num_layers, num_stages=num_stages, fullest=fullest,
+    ).through(num_layers)  # fmt: skip
+    decode = decode_terms(
+        sample.facts, rig, batch=sample.batch, context_tokens=sample.input_tokens + sample.output_tokens / 2,
+        num_layers=num_layers, num_stages=num_stages, fullest=fullest,
+    ).through(num_layers)  # fmt: skip
+    found: list[_Reading] = []
+    if sample.prefill_ms is not None:
+        found.append(_timed(prefill, sample.prefill_ms, _JITTER_MS["prefill"]))
+    if sample.decode_ms is not None:
+        found.append(_timed(decode, sample.decode_ms, _JITTER_MS["decode"]))
+    if sample.e2e_ms is not None and not found:
+        whole = added(prefill, scaled(decode, sample.output_tokens - 1))
+        found.append(_timed(whole, sample.e2e_ms, _JITTER_MS["e2e"]))
+    return found
+
+
+def _timed(terms: Mapping[str, Quantity], value: float, jitter_ms: float) -> _Reading:
+    return _Reading(terms, value, float(np.hypot(_NOISE * value, jitter_ms)))
+
+
+def _sizes(sample: RunSample, engine: str) -> list[_Reading]:
+    rig = _rig(sample, engine, (1,))
+    tokens = sample.batch * sample.input_tokens
+    num_stages = len(sample.layers)
+    found: list[_Reading] = []
+    if sample.memory_bytes is not None:
+        known = _known(sample, rig)
+        terms = memory_terms(sample.facts, rig, num_stages=num_stages, tokens=tokens)
+        whole = sample.memory_bytes / _GIB
+        found.append(_Reading(terms, whole - known, _NOISE * whole))
+    else:
+        if sample.activation_bytes is not None:
+            terms = activation_terms(sample.facts, rig, num_stages=num_stages, tokens=tokens)
+            value = sample.activation_bytes / _GIB
+            found.append(_Reading(terms, value, 0.02 * value + 1e-4))
+        if sample.runtime_bytes is not None:
+            value = sample.runtime_bytes / _GIB * sample.tp * num_stages
+            found.append(_Reading({f"runtime.tp{sample.tp}.pp{num_stages}": 1.0}, value, 0.02 * value + 1e-4))
+    return found
+
+
+def _known(sample: RunSample, rig: Rig) -> float:
+    cached = sample.batch * (sample.input_tokens + sample.output_tokens)
+    return float(known_bytes(sample.facts, rig, num_layers=sum(sample.layers), cached_tokens=cached)) / _GIB
+
+
+def _fitted(readings: Sequence[_Reading]) -> tuple[tuple[str, ...], Fitted, Residuals]:
+    names = tuple(sorted({name for reading in readings for name, value in reading.terms.items() if value}))
+    rows = _matrix(readings, names)
+    values = np.array([reading.value for reading in readings])
+    deviations = np.array([reading.deviation for reading in readings])
+    ridge = [_RIDGE if name.endswith("]") and name.split("[")[0] in names else 0.0 for name in names]
+    fitted = fit_robust(rows, values, deviations, ridge, quiet=_QUIET)
+    misses = np.abs(rows @ fitted.constants - values) / np.maximum(np.abs(values), 1e-9)
+    return names, fitted, Residuals(
+        median=float(np.median(misses)), p90=float(np.quantile(misses, 0.9)), maximum=float(misses.max())
+    )  # fmt: skip
+
+
+def _matrix(readings: Sequence[_Reading], names: Sequence[str]) -> Array:
+    return np.array([[float(reading.terms.get(name, 0.0)) for name in names] for reading in readings])
+
+
+def _constants(names: Sequence[str], fitted: Fitted) -> tuple[Constant, ...]:
+    errors = np.sqrt(np.diag(fitted.covariance))
+    return tuple(
+        Constant(name=name, value=float(value), standard_error=float(error))
+        for name, value, error in zip(names, fitted.constants, errors, strict=True)
+        if value > 0
+    )
+
+
+def _margin(samples: Sequence[RunSample], engine: str, names: Sequence[str], fitted: Fitted) -> float:
+    """Largest share by which the whole memory of a sample was predicted too small."""
+    worst = 0.0
+    for sample in samples:
+        for reading in _sizes(sample, engine):
+            found = float((_matrix([reading], names) @ fitted.constants)[0])
+            known = _known(sample, _rig(sample, engine, (1,))) if sample.memory_bytes else 0.0
+            worst = max(worst, (reading.value - found) / (known + found) if known + found > 0 else 0.0)
+    return worst
