@@ -17,6 +17,9 @@ class Precision(StrEnum):
     FP8 = "fp8"
     INT8 = "int8"
     INT4 = "int4"
+    """Grouped, as GPTQ and AWQ write it."""
+    INT4_CHANNEL = "int4_channel"
+    """One scale an output channel, as TensorRT-LLM's weight-only int4."""
 
 
 BYTES_PER_ELEMENT = {
@@ -26,6 +29,7 @@ BYTES_PER_ELEMENT = {
     Precision.FP8: 1.0,
     Precision.INT8: 1.0,
     Precision.INT4: 0.53,  # 4 bits and a 16-bit scale for each group of 128, plus zero points
+    Precision.INT4_CHANNEL: 0.5,
 }
 
 FULL_PRECISIONS = (Precision.FP32, Precision.BF16, Precision.FP16)
