@@ -14,6 +14,9 @@ from maveriq.contracts import (
     IntentSubmitted,
     InventoryChanged,
     MeasurementRequested,
+    MemoryFreed,
+    MemoryHeld,
+    MemoryRequested,
     Message,
     MessageRefused,
     ModelRegistered,
@@ -31,6 +34,7 @@ from maveriq.contracts import (
     ReplicaStopped,
     RequestCancelled,
     RequestSubmitted,
+    ServiceTimed,
 )
 
 EXCHANGE = "maveriq"  # topic exchange, durable
@@ -84,19 +88,22 @@ INGRESS = Service(
 PROFILER = Service(
     "profiler",
     consumes=(IntentAccepted, MeasurementRequested),
-    emits=(MeasurementRequested, FingerprintMeasured, DeploymentFailed),
+    emits=(MeasurementRequested, FingerprintMeasured, DeploymentFailed, MemoryRequested, MemoryFreed),
     per_node=True,
 )
 PLANNER = Service("planner", consumes=(FingerprintMeasured,), emits=(PlanComputed, PlanPreviewed, DeploymentFailed))
 ALLOCATOR = Service(
     "allocator",
-    consumes=(PlanComputed, ReplicaReady, ReplicaFailed, ReplicaStopped, ReleaseAccepted, NodeReported, NodeStarted),
-    emits=(PlacementReserved, DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged),
-)
+    consumes=(
+        PlanComputed, ReplicaReady, ReplicaFailed, ReplicaStopped, ReleaseAccepted, NodeReported, NodeStarted,
+        MemoryRequested, MemoryFreed,
+    ),
+    emits=(PlacementReserved, DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged, MemoryHeld),
+)  # fmt: skip
 WORKER = Service(
     "worker",
     consumes=(PlacementReserved, DeploymentDraining),
-    emits=(NodeStarted, NodeReported, ReplicaReady, ReplicaFailed, ReplicaStopped),
+    emits=(NodeStarted, NodeReported, ReplicaReady, ReplicaFailed, ReplicaStopped, ServiceTimed),
     per_node=True,
 )
 

@@ -6,6 +6,8 @@ from typing import Any
 import maveriq.running
 from maveriq.bus import Bus, Handler
 from maveriq.contracts import (
+    MemoryFreed,
+    MemoryRequested,
     NodeReported,
     NodeStarted,
     PlanComputed,
@@ -16,7 +18,9 @@ from maveriq.contracts import (
 )
 from maveriq.topology import ALLOCATOR
 from maveriq_allocator.handlers import Handlers
+from maveriq_allocator.holds import Holds
 from maveriq_allocator.inventory import Inventory
+from maveriq_allocator.lending import Lending
 from maveriq_allocator.placing import Placing
 from maveriq_allocator.reservations import Reservations
 from maveriq_allocator.settings import Settings, from_env
@@ -36,7 +40,11 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
 
 def wire(redis: Store, settings: Settings) -> Handlers:
     inventory = Inventory(redis)
-    return Handlers(inventory, Placing(inventory, Reservations(redis), settings.node_timeout_s))
+    return Handlers(
+        inventory,
+        Placing(inventory, Reservations(redis), settings.node_timeout_s),
+        Lending(inventory, Holds(redis), settings.node_timeout_s),
+    )
 
 
 def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
@@ -48,6 +56,8 @@ def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
         Handler(ReleaseAccepted, handlers.on_release_accepted),
         Handler(NodeReported, handlers.on_node_reported),
         Handler(NodeStarted, handlers.on_node_started),
+        Handler(MemoryRequested, handlers.on_memory_requested),
+        Handler(MemoryFreed, handlers.on_memory_freed),
     ]
 
 

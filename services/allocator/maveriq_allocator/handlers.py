@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from maveriq.contracts import (
     InventoryChanged,
+    MemoryFreed,
+    MemoryHeld,
+    MemoryRequested,
     Message,
     NodeReported,
     NodeStarted,
@@ -16,6 +19,7 @@ from maveriq.contracts import (
 )
 from maveriq_allocator import lifecycle
 from maveriq_allocator.inventory import Inventory
+from maveriq_allocator.lending import Lending
 from maveriq_allocator.lifecycle import Stray
 from maveriq_allocator.placing import Placing
 
@@ -24,9 +28,10 @@ from maveriq_allocator.placing import Placing
 class Handlers:
     inventory: Inventory
     placing: Placing
+    lending: Lending
 
     async def on_plan_computed(self, message: PlanComputed) -> Sequence[Message]:
-        """Reserve the first candidate that fits for all replicas, or for none."""
+        """Reserve the first candidate that fits for all replicas, or for none; of what is placed, keep the plan."""
         record = await self.placing.place(message)
         changed = await self._inventory_changed(lifecycle.changed_nodes(record))
         return [*lifecycle.orders(record), *lifecycle.ending(record), *changed]
@@ -57,8 +62,9 @@ class Handlers:
         return [*lifecycle.orders(record), *lifecycle.release_done(record)]
 
     async def on_node_reported(self, message: NodeReported) -> Sequence[Message]:
+        """Also the time to give back what nobody asked for again."""
         await self.inventory.report(message)
-        return await self._inventory_changed([message.node])
+        return await self._inventory_changed(sorted({message.node, *await self.lending.end()}))
 
     async def on_node_started(self, message: NodeStarted) -> Sequence[Message]:
         """Tell a worker that came up, and runs nothing, all that it is to run, and to drain."""
@@ -67,6 +73,18 @@ class Handlers:
             record = await self.placing.change(deployment_id, lambda record: lifecycle.restarted(record, message.node))
             orders += lifecycle.orders(record, node=message.node)
         return orders
+
+    async def on_memory_requested(self, message: MemoryRequested) -> Sequence[Message]:
+        """Hold bytes for a calibration, or say why not."""
+        answer = await self.lending.lend(message)
+        gpu = None if answer.place is None else answer.place.gpu
+        told = MemoryHeld(hold_id=message.hold_id, node=message.rig, gpu=gpu, problem=answer.problem)
+        nodes = [answer.place.node] if answer.place is not None and answer.is_new else []
+        return [told, *await self._inventory_changed(nodes)]
+
+    async def on_memory_freed(self, message: MemoryFreed) -> Sequence[Message]:
+        place = await self.lending.holds.free(message.hold_id)
+        return [] if place is None else await self._inventory_changed([place.node])
 
     async def _inventory_changed(self, nodes: Sequence[str]) -> list[InventoryChanged]:
         return [state.message() for state in await self.inventory.nodes(nodes)]

@@ -85,15 +85,15 @@ class Inventory:
 
     async def deployments(self, node: str) -> list[UUID]:
         """Those that hold something on a node."""
-        fields = await self._redis.hkeys(keys.held(node))
-        return sorted({keys.parse_holding(field)[1] for field in fields})
+        holders = [keys.parse_holding(field) for field in await self._redis.hkeys(keys.held(node))]
+        return sorted({owner for _, owner, replica in holders if replica is not None})
 
 
 def _node_state(name: str, facts: Mapping[str, str], held: Mapping[str, str]) -> NodeState:
     holdings: dict[str, list[Holding]] = {}
     for field, num_bytes in sorted(held.items()):
-        gpu, deployment_id, replica = keys.parse_holding(field)
-        holding = Holding(deployment_id=deployment_id, replica=replica, bytes=int(num_bytes))
+        gpu, owner, replica = keys.parse_holding(field)
+        holding = Holding(deployment_id=owner, replica=replica or 0, bytes=int(num_bytes), calibration=replica is None)
         holdings.setdefault(gpu, []).append(holding)
     states = tuple(
         GpuState(gpu=gpu, holdings=tuple(holdings.get(gpu.id, ()))) for gpu in _GPUS.validate_json(facts["gpus"])

@@ -2,7 +2,10 @@
 
     maveriq:allocator:nodes                set: every node that ever reported
     maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; reported_at_s, Redis' clock
-    maveriq:allocator:node:<node>:held     hash: <gpu>|<deployment>/<replica> -> bytes: one field a reservation's GPU
+    maveriq:allocator:node:<node>:held     hash: <gpu>|<deployment>/<replica> -> bytes: one field a reservation's GPU;
+                                           <gpu>|<hold>/hold -> bytes: held for a calibration
+    maveriq:allocator:holds                hash: hold -> where it is (`holds.Place`)
+    maveriq:allocator:holds:ends           sorted set: hold -> when it ends unless asked for again, ms by Redis' clock
     maveriq:allocator:deployment:<id>      hash: version; record (`lifecycle.Record`); plan (`PlanComputed`)
 
 A node's two hashes are all that a reservation on it looks at: nothing scans the cluster. What is free is always
@@ -13,6 +16,8 @@ change, and `commit.lua` changes record and held bytes together or not at all.
 from uuid import UUID
 
 NODES = "maveriq:allocator:nodes"
+HOLDS = "maveriq:allocator:holds"
+HOLD_ENDS = "maveriq:allocator:holds:ends"
 
 
 def node(name: str) -> str:
@@ -32,8 +37,13 @@ def holding(gpu: str, deployment_id: UUID, replica: int) -> str:
     return f"{gpu}|{deployment_id}/{replica}"
 
 
-def parse_holding(field: str) -> tuple[str, UUID, int]:
-    """The GPU, deployment and replica of a field."""
+def hold(gpu: str, hold_id: UUID) -> str:
+    """Field of a node's `held` hash."""
+    return f"{gpu}|{hold_id}/hold"
+
+
+def parse_holding(field: str) -> tuple[str, UUID, int | None]:
+    """The GPU, deployment and replica of a field; of a calibration's the GPU, the hold and None."""
     gpu, _, holder = field.rpartition("|")
-    deployment_id, _, replica = holder.rpartition("/")
-    return gpu, UUID(deployment_id), int(replica)
+    owner, _, replica = holder.rpartition("/")
+    return gpu, UUID(owner), None if replica == "hold" else int(replica)

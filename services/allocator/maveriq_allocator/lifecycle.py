@@ -20,6 +20,8 @@ from maveriq.contracts import (
 )
 from maveriq_allocator.choosing import Choice, Seat
 
+REPLANNED = -1  # rank of what was placed by an earlier plan
+
 
 class Phase(StrEnum):
     RESERVED = "reserved"
@@ -39,7 +41,7 @@ class Held(Value):
 
     placement: Placement
     rank: int
-    """Of its candidate in the plan."""
+    """Of its candidate in the plan; REPLANNED: of an earlier one."""
     phase: Phase
 
 
@@ -77,6 +79,12 @@ def placed(record: Record, plan: PlanComputed, choice: Choice) -> Record:
     for replica, seat in enumerate(choice.seats):
         record = _seated(record, plan, replica, choice.rank, seat)
     return record
+
+
+def replanned(record: Record) -> Record:
+    """There is a newer plan: what runs stays, and whatever is placed next begins with that plan's best."""
+    held = tuple(held.model_copy(update={"rank": REPLANNED}) for held in record.held)
+    return record.model_copy(update={"held": held})
 
 
 def moved(record: Record, plan: PlanComputed, old: Held, choice: Choice) -> Record:

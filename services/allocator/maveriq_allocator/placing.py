@@ -49,18 +49,32 @@ class Placing:
         raise Overtaken(str(deployment_id))
 
     async def place(self, plan: PlanComputed) -> Record:
-        """Seat all replicas of a new deployment, or record why that cannot be."""
+        """Seat all replicas of a new deployment, or record why that cannot be.
+
+        Of one that was planned before, what runs stays; the plan is kept for what is placed next.
+        """
         start, taken = 0, 0
         for _ in range(MAX_STALE + MAX_TAKEN * len(plan.plan.candidates)):
             before = await self.reservations.load(plan.deployment_id)
-            if before.record.planned or before.record.closing is not None:
+            if before.record.closing is not None:
                 return before.record
+            if before.record.planned:
+                if (after := await self._kept(before, plan)) is not None:
+                    return after
+                continue
             attempt = await self._first_seats(before.record, plan, start)
             outcome = await self.reservations.commit(before, attempt.after, plan)
             if outcome is Outcome.DONE:
                 return attempt.after
             start, taken = _onwards(outcome, attempt, start, taken)
         raise Overtaken(str(plan.deployment_id))
+
+    async def _kept(self, before: Loaded, plan: PlanComputed) -> Record | None:
+        """The record with `plan` as its plan; None: it changed meanwhile."""
+        if await self.reservations.plan(plan.deployment_id) == plan:  # the same message again
+            return before.record
+        after = lifecycle.replanned(before.record)
+        return after if await self.reservations.commit(before, after, plan) is Outcome.DONE else None
 
     async def replace(self, deployment_id: UUID, token: str, detail: str) -> Record:
         """Seat a failed replica by the candidates after its own, or give the deployment up."""

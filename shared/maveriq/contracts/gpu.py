@@ -38,11 +38,12 @@ class NodeStarted(Message):
 
 
 class Holding(Value):
-    """Bytes of one GPU held for one replica."""
+    """Bytes of one GPU held for one replica, or for a calibration."""
 
-    deployment_id: UUID
+    deployment_id: UUID = Field(description="Of a calibration: its hold.")
     replica: int
     bytes: int = Field(gt=0)
+    calibration: bool = Field(default=False, description="Held to measure in, for a while.")
 
 
 class GpuState(Value):

@@ -1,0 +1,13 @@
+-- Gives back what a calibration holds.
+-- KEYS: holds, their ends, the node's `held` hash.  ARGV: hold, field of `held`, '1': only if its time is over.
+-- Returns 1 where that freed bytes.
+if ARGV[3] == '1' then
+  local time = redis.call('TIME')
+  local ends_ms = redis.call('ZSCORE', KEYS[2], ARGV[1])
+  if ends_ms and tonumber(ends_ms) > time[1] * 1000 + math.floor(time[2] / 1000) then
+    return 0
+  end
+end
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[1], ARGV[1])
+return redis.call('HDEL', KEYS[3], ARGV[2])

@@ -1,0 +1,100 @@
+"""Bytes that calibrations hold for a while, in Redis, counted with the reservations'. Keys: see `keys`.
+
+A hold ends when it is freed, or when it was not asked for again in time: a profiler that died keeps nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from maveriq.contracts import GpuState, MemoryRequested, Value
+from maveriq_allocator import keys
+from maveriq_allocator.inventory import NodeState
+from maveriq_allocator.store import Store
+
+MAX_TAKEN = 8  # times that bytes may be taken before our eyes; then there are none
+
+
+class Place(Value):
+    """Where a hold is."""
+
+    node: str
+    gpu: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`place` None: nothing is held, and why."""
+
+    place: Place | None
+    problem: str = ""
+    is_new: bool = False
+
+
+class Holds:
+    def __init__(self, redis: Store) -> None:
+        self._redis = redis
+        self._hold = redis.register_script(Path(__file__).with_name("hold.lua").read_text())
+        self._free = redis.register_script(Path(__file__).with_name("free.lua").read_text())
+
+    async def find(self, hold_id: UUID) -> Place | None:
+        text = await self._redis.hget(keys.HOLDS, str(hold_id))
+        return None if text is None else Place.model_validate_json(text)
+
+    async def take(self, wanted: MemoryRequested, place: Place) -> Answer | None:
+        """Hold the bytes there, or keep what the id holds already; None: they were taken meanwhile."""
+        touched = [keys.HOLDS, keys.HOLD_ENDS, keys.node(place.node), keys.held(place.node)]
+        keep_ms = int(wanted.keep_s * 1e3)
+        field = keys.hold(place.gpu, wanted.hold_id)
+        told = [str(wanted.hold_id), field, place.gpu, str(wanted.bytes), str(keep_ms), place.model_dump_json()]
+        outcome, *where = await self._hold(touched, told)
+        if outcome == "taken":
+            return None
+        return Answer(Place.model_validate_json(where[0]), is_new=outcome == "held")
+
+    async def free(self, hold_id: UUID, *, only_if_over: bool = False) -> Place | None:
+        """Give it back; where it was, or None where it holds nothing (any more)."""
+        place = await self.find(hold_id)
+        if place is None:
+            return None
+        touched = [keys.HOLDS, keys.HOLD_ENDS, keys.held(place.node)]
+        told = [str(hold_id), keys.hold(place.gpu, hold_id), "1" if only_if_over else "0"]
+        return place if await self._free(touched, told) else None
+
+    async def end(self) -> list[Place]:
+        """Give back all whose time is over."""
+        now_s, now_us = await self._redis.time()
+        due = await self._redis.zrangebyscore(keys.HOLD_ENDS, "-inf", now_s * 1000 + now_us // 1000)
+        freed = [await self.free(UUID(hold_id), only_if_over=True) for hold_id in due]
+        return [place for place in freed if place is not None]
+
+
+def best_place(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> Place | None:
+    """The GPU with the fewest holders, for their work would be measured along; of those the one with most free."""
+    fitting = [(node, state) for node, state in _allowed(wanted, nodes) if state.free_bytes >= wanted.bytes]
+    if not fitting:
+        return None
+    node, state = min(fitting, key=lambda each: (len(each[1].holdings), -each[1].free_bytes, each[1].gpu.id))
+    return Place(node=node.name, gpu=state.gpu.id)
+
+
+def why_none(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> str:
+    allowed = _allowed(wanted, nodes)
+    if not allowed:
+        which = f", of {', '.join(wanted.gpus)}," if wanted.gpus else ""
+        return f"no worker reports a GPU of type {wanted.gpu_type}{which} now; start one, or wait until it reports"
+    _, most = max(allowed, key=lambda each: each[1].free_bytes)
+    return (
+        f"{wanted.bytes / 2**20:.0f} MiB of one {wanted.gpu_type} are wanted; "
+        f"{most.gpu.id} has most, {most.free_bytes / 2**20:.0f} of {most.gpu.total_bytes / 2**20:.0f} MiB"
+    )
+
+
+def _allowed(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> list[tuple[NodeState, GpuState]]:
+    return [
+        (node, state)
+        for node in nodes
+        for state in node.gpus
+        if state.gpu.gpu_type == wanted.gpu_type and (not wanted.gpus or state.gpu.id in wanted.gpus)
+    ]

@@ -1,0 +1,31 @@
+"""Finds memory for a calibration to measure in, and holds it: snapshot, decision, commit, as for replicas."""
+
+from dataclasses import dataclass
+
+from maveriq.contracts import MemoryRequested
+from maveriq_allocator.holds import MAX_TAKEN, Answer, Holds, best_place, why_none
+from maveriq_allocator.inventory import Inventory, heard
+
+
+@dataclass(frozen=True, slots=True)
+class Lending:
+    inventory: Inventory
+    holds: Holds
+    node_timeout_s: float
+
+    async def lend(self, wanted: MemoryRequested) -> Answer:
+        """Bytes of one GPU, those that the id holds already, or why there are none."""
+        await self.holds.end()
+        for _ in range(MAX_TAKEN):
+            nodes = heard(await self.inventory.snapshot(), self.node_timeout_s)
+            place = await self.holds.find(wanted.hold_id) or best_place(wanted, nodes)
+            if place is None:
+                return Answer(None, why_none(wanted, nodes))
+            answer = await self.holds.take(wanted, place)
+            if answer is not None:
+                return answer
+        return Answer(None, f"others were faster {MAX_TAKEN} times; it is worth asking again")
+
+    async def end(self) -> list[str]:
+        """Give back all whose time is over; the nodes where that freed something."""
+        return [place.node for place in await self.holds.end()]
