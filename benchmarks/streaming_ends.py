@@ -24,7 +24,7 @@ from maveriq import Sampling
 from maveriq.bus import connect as connect_bus
 from maveriq.client import Client
 from maveriq.client import connect as connect_client
-from maveriq.contracts import Chunk, FinishReason
+from maveriq.contracts import Chunk, FinishReason, ServedTime
 from maveriq.running import event_loop, relax_gc
 from maveriq_worker.engine import EngineStats, Generation, Launch, Produced
 from maveriq_worker.serving import Serving
@@ -74,6 +74,9 @@ class StepEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats(active=self._active, waiting=0, stages=())
+
+    def times(self) -> tuple[ServedTime, ...]:
+        return ()
 
     async def wait_failed(self) -> str:
         await asyncio.Event().wait()

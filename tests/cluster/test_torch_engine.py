@@ -114,6 +114,18 @@ async def engine(tiny: Model, cache_dir: Path) -> AsyncIterator[TorchEngine]:
     await started.stop()
 
 
+async def test_what_ran_alone_is_timed_by_kind_and_told_once(engine: TorchEngine) -> None:
+    engine.times()
+    await answer(engine, generation((5,) * 20, max_tokens=6, ignore_eos=True))
+    told = engine.times()
+    (prefill,) = [time for time in told if time.prefill_ms is not None]
+    assert (prefill.batch, prefill.input_tokens, prefill.output_tokens, prefill.count) == (1, 20, 1, 1)
+    steps = [time for time in told if time.decode_ms is not None]
+    assert {(time.batch, time.input_tokens) for time in steps} == {(1, 20)}
+    assert sum(time.count for time in steps) == 5
+    assert engine.times() == ()
+
+
 async def test_requests_beyond_the_slots_wait_and_are_answered_as_if_alone(engine: TorchEngine) -> None:
     asked = [generation(f"Question {number}", max_tokens=4 + number) for number in range(6)]
     alone = [await answer(engine, each) for each in asked]

@@ -24,6 +24,8 @@ from maveriq.contracts import (
     ReplicaFailed,
     ReplicaReady,
     ReplicaStopped,
+    ServedTime,
+    ServiceTimed,
 )
 from maveriq.settings import BadSetting
 from maveriq.topology import EXCHANGE, WORKER
@@ -32,6 +34,7 @@ from maveriq_worker.devices import CpuDevices
 from maveriq_worker.engine import EngineFailed
 from maveriq_worker.publishing import publish_until_kept
 from maveriq_worker.settings import Settings
+from tests.fakes import FACTS
 from tests.unit.worker.engine_double import NODE, Heard, SteppedEngine, placement, request, until
 
 M = TypeVar("M", bound=Message)
@@ -100,7 +103,8 @@ async def scene(broker: InProcessBroker, monkeypatch: pytest.MonkeyPatch) -> Asy
 
 
 def start(scene: Scene) -> None:
-    settings = Settings.of({"MAVERIQ_NODE": NODE, "MAVERIQ_DEVICES": "cpu:0=300MiB,cpu:1=220MiB"})
+    env = {"MAVERIQ_NODE": NODE, "MAVERIQ_DEVICES": "cpu:0=300MiB,cpu:1=220MiB", "MAVERIQ_REPORT_S": "0.05"}
+    settings = Settings.of(env)
     devices = CpuDevices(NODE, settings.cpu_devices, settings.threads_per_stage)
     scene.serving = asyncio.create_task(serve(scene.bus, settings, devices, lambda: scene.new_engine()))
 
@@ -287,6 +291,33 @@ async def test_draining_an_earlier_token_leaves_the_later_replica_alone(scene: S
     await scene.drain("token-1")
     await scene.hears(ReplicaStopped)
     assert scene.engines[0].num_stops == 0
+
+
+TIME = ServedTime(batch=2, input_tokens=40, output_tokens=8, decode_ms=12.5, count=9)
+
+
+async def test_a_replica_that_served_says_once_what_its_passes_took(scene: Scene) -> None:
+    where = placement(gpus=(f"{NODE}/cpu:0", f"{NODE}/cpu:1"), facts=FACTS)
+    await scene.reserve(where)
+    await scene.hears(ReplicaReady)
+    scene.engines[0].timed = (TIME,)
+    said = await scene.hears(ServiceTimed)
+    configuration = where.candidate.configuration
+    assert said == ServiceTimed(
+        deployment_id=scene.deployment_id, node=NODE, engine="torch", gpu_types=("cpu-1t", "cpu-1t"), facts=FACTS,
+        precision=configuration.precision, kv_precision=configuration.kv_precision, tp=1, layers=(1, 1), times=(TIME,),
+    )  # fmt: skip
+    await scene.hears(NodeReported, len(scene.said(NodeReported)) + 2)
+    assert len(scene.said(ServiceTimed)) == 1
+
+
+async def test_a_replica_that_is_idle_or_whose_model_nobody_described_says_no_times(scene: Scene) -> None:
+    await scene.reserve(placement(facts=FACTS))
+    await scene.reserve(placement(token="token-2", replica=1, gpus=(f"{NODE}/cpu:1",)))
+    await scene.hears(ReplicaReady, 2)
+    scene.engines[1].timed = (TIME,)
+    await scene.hears(NodeReported, len(scene.said(NodeReported)) + 3)
+    assert not scene.said(ServiceTimed)
 
 
 async def test_replicas_of_one_deployment_live_apart(scene: Scene) -> None:

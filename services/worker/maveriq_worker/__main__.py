@@ -37,7 +37,7 @@ async def serve(bus: Bus, settings: Settings, devices: Devices, new_engine: Call
     async def report_once_listening() -> None:
         # before, a placement for this node would reach ingress's queue alone, and nobody would miss ours
         await listening.wait()
-        await report(bus, settings.node, settings.engine, gpus, settings.report_s)
+        await report(bus, settings.node, settings.engine, gpus, fleet.timed, settings.report_s)
 
     try:
         await side_by_side(

@@ -16,10 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from maveriq.contracts import InferenceError
+from maveriq.contracts import InferenceError, ServedTime
 from maveriq_worker.descendants import descendants, end
 from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused, StageStats
 from maveriq_worker.frames import Abort, Ask, Failure, Start, Started, Step, Stop, read_frame, write_frame
+from maveriq_worker.timings import SoloClock, Timings
 
 STOP_S = 20.0  # an engine that has not let go of its GPUs by then is killed
 _FRAME_LIMIT_BYTES = 2**20  # the stream reader's buffer
@@ -64,6 +65,8 @@ class ChildEngine:
         self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._started: asyncio.Future[tuple[StageStats, ...]] = asyncio.get_running_loop().create_future()
         self._slots = 0
+        self._newest = -1
+        self._timings = Timings()
 
     async def start(self, launch: Launch) -> None:
         self._slots = launch.configuration.max_batch
@@ -87,7 +90,9 @@ class ChildEngine:
     async def generate(self, generation: Generation) -> AsyncIterator[Produced]:
         if self._failed.done() or self._writer is None:
             raise EngineFailed(self._failed.result() if self._failed.done() else "not started")
-        number, stream = next(self._numbers), _Stream()
+        clock = None if self._streams else SoloClock(asyncio.get_running_loop().time())
+        self._newest, stream = next(self._numbers), _Stream()
+        number = self._newest
         self._streams[number] = stream
         write_frame(self._writer, Ask(number, generation))
         try:
@@ -97,6 +102,8 @@ class ChildEngine:
                     raise item
                 if isinstance(item, InferenceError):
                     raise RequestRefused(item.code, item.field, item.problem, item.remedy)
+                if clock is not None and self._newest == number:
+                    self._time(clock, item)
                 if item.finish_reason is not None:
                     del self._streams[number]
                 yield item
@@ -110,6 +117,10 @@ class ChildEngine:
         active = min(len(self._streams), self._slots)
         stages = self._started.result() if self._started.done() else ()
         return EngineStats(active=active, waiting=len(self._streams) - active, stages=stages)
+
+    def times(self) -> tuple[ServedTime, ...]:
+        """Of requests that were alone from first to last token: the steps of several cannot be seen from here."""
+        return self._timings.take()
 
     async def wait_failed(self) -> str:
         return await asyncio.shield(self._failed)
@@ -144,6 +155,12 @@ class ChildEngine:
             elif isinstance(frame, Failure):
                 self._fail(frame.detail)
         self._fail(f"the engine's process ended with {await child.wait()}")
+
+    def _time(self, clock: SoloClock, item: Produced) -> None:
+        now_s, last = asyncio.get_running_loop().time(), item.finish_reason is not None
+        passed = clock.produced(len(item.token_ids), item.prompt_tokens, now_s, last=last)
+        if passed is not None:
+            self._timings.add(passed)
 
     def _fail(self, detail: str) -> None:
         if self._failed.done():

@@ -15,6 +15,7 @@ from maveriq.contracts import (
     Model,
     PositionLogprobs,
     Sampling,
+    ServedTime,
 )
 
 
@@ -121,6 +122,10 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> EngineStats: ...
+
+    def times(self) -> tuple[ServedTime, ...]:
+        """What passes took since this was last asked: only those that the law's times may be compared with."""
+        ...
 
     async def wait_failed(self) -> str:
         """Return only when the engine has died by itself, with the reason."""

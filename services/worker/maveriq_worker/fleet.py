@@ -15,6 +15,7 @@ from maveriq.contracts import (
     ReplicaFailed,
     ReplicaReady,
     ReplicaStopped,
+    ServiceTimed,
 )
 from maveriq_worker.devices import Devices
 from maveriq_worker.engine import Device, Engine, Launch, LocalStage
@@ -95,6 +96,11 @@ class Fleet:
                 for gpu in stage.gpus:
                     held[gpu] += stage.reserved_bytes
         return dict(held)
+
+    def timed(self) -> tuple[ServiceTimed, ...]:
+        """What each replica's passes took since this was last asked; of those that served nothing, nothing."""
+        said = (replica.timed() for replica in self._running.values())
+        return tuple(one for one in said if one is not None)
 
     async def _died(self, message: ReplicaFailed) -> None:
         self._drop(message)

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 
 from maveriq.bus import Bus
-from maveriq.contracts import Placement, ReplicaFailed, ReplicaReady, ReplicaStopped
+from maveriq.contracts import Placement, ReplicaFailed, ReplicaReady, ReplicaStopped, ServiceTimed
 from maveriq.topology import MAX_DEADLINE_S
 from maveriq_worker.engine import Engine, EngineFailed, Launch
 from maveriq_worker.serving import Serving
@@ -149,6 +149,25 @@ class Replica:
 
     def _failed(self, detail: str) -> ReplicaFailed:
         return failed(self._deployment_id, self.placement, detail)
+
+    def timed(self) -> ServiceTimed | None:
+        """What its passes took since this was last asked; None: nothing ran, or nobody said what the model is."""
+        times, facts = self._engine.times(), self.placement.facts
+        if not times or facts is None:
+            return None
+        configuration = self.placement.candidate.configuration
+        return ServiceTimed(
+            deployment_id=self._deployment_id,
+            node=self.placement.node,
+            engine=configuration.engine,
+            gpu_types=(configuration.gpu_type,) * len(self.placement.stages),
+            facts=facts,
+            precision=configuration.precision,
+            kv_precision=configuration.kv_precision,
+            tp=configuration.tp,
+            layers=self.placement.layers,
+            times=times,
+        )
 
     @property
     def stopped(self) -> ReplicaStopped:

@@ -98,6 +98,13 @@ class Scheduler:
                 return self._launch(group)
         return None
 
+    def prompt_tokens(self, step: Step) -> int | None:
+        """Of all requests of a decode step under way; None: it reads prompts."""
+        group = self._groups[step.group]
+        if step.first_row - group.first_row >= group.num_decoding:
+            return None
+        return sum(len(sequence.submit.token_ids) for sequence in group.rows[: group.num_decoding])
+
     def done(self, done: StepDone) -> tuple[Emitted, ...]:
         """Take in what a step brought; those who finish leave."""
         group = self._groups[done.group]

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, Precision, TokenLogprob
+from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, Precision, ServedTime, TokenLogprob
 from maveriq_worker.answer_text import AnswerText
 from maveriq_worker.checkpoints import CheckpointFailed, eos_ids, prepare
 from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused, StageStats
 from maveriq_worker.prompts import Prompts, TokenizerFailed, field_of, load_prompts
 from maveriq_worker.stage_link import Gone
 from maveriq_worker.stage_processes import StageProcesses, StagesFailed
+from maveriq_worker.timings import Timings
 from maveriq_worker.torch_steps import Cancel, Choice, Emitted, SamplerSpec, StageSpec, Stepped, Submit
 
 _LONG_PROMPT_CHARS = 4_000  # longer ones are tokenised beside the event loop, which they would hold up
@@ -50,6 +51,7 @@ class TorchEngine:
         self._context_tokens = 0
         self._active, self._waiting = 0, 0
         self._stages: tuple[StageStats, ...] = ()
+        self._timings = Timings()
 
     async def start(self, launch: Launch) -> None:
         try:
@@ -87,6 +89,9 @@ class TorchEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats(self._active, self._waiting, self._stages)
+
+    def times(self) -> tuple[ServedTime, ...]:
+        return self._timings.take()
 
     async def wait_failed(self) -> str:
         await self._died.wait()
@@ -168,6 +173,8 @@ class TorchEngine:
             while True:
                 stepped: Stepped = await self._processes.receive()
                 self._active, self._waiting = stepped.active, stepped.waiting
+                if stepped.passed is not None:
+                    self._timings.add(stepped.passed)
                 for emitted in stepped.emitted:
                     answer = self._answers.get(emitted.choice.key)
                     if answer is not None:

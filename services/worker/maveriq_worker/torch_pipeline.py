@@ -11,11 +11,13 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback
 from typing import NoReturn
 
 import torch
 
+from maveriq_worker.pass_clock import PassClock
 from maveriq_worker.sampling import Sampler
 from maveriq_worker.scheduler import Scheduler
 from maveriq_worker.stage_link import Gone, Link, pair, ready
@@ -53,6 +55,7 @@ class Leader:
         self._stage, self._transport, self._scheduler = stage, transport, scheduler
         self._worker, self._followers = worker, followers
         self._sampler = Sampler()
+        self._clock = PassClock()
         self._in_flight = 0
         self._told = (0, 0)
 
@@ -64,6 +67,7 @@ class Leader:
             self._hear(wait=step is None)
 
     def _launch(self, step: Step) -> None:
+        self._clock.launched(step, self._scheduler.prompt_tokens(step), time.perf_counter())
         for follower in self._followers:
             follower.send(step)
         output = self._stage.forward(step, None)
@@ -91,10 +95,11 @@ class Leader:
         self._tell()
 
     def _done(self, done: StepDone) -> None:
+        passed = self._clock.done(done.group, time.perf_counter())
         emitted = self._scheduler.done(done)
         if emitted:
             self._told = (self._scheduler.num_active, self._scheduler.num_waiting)
-            self._worker.send(Stepped(emitted, *self._told))
+            self._worker.send(Stepped(emitted, *self._told, passed))
 
     def _tell(self) -> None:
         """Counts that changed without a token: requests that came, or were cancelled."""

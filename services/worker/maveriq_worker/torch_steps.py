@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from maveriq.contracts import FinishReason, Precision
+from maveriq_worker.timings import Passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ class Stepped:
     emitted: tuple[Emitted, ...]
     active: int
     waiting: int
+    passed: Passed | None = None
+    """What the step took, where it had the stages to itself."""
 
 
 @dataclass(frozen=True, slots=True)

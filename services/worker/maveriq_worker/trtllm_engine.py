@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, TokenLogprob
+from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, ServedTime, TokenLogprob
 from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused
 from maveriq_worker.prompts import Prompts, TokenizerFailed, field_of, load_prompts
 from maveriq_worker.trtllm_options import Shape, options, sampling_arguments, source
@@ -114,6 +114,10 @@ class TrtLlmEngine:
         """No stages: the LLM API does not say what each rank allocated."""
         active = min(self._num_requests, self._slots)
         return EngineStats(active=active, waiting=self._num_requests - active, stages=())
+
+    def times(self) -> tuple[ServedTime, ...]:
+        """Nothing: the LLM API shows no steps. `ChildEngine` times the requests that it runs alone."""
+        return ()
 
     async def wait_failed(self) -> str:
         return await asyncio.shield(self._failed)

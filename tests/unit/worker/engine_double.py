@@ -13,11 +13,13 @@ from maveriq.contracts import (
     FinishReason,
     Message,
     Model,
+    ModelFacts,
     Placement,
     Precision,
     Prediction,
     RequestSubmitted,
     Sampling,
+    ServedTime,
     Stage,
     StageMemory,
 )
@@ -35,6 +37,8 @@ class SteppedEngine:
         self.generations: list[Generation] = []
         self.asked: dict[UUID, asyncio.Future[bool]] = {}
         self.num_stops = 0
+        self.timed: tuple[ServedTime, ...] = ()
+        """What its passes took, told once."""
         self.hold_start = asyncio.Event()
         self.hold_start.set()
         self.start_error: Exception | None = None
@@ -68,6 +72,10 @@ class SteppedEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats(active=len(self.asked), waiting=0, stages=())
+
+    def times(self) -> tuple[ServedTime, ...]:
+        told, self.timed = self.timed, ()
+        return told
 
     async def wait_failed(self) -> str:
         return await asyncio.shield(self.dead)
@@ -123,6 +131,7 @@ def placement(
     gpus: tuple[str, ...] = (f"{NODE}/cpu:0",),
     engine: str = "torch",
     max_batch: int = 2,
+    facts: ModelFacts | None = None,
 ) -> Placement:
     configuration = Configuration(
         engine=engine,
@@ -143,6 +152,7 @@ def placement(
         token=token,
         node=NODE,
         model=Model(name="m", source="/models/m"),
+        facts=facts,
         candidate=Candidate(configuration=configuration, prediction=prediction, memory=memory, score=1),
         stages=tuple(Stage(gpus=(gpu,), num_layers=1, reserved_bytes=1000) for gpu in gpus),
     )

@@ -102,6 +102,19 @@ async def answer(engine: ChildEngine, generation: Generation) -> list[Produced]:
     return [produced async for produced in engine.generate(generation)]
 
 
+async def test_requests_that_come_alone_are_timed_and_others_are_not(engine: ChildEngine) -> None:
+    async def ask(tokens: int) -> None:
+        asked = Generation(uuid4(), "hello", None, Sampling(max_tokens=tokens, seed=1))
+        assert len([produced async for produced in engine.generate(asked)]) == tokens
+
+    await ask(6)
+    prefill, step = engine.times()
+    assert prefill.prefill_ms is not None and (prefill.batch, prefill.input_tokens, prefill.count) == (1, 1, 1)
+    assert step.decode_ms is not None and (step.batch, step.output_tokens, step.count) == (1, 3, 1)
+    await asyncio.gather(ask(6), ask(6))
+    assert engine.times() == ()
+
+
 async def test_requests_are_answered_side_by_side_by_ranks_that_see_the_placements_gpus(engine: ChildEngine) -> None:
     answers = await asyncio.gather(*(answer(engine, asking(tokens=n)) for n in (3, 5, 8)))
     assert [[p.token_ids[0] for p in one] for one in answers] == [[*range(3)], [*range(5)], [*range(8)]]
