@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 _CONFIGS: Any = AutoConfig  # transformers' types are partly unknown
@@ -55,10 +56,9 @@ def read_config(source: str) -> Any:
             )
         else:
             config = _CONFIGS.from_pretrained(source)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise Unreadable(
-            f"{source}: its config.json cannot be read ({first}); give a local folder with config.json, "
+            f"{source}: its config.json cannot be read ({_in_a_line(error)}); give a local folder with config.json, "
             "a .gguf file, or the id of a Hugging Face model that this machine can reach"
         ) from error
     if getattr(config, "is_encoder_decoder", False):
@@ -94,17 +94,19 @@ def build(config: Any, device: str, dtype: torch.dtype) -> Any:
     """The model with random weights, in evaluation mode.
 
     Raises:
-        Unreadable: transformers knows no causal language model for this config.
+        Unreadable: transformers knows no causal language model for this config, or cannot build it from what it says.
     """
     try:
         with torch.device(device):
             model = _MODELS.from_config(config, dtype=dtype, attn_implementation=_attention(config))
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        unknown = "Unrecognized configuration class" in str(error)
         raise Unreadable(
             f"{architecture(config)} cannot be cut: transformers knows no AutoModelForCausalLM for it; "
             "give a decoder-only language model"
+            if unknown
+            else f"{architecture(config)} cannot be cut: transformers cannot build it from its config "
+            f"({_in_a_line(error)}); give the config.json that came with the model"
         ) from error
     return model.eval()
 
@@ -127,6 +129,14 @@ def find_layers(model: Any, num_layers: int) -> Layers:
     path = min((path for path, _ in lists), key=lambda path: path.count("."))
     parent, _, name = path.rpartition(".")
     return Layers(model.get_submodule(parent), name)
+
+
+def _in_a_line(error: Exception) -> str:
+    """Its first line; with the second where the first only announces, as huggingface_hub's checks do."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    told = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    bare = isinstance(error, KeyError | TypeError | AttributeError) or not told
+    return f"{type(error).__name__}: {told}".rstrip(": ") if bare else told
 
 
 def _attention(config: Any) -> str | None:

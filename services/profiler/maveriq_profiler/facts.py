@@ -8,6 +8,7 @@ import torch
 
 from maveriq.contracts import ModelFacts
 from maveriq_profiler.cutting import Unreadable, architecture, build, find_layers, read_config, with_layers
+from maveriq_profiler.layer import mlp_of, parallel_attention
 from maveriq_profiler.orders import Reading
 
 _NOT_COST = ("architecture", "shape_key", "num_layers", "max_context_tokens", "tied_embeddings")
@@ -37,21 +38,27 @@ def facts_of(config: Any) -> ModelFacts:
     num_heads = _positive(config, name, "num_attention_heads")
     first, last, tied = _ends(model, layers, name)
     hidden_size = _positive(config, name, "hidden_size")
+    mlp = mlp_of(config, layers[0], name)
     facts = ModelFacts(
         architecture=name,
         shape_key="-",
         num_layers=num_layers,
         hidden_size=hidden_size,
-        intermediate_size=_intermediate_size(config, hidden_size),
+        intermediate_size=mlp.width,
         vocab_size=_positive(config, name, "vocab_size"),
         num_heads=num_heads,
         num_kv_heads=_num_kv_heads(config, num_heads),
-        head_dim=getattr(config, "head_dim", None) or hidden_size // num_heads,
+        head_dim=_head_dim(config, hidden_size // num_heads),
         max_context_tokens=_positive(config, name, "max_position_embeddings"),
         layer_params=counts.pop(),
         embedding_params=first,
         lm_head_params=last,
         tied_embeddings=tied,
+        gated_mlp=mlp.gated,
+        parallel_attention=parallel_attention(config),
+        num_experts=mlp.num_experts,
+        experts_per_token=mlp.experts_per_token,
+        expert_params=mlp.expert_params,
     )
     return facts.model_copy(update={"shape_key": _shape_key(facts, config)})
 
@@ -126,12 +133,12 @@ def _num_kv_heads(config: Any, num_heads: int) -> int:
     return num_heads
 
 
-def _intermediate_size(config: Any, hidden_size: int) -> int:
-    for field in ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"):
-        value = getattr(config, field, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return 4 * hidden_size  # what GPT-2, GPT-J and Bloom do where their config says nothing
+def _head_dim(config: Any, otherwise: int) -> int:
+    """Elements of a head's key or value; where the two differ (latent attention), their mean, rounded up."""
+    if getattr(config, "kv_lora_rank", None) and getattr(config, "v_head_dim", None):
+        key = int(config.qk_nope_head_dim) + int(config.qk_rope_head_dim)
+        return (key + int(config.v_head_dim) + 1) // 2
+    return int(getattr(config, "head_dim", None) or otherwise)
 
 
 def _shape_key(facts: ModelFacts, config: Any) -> str:
@@ -139,6 +146,5 @@ def _shape_key(facts: ModelFacts, config: Any) -> str:
     costs = facts.model_dump(exclude=set(_NOT_COST)) | {
         "model_type": config.model_type,
         "sliding_window": getattr(config, "sliding_window", None),
-        "experts_per_token": getattr(config, "num_experts_per_tok", None),
     }
     return hashlib.sha256(json.dumps(costs, sort_keys=True).encode()).hexdigest()[:32]
