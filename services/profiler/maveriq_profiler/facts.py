@@ -28,13 +28,8 @@ def facts_of(config: Any) -> ModelFacts:
     name = type(model).__name__
     num_layers = _positive(config, name, "num_hidden_layers")
     layers = find_layers(model, num_layers).all
-    counts = {_count(layer) for layer in layers}
-    if len(counts) > 1:
-        raise Unreadable(
-            f"{name} cannot be cut: its layers differ in size ({min(counts)} to {max(counts)} parameters), "
-            "so a few of them do not tell what all of them cost; give a model with equal layers"
-        )
-    _check_cut(config, model, counts.copy().pop(), num_layers)
+    layer_params = _layer_params(layers, name)
+    _check_cut(config, model, layer_params, num_layers)
     num_heads = _positive(config, name, "num_attention_heads")
     first, last, tied = _ends(model, layers, name)
     hidden_size = _positive(config, name, "hidden_size")
@@ -50,7 +45,7 @@ def facts_of(config: Any) -> ModelFacts:
         num_kv_heads=_num_kv_heads(config, num_heads),
         head_dim=_head_dim(config, hidden_size // num_heads),
         max_context_tokens=_positive(config, name, "max_position_embeddings"),
-        layer_params=counts.pop(),
+        layer_params=layer_params,
         embedding_params=first,
         lm_head_params=last,
         tied_embeddings=tied,
@@ -61,6 +56,16 @@ def facts_of(config: Any) -> ModelFacts:
         expert_params=mlp.expert_params,
     )
     return facts.model_copy(update={"shape_key": _shape_key(facts, config)})
+
+
+def _layer_params(layers: Any, name: str) -> int:
+    counts = {_count(layer) for layer in layers}
+    if len(counts) > 1:
+        raise Unreadable(
+            f"{name} cannot be cut: its layers differ in size ({min(counts)} to {max(counts)} parameters), "
+            "so a few of them do not tell what all of them cost; give a model with equal layers"
+        )
+    return counts.pop()
 
 
 def _check_decoder(config: Any, name: str) -> None:
