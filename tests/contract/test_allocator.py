@@ -73,11 +73,12 @@ def ready(order: PlacementReserved) -> ReplicaReady:
     return ReplicaReady(deployment_id=order.deployment_id, replica=at.replica, token=at.token, node=at.node, load_s=1)
 
 
-def failed(order: PlacementReserved, detail: str = "out of memory") -> ReplicaFailed:
+def failed(order: PlacementReserved, detail: str = "out of memory", *, unusable: bool = False) -> ReplicaFailed:
     at = order.placement
     return ReplicaFailed(
-        deployment_id=order.deployment_id, replica=at.replica, token=at.token, node=at.node, detail=detail
-    )
+        deployment_id=order.deployment_id, replica=at.replica, token=at.token, node=at.node, detail=detail,
+        checkpoint_unusable=unusable,
+    )  # fmt: skip
 
 
 def stopped(order: PlacementReserved | DeploymentDraining) -> ReplicaStopped:
@@ -145,6 +146,26 @@ async def test_a_failed_replica_goes_on_with_the_next_candidate_in_the_bytes_it_
     assert second.placement.token != first.placement.token
     assert held(answer) == {"a/0": 40, "a/1": 40}
     assert await allocator.tell(failed(first)) == answer
+
+
+async def test_a_checkpoint_that_cannot_be_used_is_not_tried_again_with_another_candidate(
+    allocator: Allocator,
+) -> None:
+    await allocator.tell(reported("a", 80, 80))
+    (order,) = await place(allocator, computed(candidate(), candidate(pp=2)))
+    (failure,) = of_type(DeploymentFailed, await allocator.tell(failed(order, "no such folder", unusable=True)))
+    assert failure.reason is FailureReason.ENGINE_FAILED
+    assert "no such folder" in failure.detail
+
+
+async def test_a_replica_that_died_after_it_was_ready_gets_its_own_candidate_again(allocator: Allocator) -> None:
+    await allocator.tell(reported("a", 80, 80))
+    (first,) = await place(allocator, computed(candidate(pp=2), candidate()))
+    await allocator.tell(ready(first))
+    (second,) = of_type(PlacementReserved, await allocator.tell(failed(first)))
+    assert second.placement.candidate == first.placement.candidate
+    (third,) = of_type(PlacementReserved, await allocator.tell(failed(second)))
+    assert third.placement.candidate != first.placement.candidate
 
 
 async def test_when_no_candidate_is_left_the_others_drain_and_the_deployment_fails(allocator: Allocator) -> None:

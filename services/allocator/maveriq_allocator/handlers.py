@@ -43,8 +43,10 @@ class Handlers:
         return [lifecycle.drain(message.deployment_id, stray)] if record.closing is not None else []
 
     async def on_replica_failed(self, message: ReplicaFailed) -> Sequence[Message]:
-        """Give its bytes back and try the next candidate."""
-        record = await self.placing.replace(message.deployment_id, message.token, message.detail)
+        """Give its bytes back and seat it anew."""
+        record = await self.placing.replace(
+            message.deployment_id, message.token, message.detail, unusable=message.checkpoint_unusable
+        )
         changed = await self._inventory_changed(lifecycle.changed_nodes(record, message.node))
         wanted = None if record.closing is not None else message.replica
         return [*lifecycle.orders(record, replica=wanted), *lifecycle.ending(record), *changed]

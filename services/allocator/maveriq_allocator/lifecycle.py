@@ -8,6 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from maveriq.contracts import (
+    Candidate,
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
@@ -16,6 +17,7 @@ from maveriq.contracts import (
     Placement,
     PlacementReserved,
     PlanComputed,
+    Precision,
     Value,
 )
 from maveriq_allocator.choosing import Choice, Seat
@@ -90,6 +92,21 @@ def replanned(record: Record) -> Record:
 def moved(record: Record, plan: PlanComputed, old: Held, choice: Choice) -> Record:
     """One replica gets another seat."""
     return _seated(_lost(record, old), plan, old.placement.replica, choice.rank, choice.seats[0])
+
+
+def after_checkpoint(plan: PlanComputed, lost: Held, start: int) -> int:
+    """The first rank from `start` on whose checkpoint is not the lost replica's; past the last where there is none."""
+    checkpoint = _checkpoint(plan, lost.placement.candidate)
+    candidates = plan.plan.candidates
+    others = (rank for rank in range(start, len(candidates)) if _checkpoint(plan, candidates[rank]) != checkpoint)
+    return next(others, len(candidates))
+
+
+def _checkpoint(plan: PlanComputed, candidate: Candidate) -> tuple[str, Precision]:
+    """What is read, and what it is made into."""
+    model, configuration = plan.admission.model, candidate.configuration
+    variant = model.variant(configuration.variant, configuration.precision)
+    return (variant.source if variant else None) or model.source, configuration.precision
 
 
 def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: Seat) -> Record:

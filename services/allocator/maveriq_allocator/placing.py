@@ -76,16 +76,22 @@ class Placing:
         after = lifecycle.replanned(before.record)
         return after if await self.reservations.commit(before, after, plan) is Outcome.DONE else None
 
-    async def replace(self, deployment_id: UUID, token: str, detail: str) -> Record:
-        """Seat a failed replica by the candidates after its own, or give the deployment up."""
+    async def replace(self, deployment_id: UUID, token: str, detail: str, *, unusable: bool = False) -> Record:
+        """Seat a failed replica anew, or give the deployment up.
+
+        One that died after it was ready gets its own candidate again, one that did not start the next.
+
+        Args:
+            unusable: its checkpoint is to blame, so candidates with the same one are passed over.
+        """
         further, taken = 0, 0
         for _ in range(MAX_STALE + MAX_TAKEN * 64):
             before = await self.reservations.load(deployment_id)
             lost = before.record.holding(token)
             if lost is None:
                 return before.record
-            start = max(lost.rank + 1, further)
-            attempt = await self._next_seat(before, lost, start, detail)
+            start = max(lost.rank + (lost.phase is not Phase.READY), further)
+            attempt = await self._next_seat(before, lost, start, detail, unusable=unusable)
             outcome = await self.reservations.commit(before, attempt.after)
             if outcome is Outcome.DONE:
                 return attempt.after
@@ -100,10 +106,14 @@ class Placing:
         failure = Failure(reason=FailureReason.NO_CAPACITY, detail=self._shortage(plan, 0, nodes, None))
         return Attempt(lifecycle.failed(record, failure))
 
-    async def _next_seat(self, before: Loaded, lost: Held, start: int, detail: str) -> Attempt:
+    async def _next_seat(
+        self, before: Loaded, lost: Held, start: int, detail: str, *, unusable: bool = False
+    ) -> Attempt:
         if lost.phase is Phase.DRAINING:
             return Attempt(lifecycle.stopped(before.record, lost.placement.token))
         plan = await self.reservations.plan(before.record.deployment_id)
+        if plan is not None and unusable:
+            start = lifecycle.after_checkpoint(plan, lost, start)
         if plan is None or start >= len(plan.plan.candidates):
             failure = Failure(reason=FailureReason.ENGINE_FAILED, detail=f"{detail}; no candidate is left to try")
             return Attempt(lifecycle.failed(before.record, failure, lost))

@@ -95,6 +95,10 @@ class EngineFailed(Exception):
     """The engine could not start, or died; its requests can be served elsewhere."""
 
 
+class CheckpointUnusable(EngineFailed):
+    """The variant's checkpoint cannot be read or converted: another placement of it would fail alike."""
+
+
 class RequestRefused(Exception):
     """This request can never be answered by this engine."""
 

@@ -10,7 +10,7 @@ import structlog
 from maveriq.bus import Bus
 from maveriq.contracts import Placement, ReplicaFailed, ReplicaReady, ReplicaStopped, ServiceTimed
 from maveriq.topology import MAX_DEADLINE_S
-from maveriq_worker.engine import Engine, EngineFailed, Launch
+from maveriq_worker.engine import CheckpointUnusable, Engine, EngineFailed, Launch
 from maveriq_worker.serving import Serving
 
 DRAIN_QUIET_S = 0.5  # the queues give nothing more: several times what a redelivery takes
@@ -92,7 +92,7 @@ class Replica:
         if (error := opening.exception()) is not None:
             self._log_failure(error)
             await self._end()
-            self._started.set_result(self._failed(_words(error)))
+            self._started.set_result(self._failed(_words(error), unusable=isinstance(error, CheckpointUnusable)))
             return
         serving = opening.result()
         self._started.set_result(self._ready(time.monotonic() - began))
@@ -147,8 +147,8 @@ class Replica:
             stage_bytes=tuple(stage.weight_bytes + stage.kv_cache_bytes for stage in self._engine.stats().stages),
         )
 
-    def _failed(self, detail: str) -> ReplicaFailed:
-        return failed(self._deployment_id, self.placement, detail)
+    def _failed(self, detail: str, *, unusable: bool = False) -> ReplicaFailed:
+        return failed(self._deployment_id, self.placement, detail, unusable=unusable)
 
     def timed(self) -> ServiceTimed | None:
         """What its passes took since this was last asked; None: nothing ran, or nobody said what the model is."""
@@ -179,13 +179,14 @@ class Replica:
         )
 
 
-def failed(deployment_id: UUID, placement: Placement, detail: str) -> ReplicaFailed:
+def failed(deployment_id: UUID, placement: Placement, detail: str, *, unusable: bool = False) -> ReplicaFailed:
     return ReplicaFailed(
         deployment_id=deployment_id,
         replica=placement.replica,
         token=placement.token,
         node=placement.node,
         detail=detail,
+        checkpoint_unusable=unusable,
     )
 
 

@@ -11,7 +11,16 @@ from pathlib import Path
 from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, Precision, ServedTime, TokenLogprob
 from maveriq_worker.answer_text import AnswerText
 from maveriq_worker.checkpoints import CheckpointFailed, eos_ids, prepare
-from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused, StageStats
+from maveriq_worker.engine import (
+    CheckpointUnusable,
+    EngineFailed,
+    EngineStats,
+    Generation,
+    Launch,
+    Produced,
+    RequestRefused,
+    StageStats,
+)
 from maveriq_worker.prompts import Prompts, TokenizerFailed, field_of, load_prompts
 from maveriq_worker.stage_link import Gone
 from maveriq_worker.stage_processes import StageProcesses, StagesFailed
@@ -57,7 +66,10 @@ class TorchEngine:
         try:
             specs = stage_specs(launch, await prepare(source(launch), launch.configuration.precision, launch.cache_dir))
             self._prompts, self._stages = await self._load(specs)
-        except (CheckpointFailed, StagesFailed, TokenizerFailed) as error:
+        except (CheckpointFailed, TokenizerFailed) as error:
+            await self.stop()
+            raise CheckpointUnusable(str(error)) from error
+        except StagesFailed as error:
             await self.stop()
             raise EngineFailed(str(error)) from error
         except asyncio.CancelledError:

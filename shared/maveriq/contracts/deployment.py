@@ -86,6 +86,10 @@ class ReplicaFailed(Message):
     token: str
     node: str
     detail: str
+    checkpoint_unusable: bool = Field(
+        default=False,
+        description="The checkpoint cannot be read or converted: no candidate with it will start.",
+    )
 
 
 class ReplicaStopped(Message):
