@@ -12,7 +12,7 @@ from typing import TextIO
 from maveriq.contracts import Sample
 from maveriq_profiler.cutting import Unreadable, config_from
 from maveriq_profiler.facts import read
-from maveriq_profiler.orders import FactsOrder, Line, Measured, Order, ProbeOrder
+from maveriq_profiler.orders import FactsOrder, ItemOrder, ItemRan, Line, Measured, Order, ProbeOrder
 
 
 def main() -> None:
@@ -21,7 +21,10 @@ def main() -> None:
     order = Order.model_validate_json(sys.stdin.readline()).order
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        line = Line(reading=read(order.source)) if isinstance(order, FactsOrder) else _probe(order, answers)
+        if isinstance(order, FactsOrder):
+            line = Line(reading=read(order.source))
+        else:
+            line = _run(order) if isinstance(order, ItemOrder) else _probe(order, answers)
     except Unreadable as error:
         line = Line(unreadable=str(error))
     _say(answers, line)
@@ -42,16 +45,30 @@ def _probe(order: ProbeOrder, answers: TextIO) -> Line:
         from maveriq_profiler import trtllm_probe
 
         samples = trtllm_probe.measure(order, report)
-    elif order.device.startswith("cuda") and not torch.cuda.is_available():
-        return Line(
-            failed=f"torch sees no CUDA on {order.device}; install torch for CUDA, or MAVERIQ_PROFILE_DEVICE=cpu"
-        )
+    elif (problem := _unseen(order.device)) is not None:
+        return problem
     else:
         samples = probe.measure(order, report)
     # last: it starts CUDA in this process, which TensorRT-LLM must do by itself
     visible = torch.device(order.device if order.engine == "torch" else "cuda:0")
     hop = hop_ms(config_from(order.config_json).hidden_size, probe.DTYPES[order.precision], visible)
     return Line(measured=Measured(hop_ms=hop, samples=samples, cost_s=time.perf_counter() - begun))
+
+
+def _run(order: ItemOrder) -> Line:
+    if (problem := _unseen(order.device)) is not None:
+        return problem
+    from maveriq_profiler import run_probe
+
+    return Line(ran=ItemRan(samples=run_probe.measure_item(order)))
+
+
+def _unseen(device: str) -> Line | None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return Line(failed=f"torch sees no CUDA on {device}; install torch for CUDA, or MAVERIQ_PROFILE_DEVICE=cpu")
+    return None
 
 
 def _say(answers: TextIO, line: Line) -> None:
@@ -61,7 +78,8 @@ def _say(answers: TextIO, line: Line) -> None:
 
 def _end_with_parent() -> None:
     """The parent holds our stdin open for as long as it lives."""
-    sys.stdin.read()
+    while os.read(0, 1):  # not by sys.stdin: its lock would be held in every process forked from this one
+        pass
     os._exit(1)
 
 

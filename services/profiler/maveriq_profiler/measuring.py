@@ -11,9 +11,10 @@ from typing import Protocol
 
 import structlog
 
-from maveriq.contracts import BYTES_PER_ELEMENT, Fingerprint, Precision
+from maveriq.contracts import BYTES_PER_ELEMENT, Fingerprint, Precision, RunSample
 from maveriq_profiler.grid import Limits, grid_for
-from maveriq_profiler.orders import FactsOrder, Line, Order, ProbeOrder, Reading
+from maveriq_profiler.orders import FactsOrder, ItemOrder, Line, Order, ProbeOrder, Reading
+from maveriq_profiler.programme import Item
 
 log = structlog.get_logger()
 
@@ -57,6 +58,16 @@ class Probe(Protocol):
 
     async def measure(self, reading: Reading, precision: Precision) -> Fingerprint:
         """Raises ProbeFailed."""
+        ...
+
+    async def run_item(self, item: Item, *, device: str) -> tuple[RunSample, ...]:
+        """All samples of one item of a programme.
+
+        Args:
+            device: cpu or cuda:<n>; of an item with several GPUs as many, with commas between.
+
+        Raises ProbeFailed.
+        """
         ...
 
 
@@ -109,6 +120,15 @@ class ChildProbe:
             samples=line.measured.samples,
             cost_s=line.measured.cost_s,
         )
+
+    async def run_item(self, item: Item, *, device: str) -> tuple[RunSample, ...]:
+        log.info("measuring", item=item.key, gpu_type=self.rig.gpu_type, expected_s=round(item.expected_s, 1))
+        async with self._one_at_a_time:
+            line, end = await self._run(Order(order=ItemOrder(item=item, device=device, threads=self.rig.threads)))
+        if line.ran is None:
+            problem = line.failed or line.unreadable or end
+            raise ProbeFailed(f"{item.key} on {self.rig.gpu_type}: {problem}")
+        return line.ran.samples
 
     async def _run(self, order: Order) -> tuple[Line, str]:
         """The child's last line, and how it ended in words."""

@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from maveriq.contracts import ModelFacts, Precision, Sample, Value
+from maveriq.contracts import ModelFacts, Precision, RunSample, Sample, Value
 from maveriq_profiler.grid import Grid
+from maveriq_profiler.programme import Item
 
 
 class FactsOrder(Value):
@@ -27,8 +28,17 @@ class ProbeOrder(Value):
     grid: Grid
 
 
+class ItemOrder(Value):
+    """Run one item of a calibration's programme."""
+
+    kind: Literal["item"] = "item"
+    item: Item
+    device: str = Field(description="cpu or cuda:<n>; several with commas between, where the item needs them.")
+    threads: int = Field(gt=0, description="CPU threads of each stage.")
+
+
 class Order(Value):
-    order: FactsOrder | ProbeOrder = Field(discriminator="kind")
+    order: FactsOrder | ProbeOrder | ItemOrder = Field(discriminator="kind")
 
 
 class Reading(Value):
@@ -46,10 +56,17 @@ class Measured(Value):
     cost_s: float
 
 
+class ItemRan(Value):
+    """All readings of one ItemOrder."""
+
+    samples: tuple[RunSample, ...] = Field(min_length=1)
+
+
 class Line(Value):
     """One line of the measuring process's output: progress any number of times, then one of the others."""
 
     progress: Sample | None = Field(default=None, description="The latest reading, for the log.")
+    ran: ItemRan | None = None
     reading: Reading | None = None
     measured: Measured | None = None
     unreadable: str | None = None

@@ -1,7 +1,8 @@
-"""Peak bytes that a computation takes beyond what was allocated before it."""
+"""Bytes of a device: what a process takes before any tensor, and a computation beyond what was there before."""
 
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import torch
 from torch.autograd.profiler import profile
@@ -25,3 +26,18 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         held += change
         peak = max(peak, held)
     return peak
+
+
+def runtime_bytes(device: torch.device) -> int:
+    """What the process takes of a GPU before any tensor: context, kernels, the GEMM library's workspace. CPU: 0."""
+    if device.type != "cuda":
+        return 0
+    nvml: Any = import_module("pynvml")
+    nvml.nvmlInit()
+    uuid = str(cast(Any, torch.cuda).get_device_properties(device).uuid)
+    handle = nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+    before = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
+    one = torch.ones((64, 64), device=device)
+    (one @ one).sum().item()
+    taken = int(nvml.nvmlDeviceGetMemoryInfo(handle).used) - before
+    return max(0, taken - torch.cuda.memory_reserved(device))

@@ -8,9 +8,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from maveriq_profiler.cutting import build, config_from, find_layers, with_layer
 from maveriq_profiler.grid import Grid, Point
 from maveriq_profiler.kv_cache import Rooms
 from maveriq_profiler.orders import ProbeOrder
-from maveriq_profiler.peak import peak_bytes
+from maveriq_profiler.peak import peak_bytes, runtime_bytes
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 _PREFILL_ROUNDS = 3  # a prefill is long enough to be timed well by few repeats
@@ -82,21 +81,6 @@ def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample
         samples.append(_sample(num_layers, point, order.grid.output_tokens, taken, peaks[point], runtime))
         report(samples[-1])
     return tuple(samples)
-
-
-def runtime_bytes(device: torch.device) -> int:
-    """What the process takes of a GPU before any tensor: context, kernels, the GEMM library's workspace. CPU: 0."""
-    if device.type != "cuda":
-        return 0
-    nvml: Any = import_module("pynvml")
-    nvml.nvmlInit()
-    uuid = str(cast(Any, torch.cuda).get_device_properties(device).uuid)
-    handle = nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-    before = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
-    one = torch.ones((64, 64), device=device)
-    (one @ one).sum().item()
-    taken = int(nvml.nvmlDeviceGetMemoryInfo(handle).used) - before
-    return max(0, taken - torch.cuda.memory_reserved(device))
 
 
 def _rounds(cut: Cut, rooms: dict[Point, Rooms], grid: Grid) -> dict[tuple[int, Point], Readings]:

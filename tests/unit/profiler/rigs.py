@@ -3,9 +3,11 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from maveriq.contracts import Fingerprint, ModelFacts, Precision, Sample
+from maveriq.contracts import Fingerprint, ModelFacts, Precision, RunSample, Sample
+from maveriq_profiler.grid import Point
 from maveriq_profiler.measuring import ModelUnreadable, ProbeFailed, Rig
 from maveriq_profiler.orders import Reading
+from maveriq_profiler.programme import Item
 
 FACTS = ModelFacts(
     architecture="LlamaForCausalLM",
@@ -45,12 +47,31 @@ def fingerprint(rig: Rig, precision: Precision = Precision.FP32, decode_ms: floa
     )
 
 
+def run_sample(item: Item, split: tuple[int, ...], point: Point) -> RunSample:
+    """Of an item of a programme; its model's shape is not looked at."""
+    return RunSample(
+        facts=FACTS.model_copy(update={"shape_key": item.key}),
+        precision=item.precision,
+        kv_precision=item.precision,
+        tp=item.tp,
+        layers=split,
+        batch=point.batch,
+        input_tokens=point.input_tokens,
+        output_tokens=item.output_tokens,
+        prefill_ms=0.1 * sum(split) * point.batch * point.input_tokens,
+        decode_ms=1.0 + sum(split) + 0.1 * point.batch + 0.2 * len(split),
+        activation_bytes=1000,
+        runtime_bytes=0,
+    )
+
+
 @dataclass
 class FakeProbe:
     rig: Rig = field(default_factory=rig)
     unreadable: str = ""
     failure: str = ""
-    measured: list[Precision] = field(default_factory=list)
+    measured: list[Precision] = field(default_factory=list[Precision])
+    ran: list[str] = field(default_factory=list[str])
 
     async def read(self, source: str) -> Reading:
         if self.unreadable:
@@ -63,3 +84,10 @@ class FakeProbe:
         self.measured.append(precision)
         await asyncio.sleep(0)
         return fingerprint(self.rig, precision)
+
+    async def run_item(self, item: Item, *, device: str) -> tuple[RunSample, ...]:
+        if self.failure:
+            raise ProbeFailed(self.failure)
+        self.ran.append(item.key)
+        await asyncio.sleep(0)
+        return tuple(run_sample(item, split, point) for split in item.splits for point in item.points)

@@ -1,0 +1,152 @@
+"""One stage of a model, run as the worker's torch engine runs it: what is timed here is what will be served.
+
+Alike: a cache in rows taken once, masks and positions made for each pass, one position's logits, a greedy choice on the
+host. Not alike: no scheduler and no sampler, some 0.1 ms of a pass.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from maveriq_profiler.cutting import find_layers
+
+PREFILL_TOKENS = 512  # the engine reads a longer prompt in pieces of so many
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What the first stage tells the others of a pass: pickled for each, as the engine does."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    """[rows][tokens], as many tokens in each row."""
+    starts: tuple[int, ...]
+    """Position of each row's first token."""
+    picks: tuple[tuple[int, int, int], ...]
+    """Request, row and token whose successor is chosen; empty where a prompt goes on in the next pass."""
+
+
+class Rows:
+    """The cache: what transformers' layers call of one."""
+
+    def __init__(self, num_rows: int, context_tokens: int) -> None:
+        self._num_rows, self._context_tokens = num_rows, context_tokens
+        self._stores: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._num_used, self._start = 0, 0
+
+    def place(self, num_rows: int, start: int) -> None:
+        """Where the next pass writes; every row starts at the same position."""
+        self._num_used, self._start = num_rows, start
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write [rows, heads, tokens, head size] of both; all of each row's from its position 0."""
+        if layer_idx not in self._stores:
+            self._stores[layer_idx] = (self._room(keys), self._room(values))
+        end = self._start + keys.shape[2]
+        held: list[torch.Tensor] = []
+        for store, new in zip(self._stores[layer_idx], (keys, values), strict=True):
+            store[: self._num_used, :, self._start : end] = new
+            held.append(store[: self._num_used, :, :end])
+        return held[0], held[1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._start
+
+    def _room(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_zeros((self._num_rows, like.shape[1], self._context_tokens, like.shape[3]))
+
+
+class EngineStage:
+    """Some consecutive layers of a model, with the embedding or the head at the ends."""
+
+    def __init__(
+        self, model: Any, *, first_layer: int, num_layers: int, is_last: bool, max_batch: int, context_tokens: int
+    ) -> None:
+        """
+        Args:
+            model: of transformers; keeps only these layers from now on.
+        """
+        self._model, self._decoder = model, model.base_model
+        self._config: Any = self._decoder.config
+        self._float_masks: bool = self._config._attn_implementation == "eager"
+        self._found = find_layers(model, self._config.num_hidden_layers)
+        self._all: list[Any] = list(self._found.all)
+        self._kinds_of_layers: list[str] | None = getattr(self._config, "layer_types", None)
+        self._kinds = self._attention_kinds()
+        self.is_last = is_last
+        self.device: torch.device = next(model.parameters()).device
+        self.use(first_layer, num_layers)
+        if not is_last:
+            for name, _ in list(self._decoder.named_children()):
+                if "norm" in name or name == "ln_f":
+                    setattr(self._decoder, name, torch.nn.Identity())
+        self.rows = Rows(max_batch, context_tokens)
+
+    def use(self, first_layer: int, num_layers: int) -> None:
+        """Run these of the model's layers only."""
+        mine = slice(first_layer, first_layer + num_layers)
+        setattr(self._found.parent, self._found.name, torch.nn.ModuleList(self._all[mine]))
+        self._config.num_hidden_layers = num_layers
+        if self._kinds_of_layers is not None:
+            self._config.layer_types = self._kinds_of_layers[mine]
+
+    @torch.inference_mode()
+    def forward(self, step: Pass, hidden: torch.Tensor | None) -> torch.Tensor:
+        """
+        Args:
+            hidden: [rows, tokens, hidden size] from the stage before; None on the first.
+
+        Returns:
+            [rows, tokens, hidden size]; on the last stage the logits of the picks [rows, vocabulary].
+        """
+        num_tokens = len(step.token_ids[0])
+        starts = torch.tensor(step.starts, device=self.device)
+        positions = starts[:, None] + torch.arange(num_tokens, device=self.device)  # [rows, tokens]
+        self.rows.place(len(step.starts), step.starts[0])
+        inputs: dict[str, Any] = {
+            "attention_mask": self._masks(positions, max(step.starts) + num_tokens),
+            "position_ids": positions,
+            "past_key_values": self.rows,
+            "use_cache": True,
+        }
+        if hidden is None:
+            inputs["input_ids"] = torch.tensor(step.token_ids, device=self.device)
+        else:
+            inputs["inputs_embeds"] = hidden
+        if not self.is_last or not step.picks:
+            output: torch.Tensor = self._decoder(**inputs).last_hidden_state
+            return output
+        kept = torch.tensor([step.picks[0][2]], device=self.device)
+        logits: torch.Tensor = self._model(**inputs, logits_to_keep=kept).logits
+        return logits[:, 0]
+
+    def _masks(self, positions: torch.Tensor, end: int) -> torch.Tensor | dict[str, torch.Tensor]:
+        masks = {kind: self._mask(kind, positions[:, None, :, None], end) for kind in self._kinds}
+        return masks if len(masks) > 1 else masks[self._kinds[0]]
+
+    def _mask(self, kind: str, positions: torch.Tensor, end: int) -> torch.Tensor:
+        """[rows, 1, tokens, end]"""
+        keys = torch.arange(end, device=self.device)
+        seen = keys <= positions
+        if kind == "sliding_attention":
+            seen &= keys > positions - self._config.sliding_window
+        if not self._float_masks:
+            return seen
+        dtype = next(self._model.parameters()).dtype
+        hidden = torch.finfo(dtype).min
+        return torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, hidden)
+
+    def _attention_kinds(self) -> tuple[str, ...]:
+        if self._kinds_of_layers is None:
+            return ("full_attention" if getattr(self._config, "sliding_window", None) is None else "sliding_attention",)
+        return tuple(sorted(set(self._kinds_of_layers)))
+
+
+def chosen(logits: torch.Tensor, step: Pass) -> tuple[tuple[int, int], ...]:
+    """Request and token; nothing of a prompt that goes on."""
+    if not step.picks:
+        return ()
+    token_ids: list[int] = logits.argmax(dim=-1).tolist()
+    return tuple((pick[0], token_id) for pick, token_id in zip(step.picks, token_ids, strict=True))

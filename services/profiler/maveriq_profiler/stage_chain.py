@@ -1,0 +1,194 @@
+"""A synthetic model in one process a stage, as the worker's torch engine is: the first stage leads and keeps the time.
+
+Passes travel over sockets, activations over torch.distributed. On CPUs the stages are forked from a process that holds
+the model: they share its weights. CUDA does not survive a fork, so there each makes its own part.
+"""
+
+import gc
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from maveriq.contracts import Precision
+from maveriq_profiler.cutting import build, config_from, with_layers
+from maveriq_profiler.engine_stage import PREFILL_TOKENS, EngineStage, Pass, chosen
+
+DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+_TOKEN = 7  # which token is read makes no difference to random weights
+_START_S = 300.0
+_Processes = Sequence[multiprocessing.process.BaseProcess]
+
+
+class ChainFailed(Exception):
+    """A stage ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSpec:
+    """One split of one model."""
+
+    config_json: str
+    precision: Precision
+    layers: tuple[int, ...]
+    """Of each stage."""
+    devices: tuple[str, ...]
+    """One for each stage."""
+    threads: int
+    max_batch: int
+    context_tokens: int
+    rendezvous: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the leader is to time: a pass over prompts, or a number of decode steps after them."""
+
+    batch: int
+    input_tokens: int
+    num_steps: int
+    """0: the prompts."""
+
+
+class Chain:
+    """The processes of one split."""
+
+    def __init__(self, spec: ChainSpec, model: Any | None) -> None:
+        """
+        Args:
+            model: whole, on the CPU, for the stages to share; None: each makes its own.
+        """
+        context: Any = multiprocessing.get_context("fork" if model is not None else "spawn")
+        links = [multiprocessing.Pipe() for _ in spec.layers]  # the first: from here to the leader
+        self._leader: Connection[Run, list[float]] = links[0][0]
+        ends: list[Any] = [[links[0][1], *(near for near, _ in links[1:])], *([far] for _, far in links[1:])]
+        self._processes: _Processes = [
+            context.Process(target=_stage, args=(spec, rank, model, end), daemon=True) for rank, end in enumerate(ends)
+        ]
+        for process in self._processes:
+            process.start()
+        self._answer()
+
+    def times_ms(self, run: Run) -> list[float]:
+        """Raises ChainFailed."""
+        self._leader.send(run)
+        return self._answer()
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+
+    def _answer(self) -> list[float]:
+        ready = wait([self._leader, *(process.sentinel for process in self._processes)], _START_S)
+        if self._leader in ready:
+            return self._leader.recv()
+        self.stop()
+        raise ChainFailed("a stage ended: " + ", ".join(f"exit code {process.exitcode}" for process in self._processes))
+
+
+def _stage(spec: ChainSpec, rank: int, model: Any | None, links: list[Any]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(spec.threads)
+    device = torch.device(spec.devices[rank])
+    is_last = rank == len(spec.layers) - 1
+    first_layer, num_layers = sum(spec.layers[:rank]), spec.layers[rank]
+    if model is None:
+        config = with_layers(config_from(spec.config_json), num_layers)
+        model, first_layer = build(config, str(device), DTYPES[spec.precision]), 0
+    stage = EngineStage(
+        model, first_layer=first_layer, num_layers=num_layers, is_last=is_last,
+        max_batch=spec.max_batch, context_tokens=spec.context_tokens,
+    )  # fmt: skip
+    if len(spec.layers) > 1:
+        meet = f"file://{spec.rendezvous}"
+        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=len(spec.layers))
+    gc.collect()
+    gc.freeze()  # as the engine does: collections stay short
+    hidden_size = int(model.config.hidden_size)
+    if rank > 0:
+        _follow(stage, rank, links[0], hidden_size, DTYPES[spec.precision])
+    else:
+        _Leader(stage, links[1:]).serve(links[0])
+
+
+class _Leader:
+    def __init__(self, stage: EngineStage, followers: list[Any]) -> None:
+        self._stage, self._followers = stage, followers
+
+    def serve(self, parent: Any) -> None:
+        parent.send([])
+        while True:
+            run: Run = parent.recv()
+            parent.send(self._decode(run) if run.num_steps else [self._prefill(run)])
+
+    def _prefill(self, run: Run) -> float:
+        """Prompts that do not fit into one pass are read in pieces, or a few at a time."""
+        begun = time.perf_counter()
+        together = max(1, min(run.batch, PREFILL_TOKENS // run.input_tokens))
+        for first in range(0, run.batch, together):
+            rows = min(together, run.batch - first)
+            for start in range(0, run.input_tokens, PREFILL_TOKENS):
+                width = min(PREFILL_TOKENS, run.input_tokens - start)
+                ends = start + width == run.input_tokens
+                picks = tuple((row, row, width - 1) for row in range(rows)) if ends else ()
+                self._through(Pass(((_TOKEN,) * width,) * rows, (start,) * rows, picks))
+        return (time.perf_counter() - begun) * 1e3
+
+    def _decode(self, run: Run) -> list[float]:
+        taken: list[float] = []
+        picks = tuple((row, row, 0) for row in range(run.batch))
+        for step in range(run.num_steps):
+            begun = time.perf_counter()
+            starts = (run.input_tokens + step,) * run.batch
+            self._through(Pass(((_TOKEN,),) * run.batch, starts, picks))
+            taken.append((time.perf_counter() - begun) * 1e3)
+        return taken
+
+    def _through(self, step: Pass) -> None:
+        """All stages; ends when the chosen tokens are here."""
+        for follower in self._followers:
+            follower.send(step)
+        output = self._stage.forward(step, None)
+        if self._followers:
+            sent = _send(output, 1)
+            self._followers[-1].recv()
+            sent[0].wait()
+        else:
+            chosen(output, step)
+
+
+def _follow(stage: EngineStage, rank: int, leader: Any, hidden_size: int, dtype: torch.dtype) -> None:
+    unsent: tuple[Any, torch.Tensor] | None = None
+    while True:
+        step: Pass = leader.recv()
+        hidden = torch.empty(len(step.token_ids), len(step.token_ids[0]), hidden_size, dtype=dtype)
+        dist.recv(hidden, rank - 1)
+        output = stage.forward(step, hidden.to(stage.device))
+        if stage.is_last:
+            leader.send(chosen(output, step))
+            continue
+        if unsent is not None:
+            unsent[0].wait()
+        unsent = _send(output, rank + 1)
+
+
+def _send(output: torch.Tensor, to: int) -> tuple[Any, torch.Tensor]:
+    payload = output.cpu() if output.is_cuda else output.contiguous()
+    return dist.isend(payload, to), payload
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
