@@ -2,6 +2,7 @@
 
 import json as json_text
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,11 +11,13 @@ from rich.text import Text
 
 from maveriq.cli import options as o
 from maveriq.cli.api import Api, CommandFailed
+from maveriq.cli.asking import takes_intent
 from maveriq.cli.chatting import Answering, chat_loop, complete
-from maveriq.cli.deploying import deploy_and_wait, show_plan
-from maveriq.cli.intents import build_intent, build_model
+from maveriq.cli.deploying import deploy_and_wait
+from maveriq.cli.intents import build_model
+from maveriq.cli.planning import show_plan
 from maveriq.cli.watching import release, show_deployments, show_gpus, show_models
-from maveriq.contracts import Intent, Objective, Priority
+from maveriq.contracts import Intent, Priority
 from maveriq.settings import BadSetting
 
 app = typer.Typer(
@@ -112,56 +115,24 @@ def models(url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
 
 
 @app.command()
-def deploy(
-    model: o.ModelName = None,
-    objective: o.ObjectiveOption = None,
-    ttft_ms: o.TtftMs = None,
-    tpot_ms: o.TpotMs = None,
-    e2e_ms: o.E2eMs = None,
-    input_tokens: o.InputTokens = None,
-    output_tokens: o.OutputTokens = None,
-    rate: o.Rate = None,
-    context_tokens: o.ContextTokens = None,
-    min_accuracy: o.MinAccuracy = None,
-    max_gpus: o.MaxGpus = None,
-    replicas: o.Replicas = None,
-    intent: o.IntentFile = None,
-    url: o.Url = o.DEFAULT_URL,
-    json: o.Json = False,
-) -> None:
+@takes_intent
+def deploy(intent: Intent, url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
     """Serve a model as the options ask, and wait until it is served."""
-    wanted = _intent(
-        model, intent, objective, ttft_ms, tpot_ms, e2e_ms, input_tokens, output_tokens, rate, context_tokens,
-        min_accuracy, max_gpus, replicas,
-    )  # fmt: skip
-    deploy_and_wait(Api(url), wanted, None if json else out)
+    deploy_and_wait(Api(url), intent, None if json else out)
 
 
 @app.command()
+@takes_intent
 def plan(
-    model: o.ModelName = None,
-    objective: o.ObjectiveOption = None,
-    ttft_ms: o.TtftMs = None,
-    tpot_ms: o.TpotMs = None,
-    e2e_ms: o.E2eMs = None,
-    input_tokens: o.InputTokens = None,
-    output_tokens: o.OutputTokens = None,
-    rate: o.Rate = None,
-    context_tokens: o.ContextTokens = None,
-    min_accuracy: o.MinAccuracy = None,
-    max_gpus: o.MaxGpus = None,
-    replicas: o.Replicas = None,
-    intent: o.IntentFile = None,
+    intent: Intent,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why: the winner, the front, each that lost.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the front into this .png, .svg or .pdf.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Rows of each kind.")] = 10,
     url: o.Url = o.DEFAULT_URL,
     json: o.Json = False,
 ) -> None:
     """Show what would be done, and why each other configuration lost; start nothing."""
-    wanted = _intent(
-        model, intent, objective, ttft_ms, tpot_ms, e2e_ms, input_tokens, output_tokens, rate, context_tokens,
-        min_accuracy, max_gpus, replicas,
-    )  # fmt: skip
-    show_plan(Api(url), wanted, top, None if json else out)
+    show_plan(Api(url), intent, None if json else out, top=top, explain=explain, plot=plot)
 
 
 @app.command()
@@ -226,36 +197,6 @@ def rm(
 ) -> None:
     """Release a deployment: what is queued is answered first."""
     release(Api(url), target, wait, None if json else out)
-
-
-def _intent(
-    model: str | None,
-    file: o.IntentFile,
-    objective: Objective | None,
-    ttft_ms: float | None,
-    tpot_ms: float | None,
-    e2e_ms: float | None,
-    input_tokens: int | None,
-    output_tokens: int | None,
-    rate: float | None,
-    context_tokens: int | None,
-    min_accuracy: float | None,
-    max_gpus: int | None,
-    replicas: int | None,
-) -> Intent:
-    written: str | None = None
-    if file is not None:
-        try:
-            written = sys.stdin.read() if str(file) == "-" else file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CommandFailed(f"cannot read {file}: {error}", field="--intent", exit_code=2) from error
-    given = {
-        "objective": objective, "slo.ttft_ms": ttft_ms, "slo.tpot_ms": tpot_ms, "slo.e2e_ms": e2e_ms,
-        "workload.input_tokens": input_tokens, "workload.output_tokens": output_tokens,
-        "workload.request_rate_per_s": rate, "workload.context_tokens": context_tokens,
-        "min_accuracy": min_accuracy, "max_gpus": max_gpus, "replicas": replicas,
-    }  # fmt: skip
-    return build_intent(model, given, written)
 
 
 def _sampling(

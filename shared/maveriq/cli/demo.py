@@ -168,7 +168,7 @@ class Teller:
         if deployment.plan and State.PLANNED not in self._told:
             self._told.add(State.PLANNED)
             plan = deployment.plan
-            parts = [candidates(plan, deployment.intent.objective, 5)]
+            parts = [candidates(plan.candidates, deployment.intent.objective, 5)]
             if plan.rejected:
                 parts.append(rejections(plan, 2))
             self._story.section(f"plan  {len(plan.candidates)} of {plan.num_considered} configurations meet it", *parts)

@@ -1,11 +1,13 @@
-"""Intents from the command line: deploy and wait, or show the plan."""
+"""Intents from the command line, followed through their states."""
 
 from rich.console import Console
 from rich.text import Text
 
 from maveriq.cli.api import Api, CommandFailed
+from maveriq.cli.intents import as_command
+from maveriq.cli.options import DEFAULT_URL
 from maveriq.cli.progress import Progress
-from maveriq.cli.tables import failure_view, plan_view
+from maveriq.cli.tables import failure_view
 from maveriq.contracts import Deployment, Intent, State
 
 
@@ -15,7 +17,7 @@ def deploy_and_wait(api: Api, intent: Intent, console: Console | None) -> Deploy
     Raises:
         CommandFailed: the intent is refused, or cannot be met.
     """
-    deployment = _follow(api, intent, console, dry_run=False)
+    deployment = follow(api, intent, console, dry_run=False)
     if console is None:
         print(deployment.model_dump_json())
     else:
@@ -24,22 +26,12 @@ def deploy_and_wait(api: Api, intent: Intent, console: Console | None) -> Deploy
     return deployment
 
 
-def show_plan(api: Api, intent: Intent, top: int, console: Console | None) -> None:
-    """A dry run's plan, `top` rows of each kind.
+def follow(api: Api, intent: Intent, console: Console | None, *, dry_run: bool) -> Deployment:
+    """Submit, and wait until it is planned or ready.
 
     Raises:
-        CommandFailed: the intent is refused, or cannot be met.
+        CommandFailed: the intent is refused, or cannot be met; the nearest that can are shown then.
     """
-    deployment = _follow(api, intent, console, dry_run=True)
-    assert deployment.plan is not None, "a dry run ends with its plan, or fails"
-    if console is None:
-        print(deployment.plan.model_dump_json())
-    else:
-        console.print(Text())
-        console.print(plan_view(deployment.plan, intent.objective, top))
-
-
-def _follow(api: Api, intent: Intent, console: Console | None, *, dry_run: bool) -> Deployment:
     last = State.PLANNED if dry_run else State.READY
     with Progress(console or Console(quiet=True), last=last) as progress:
         submitted = api.submit(intent.model_dump(mode="json", exclude_unset=True), dry_run=dry_run)
@@ -49,18 +41,22 @@ def _follow(api: Api, intent: Intent, console: Console | None, *, dry_run: bool)
             if deployment.state in (last, State.FAILED, State.DRAINING, State.RELEASED):
                 break
     if deployment.state is State.FAILED:
-        raise _failed(deployment, console)
+        raise _failed(deployment, console, api.url)
     if deployment.state is not last:
         raise CommandFailed(f"it is {deployment.state}: released by somebody while it started", code="released")
     return deployment
 
 
-def _failed(deployment: Deployment, console: Console | None) -> CommandFailed:
+def _failed(deployment: Deployment, console: Console | None, url: str) -> CommandFailed:
     assert deployment.failure is not None, "a failed deployment says why"
     failure = deployment.failure
     if console is None:
         print(deployment.model_dump_json())
         raise SystemExit(1)
     console.print(failure_view(failure))
+    name, where = ("plan" if deployment.dry_run else "deploy"), (None if url == DEFAULT_URL else url)
+    for offer in failure.counteroffers:
+        console.print(Text(f"  {as_command(name, offer.intent, where)}", style="green"), soft_wrap=True)
     again = "change one of these and try again" if failure.counteroffers else "see the reason above"
-    return CommandFailed(f"{deployment.intent.model} is not deployed; {again}", code=str(failure.reason))
+    what = "cannot be planned" if deployment.dry_run else "is not deployed"
+    return CommandFailed(f"{deployment.intent.model} {what}; {again}", code=str(failure.reason))

@@ -1,44 +1,91 @@
-"""Numbers as people read them. Pure: figures in, short text out."""
+"""Numbers as people read them: significant digits, never a 0 that is none. Pure: figures in, short text out."""
 
-from maveriq.contracts import Configuration, Objective
+from decimal import Decimal
+
+from maveriq.contracts import Candidate, Configuration, Objective
 
 MIB = 1024.0**2
 GIB = 1024.0**3
 
 SCORE_UNIT = {
     Objective.MIN_LATENCY: "ms",
-    Objective.MIN_COST: "GB·s",
-    Objective.MIN_MEMORY: "bytes",
+    Objective.MIN_COST: "GiB·s",
+    Objective.MIN_MEMORY: "GiB",
     Objective.MIN_GPU_COST: "GPU·s",
+    Objective.MIN_PRICE: "per hour",
+    Objective.MAX_THROUGHPUT: "tokens/s",
 }
+"""Of `Candidate.score`."""
 
 
 def size(num_bytes: float) -> str:
     """1_610_612_736 -> 1.50 GiB."""
     if num_bytes >= GIB:
         return f"{num_bytes / GIB:.2f} GiB"
-    return f"{num_bytes / MIB:.0f} MiB"
+    if num_bytes >= MIB:
+        return f"{num_bytes / MIB:.0f} MiB"
+    return f"{digits(num_bytes / 1024)} KiB" if num_bytes >= 1024 else f"{num_bytes:.0f} B"
 
 
 def duration(ms: float) -> str:
-    """Milliseconds with a sensible unit: 0.8 ms, 420 ms, 1.52 s."""
+    """Milliseconds with a sensible unit, in three digits: 0.00821 ms, 4.2 ms, 420 ms, 1.52 s."""
     if ms >= 10_000:
         return f"{ms / 1000:.1f} s"
-    if ms >= 1_000:
+    if ms >= 999.5:
         return f"{ms / 1000:.2f} s"
-    return f"{ms:.0f} ms" if ms >= 20 else f"{ms:.1f} ms"
+    return f"{digits(ms)} ms"
 
 
 def amount(value: float) -> str:
-    """Any positive number in four figures or so."""
-    if value >= 1e6:
+    """Any number in four figures or so."""
+    if abs(value) >= 1e6:
         return f"{value:.3g}"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else digits(value)
+
+
+def digits(value: float, significant: int = 3) -> str:
+    """Rounded to so many, and never written with an exponent."""
+    return f"{Decimal(f'{value:.{significant}g}'):f}"
+
+
+def score(candidate: Candidate, objective: Objective) -> str:
+    """What the objective counts, with its unit. Where more is better, the score is its negative."""
+    return f"{amount(abs(candidate.score))} {SCORE_UNIT[objective]}"
+
+
+def limit(constraint: str, value: float) -> str:
+    """A value of an intent's field, with its unit. Four digits, for it stands beside another that it misses."""
+    if constraint.endswith("_ms"):
+        return f"{digits(value, 4)} ms" if value < 9999.5 else f"{digits(value / 1000, 4)} s"
+    if constraint.endswith("_per_hour"):
+        return f"{digits(value, 4)} per hour"
+    if constraint.endswith("_per_s"):
+        return f"{digits(value, 4)} per s"
+    return f"{value:,.0f}" if value >= 9999.5 else digits(value, 4)
+
+
+def missed_by(wanted: float, predicted: float | None) -> str:
+    """How far a prediction is from what was wanted: +6.7 %, 30 times."""
+    if predicted is None:
+        return "not measured"
+    if wanted <= 0:
+        return digits(predicted - wanted)
+    if predicted >= 10 * wanted:
+        return f"{predicted / wanted:,.0f} times"
+    return f"{Decimal(f'{(predicted / wanted - 1) * 100:+.2g}'):+f} %"
+
+
+def replicas(candidate: Candidate) -> str:
+    """`2 replicas of ` in front of a shape; '' for one."""
+    return f"{candidate.replicas} replicas of " if candidate.replicas > 1 else ""
 
 
 def shape(configuration: Configuration) -> str:
     """How one replica runs, e.g. `bf16 · 3 stages`."""
     parts = [str(configuration.precision)]
+    kv_named = f"{configuration.precision}+kv-{configuration.kv_precision}"
+    if configuration.variant not in ("", parts[0], kv_named):
+        parts[0] = f"{configuration.variant} ({parts[0]})"
     if configuration.kv_precision != configuration.precision:
         parts.append(f"KV {configuration.kv_precision}")
     if configuration.tp > 1:

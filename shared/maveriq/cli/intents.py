@@ -1,6 +1,7 @@
-"""From the command line's options to an intent. Pure: options in, intent out."""
+"""From the command line's options to an intent, and back. Pure: options in, intent out."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,14 +15,20 @@ T = TypeVar("T", bound=BaseModel)
 
 OPTIONS = {
     "objective": "--objective",
+    "slo.percentile": "--percentile",
     "slo.ttft_ms": "--ttft-ms",
     "slo.tpot_ms": "--tpot-ms",
     "slo.e2e_ms": "--e2e-ms",
     "workload.input_tokens": "--input-tokens",
     "workload.output_tokens": "--output-tokens",
     "workload.request_rate_per_s": "--rate",
+    "workload.concurrency": "--concurrency",
     "workload.context_tokens": "--context-tokens",
     "min_accuracy": "--min-accuracy",
+    "allow_unmeasured_accuracy": "--allow-unmeasured-accuracy",
+    "gpu_types": "--gpu-type",
+    "precisions": "--precision",
+    "max_price_per_hour": "--max-price",
     "max_gpus": "--max-gpus",
     "replicas": "--replicas",
 }
@@ -52,6 +59,28 @@ def build_intent(model: str | None, options: Mapping[str, object], written: str 
             into = into.setdefault(parent, {})
         into[last] = value
     return checked(Intent, body, {**OPTIONS, "model": "MODEL", "workload": "--context-tokens"})
+
+
+def as_command(command: str, intent: Intent, url: str | None = None) -> str:
+    """What to paste into a shell to ask for this intent: `maveriq plan tiny --ttft-ms 900`.
+
+    Args:
+        url: of the cluster, where it has to be named.
+    """
+    words = ["maveriq", command, intent.model]
+    asked = intent.model_dump(mode="json", exclude_defaults=True)
+    for field, option in OPTIONS.items():
+        section, _, last = field.rpartition(".")
+        value: Any = (asked.get(section, {}) if section else asked).get(last)
+        given = cast(list[object], value) if isinstance(value, list) else [value]
+        words += [word for each in given if each is not None for word in _spelled(option, each)]
+    return shlex.join([*words, *(["--url", url] if url else [])])
+
+
+def _spelled(option: str, value: object) -> list[str]:
+    if value is True:
+        return [option]
+    return [option, f"{value:.12g}" if isinstance(value, float) else str(value)]
 
 
 def build_model(name: str, source: str, variants: list[str]) -> Model:

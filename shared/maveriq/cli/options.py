@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from maveriq.contracts import Objective, Priority
+from maveriq.contracts import Objective, Precision, Priority
 
 Url = Annotated[
     str, typer.Option("--url", envvar="MAVERIQ_URL", help="Where the cluster's ingress answers.", show_default=True)
@@ -16,17 +16,37 @@ Target = Annotated[
 ]
 ModelName = Annotated[str | None, typer.Argument(help="Name of a registered model.", metavar="MODEL")]
 
-ObjectiveOption = Annotated[Objective | None, typer.Option(help="What to make small among all that meets the rest.")]
+ObjectiveOption = Annotated[Objective | None, typer.Option(help="What to do best among all that meets the rest.")]
+Percentile = Annotated[
+    float | None, typer.Option(help="The latency limits hold for this share of requests, e.g. 95; by default the mean.")
+]
 TtftMs = Annotated[float | None, typer.Option("--ttft-ms", help="Time to first token, at most.")]
 TpotMs = Annotated[float | None, typer.Option("--tpot-ms", help="Time per output token, at most.")]
 E2eMs = Annotated[float | None, typer.Option("--e2e-ms", help="Publish to last token, at most.")]
 InputTokens = Annotated[int | None, typer.Option(help="Mean prompt length.")]
 OutputTokens = Annotated[int | None, typer.Option(help="Mean answer length.")]
 Rate = Annotated[float | None, typer.Option("--rate", help="Requests per second.")]
+Concurrency = Annotated[int | None, typer.Option(help="Requests in flight, at most; by default no bound.")]
 ContextTokens = Annotated[int | None, typer.Option(help="Longest prompt plus answer.")]
 MinAccuracy = Annotated[float | None, typer.Option(help="Relative to full precision, e.g. 0.95.")]
+AllowUnmeasured = Annotated[
+    bool | None,
+    typer.Option("--allow-unmeasured-accuracy", help="Let variants pass --min-accuracy that nobody has measured."),
+]
+GpuTypes = Annotated[
+    list[str] | None, typer.Option("--gpu-type", help="A GPU type that is allowed; may be repeated. Default: any.")
+]
+Precisions = Annotated[
+    list[Precision] | None,
+    typer.Option("--precision", help="A precision of the weights that is allowed; may be repeated. Default: any."),
+]
+MaxPrice = Annotated[
+    float | None, typer.Option("--max-price", help="Money an hour for all replicas, in the prices' currency, at most.")
+]
 MaxGpus = Annotated[int | None, typer.Option(help="GPUs of all replicas together, at most.")]
-Replicas = Annotated[int | None, typer.Option(help="Full copies that serve side by side.")]
+Replicas = Annotated[
+    int | None, typer.Option(help="Full copies that serve side by side; by default as many as the load needs.")
+]
 IntentFile = Annotated[
     Path | None, typer.Option("--intent", help="JSON file with an intent to start from; '-' is standard input.")
 ]

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from maveriq.cli.figures import duration, shape, size
-from maveriq.cli.tables import placement_line
+from maveriq.cli.figures import duration, replicas, shape, size
+from maveriq.cli.tables import placement_line, wanted_replicas
 from maveriq.contracts import Deployment, State
 
 STATES = tuple(State)
@@ -84,13 +84,13 @@ def facts(state: State, deployment: Deployment) -> str:
     if state is State.PLANNED and deployment.plan:
         best = deployment.plan.candidates[0]
         return (
-            f"best of {deployment.plan.num_considered}: {shape(best.configuration)}, "
+            f"best of {deployment.plan.num_considered}: {replicas(best)}{shape(best.configuration)}, "
             f"TTFT {duration(best.prediction.ttft_ms)}, TPOT {duration(best.prediction.tpot_ms)}"
         )
     if state is State.RESERVED and deployment.placements:
         held = sum(s.reserved_bytes * len(s.gpus) for p in deployment.placements for s in p.stages)
         return f"{size(held)}; " + "; ".join(placement_line(each) for each in deployment.placements)
     if state is State.READY and deployment.ready_replicas:
-        return f"{len(deployment.ready_replicas)} of {deployment.intent.replicas} replicas serve"
+        return f"{len(deployment.ready_replicas)} of {wanted_replicas(deployment)} replicas serve"
     ending = {State.DRAINING: "no new requests", State.RELEASED: "memory is free again"}
     return ending.get(state, "") if deployment.state is not State.FAILED else ""

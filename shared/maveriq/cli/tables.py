@@ -1,12 +1,12 @@
 """Deployments and plans as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from maveriq.cli.figures import SCORE_UNIT, amount, duration, shape, size
+from maveriq.cli.figures import SCORE_UNIT, amount, digits, duration, limit, missed_by, shape, size
 from maveriq.contracts import Candidate, Deployment, Failure, Objective, Placement, Plan, State
 
 STYLE = {
@@ -21,9 +21,9 @@ def deployments(found: Sequence[Deployment]) -> RenderableType:
     """One row a deployment, newest first."""
     if not found:
         return Text("no deployments; make one with `maveriq deploy MODEL`", style="dim")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("id", "model", "state", "replicas", "runs as", "memory", "layers"):
-        table.add_column(title, no_wrap=title in ("id", "state", "memory"))
+    table = columns("id", "model", "state", "replicas", "runs as", "memory", "layers")
+    for fixed in (0, 2, 5):
+        table.columns[fixed].no_wrap = True
     for each in sorted(found, key=lambda d: d.accepted_at, reverse=True):
         first = each.placements[0] if each.placements else None
         held = sum(stage.reserved_bytes * len(stage.gpus) for p in each.placements for stage in p.stages)
@@ -31,7 +31,7 @@ def deployments(found: Sequence[Deployment]) -> RenderableType:
             str(each.deployment_id)[:8],
             each.intent.model,
             Text(str(each.state), style=STYLE.get(each.state, "cyan")),
-            f"{len(each.ready_replicas)}/{each.intent.replicas}",
+            f"{len(each.ready_replicas)}/{wanted_replicas(each) or '?'}",
             shape(first.candidate.configuration) if first else "",
             size(held) if held else "",
             " + ".join(str(n) for n in first.layers) if first else "",
@@ -39,32 +39,64 @@ def deployments(found: Sequence[Deployment]) -> RenderableType:
     return table
 
 
-def candidates(plan: Plan, objective: Objective, shown: int) -> Table:
-    """Candidates, best first, with what each is expected to do."""
+def columns(*titles: str, right: Sequence[int] = ()) -> Table:
+    """A table without lines; the columns numbered `right` hold figures."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("#", justify="right")
-    table.add_column("runs as", no_wrap=True)
-    types = {each.configuration.gpu_type for each in plan.candidates}
-    if len(types) > 1:
-        table.add_column("GPU type", overflow="fold")
-    for title in ("batch", "TTFT", "TPOT", "E2E", "memory", f"score ({SCORE_UNIT[objective]})"):
-        table.add_column(title, justify="right")
-    for rank, each in enumerate(plan.candidates[:shown], start=1):
-        table.add_row(
-            str(rank),
-            shape(each.configuration),
-            *([each.configuration.gpu_type] if len(types) > 1 else []),
-            *_predicted(each, objective),
-            style="bold" if rank == 1 else "",
-        )
+    for number, title in enumerate(titles):
+        table.add_column(title, justify="right" if number in right else "left", overflow="fold")
     return table
+
+
+def candidates(found: Sequence[Candidate], objective: Objective, shown: int, chosen: Candidate | None = None) -> Table:
+    """Candidates in their order, with what each is expected to do; memory and price are of all its replicas.
+
+    Args:
+        chosen: marked with a star where it is among them; None: the first is the best.
+    """
+    told = _columns_of(found, objective)
+    table = columns("#", *(title for title, _ in told))
+    for number, (title, _) in enumerate(told, start=1):
+        table.columns[number].justify = "left" if title in ("runs as", "GPU type") else "right"
+    table.columns[0].justify = "right"
+    for rank, each in enumerate(found[:shown], start=1):
+        star = each == chosen
+        best = star or (chosen is None and rank == 1)
+        table.add_row("★" if star else str(rank), *(cell(each) for _, cell in told), style="bold" if best else "")
+    return table
+
+
+def _columns_of(found: Sequence[Candidate], objective: Objective) -> list[tuple[str, Callable[[Candidate], str]]]:
+    """Those whose rows differ, and those that are always shown."""
+    told: list[tuple[str, Callable[[Candidate], str]]] = []
+    if any(each.replicas > 1 for each in found):
+        told.append(("replicas", lambda c: str(c.replicas)))
+    told.append(("runs as", lambda c: shape(c.configuration)))
+    if len({each.configuration.gpu_type for each in found}) > 1:
+        told.append(("GPU type", lambda c: c.configuration.gpu_type))
+    figures: list[tuple[str, Callable[[Candidate], str]]] = [
+        ("batch", lambda c: str(c.configuration.max_batch)),
+        ("TTFT", lambda c: duration(c.prediction.ttft_ms)),
+        ("TPOT", lambda c: duration(c.prediction.tpot_ms)),
+        ("E2E", lambda c: duration(c.prediction.e2e_ms)),
+        ("memory", lambda c: size(c.prediction.memory_bytes * c.replicas)),
+    ]
+    told.extend(figures)
+    if len({each.prediction.accuracy for each in found}) > 1:
+        told.append(("accuracy", lambda c: _known(c.prediction.accuracy, 1, "not measured")))
+    if any(each.prediction.price_per_hour is not None for each in found):
+        told.append(("per hour", lambda c: _known(c.prediction.price_per_hour, c.replicas, "not known")))
+    told.append((f"score ({SCORE_UNIT[objective]})", lambda c: amount(abs(c.score))))
+    return told
+
+
+def _known(value: float | None, times: int, otherwise: str) -> str:
+    return otherwise if value is None else digits(value * times, 4)
 
 
 def rejections(plan: Plan, shown: int) -> Table:
     """Why each other configuration lost, nearest miss first."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), style="dim")
-    for title in ("rejected", "batch", "misses", "wanted", "predicted"):
-        table.add_column(title, justify="left" if title in ("rejected", "misses") else "right")
+    table = columns("rejected", "batch", "misses", "wanted", "predicted", "by", right=(1, 3, 4, 5))
+    table.style = "dim"
     for each in plan.rejected[:shown]:
         table.add_row(
             shape(each.configuration),
@@ -72,13 +104,14 @@ def rejections(plan: Plan, shown: int) -> Table:
             each.constraint,
             limit(each.constraint, each.wanted),
             "not measured" if each.predicted is None else limit(each.constraint, each.predicted),
+            "" if each.predicted is None else missed_by(each.wanted, each.predicted),
         )
     return table
 
 
 def plan_view(plan: Plan, objective: Objective, shown: int) -> Group:
     """The whole plan, `shown` rows of each kind at most."""
-    parts: list[RenderableType] = [candidates(plan, objective, shown)]
+    parts: list[RenderableType] = [candidates(plan.candidates, objective, shown)]
     if plan.rejected:
         parts += [Text(), rejections(plan, shown)]
     tally = f"{plan.num_considered} configurations considered"
@@ -91,14 +124,13 @@ def failure_view(failure: Failure) -> Group:
     parts: list[RenderableType] = [Text(f"{failure.reason}: {failure.detail}", style="red")]
     if failure.counteroffers:
         parts += [Text(), Text("would be met with one of these changed:")]
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for title in ("constraint", "wanted", "offered"):
-            table.add_column(title)
+        table = columns("constraint", "wanted", "offered", "change", right=(1, 2, 3))
         for offer in failure.counteroffers:
             table.add_row(
                 offer.constraint,
                 limit(offer.constraint, offer.wanted),
                 Text(limit(offer.constraint, offer.offered), style="green"),
+                missed_by(offer.wanted, offer.offered),
             )
         parts.append(table)
     return Group(*parts)
@@ -112,23 +144,8 @@ def placement_line(placement: Placement) -> str:
     return f"layers {', '.join(stages)}"
 
 
-def limit(constraint: str, value: float) -> str:
-    """A constraint's value with its unit."""
-    if constraint.endswith("_ms"):
-        return duration(value)
-    if constraint.endswith("_bytes"):
-        return size(value)
-    return amount(value)
-
-
-def _predicted(candidate: Candidate, objective: Objective) -> tuple[str, ...]:
-    prediction = candidate.prediction
-    score = size(candidate.score) if objective is Objective.MIN_MEMORY else amount(candidate.score)
-    return (
-        str(candidate.configuration.max_batch),
-        duration(prediction.ttft_ms),
-        duration(prediction.tpot_ms),
-        duration(prediction.e2e_ms),
-        size(prediction.memory_bytes),
-        score,
-    )
+def wanted_replicas(deployment: Deployment) -> int | None:
+    """How many are to serve; None: not planned yet."""
+    if deployment.placements:
+        return deployment.placements[0].candidate.replicas
+    return deployment.plan.candidates[0].replicas if deployment.plan else deployment.intent.replicas

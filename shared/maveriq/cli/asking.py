@@ -1,0 +1,76 @@
+"""The options of an intent, spelled once for every command that takes one."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from maveriq.cli import options as o
+from maveriq.cli.api import CommandFailed
+from maveriq.cli.intents import build_intent
+from maveriq.contracts import Intent
+
+
+def takes_intent(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the intent's options in place of its parameter `intent`: typer reads them from the signature.
+
+    Raises:
+        CommandFailed: when called with options that are no intent.
+    """
+    asked = inspect.signature(read_intent)
+    own = inspect.signature(command)
+    mine = [each.replace(kind=each.KEYWORD_ONLY) for name, each in own.parameters.items() if name != "intent"]
+
+    def run(**given: Any) -> None:
+        intent = read_intent(**{name: given.pop(name) for name in asked.parameters})
+        command(intent=intent, **given)
+
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    run.__annotations__ = {p.name: p.annotation for p in (*asked.parameters.values(), *mine)}
+    run.__signature__ = own.replace(parameters=[*asked.parameters.values(), *mine])  # type: ignore[attr-defined]
+    return run
+
+
+def read_intent(
+    *,
+    model: o.ModelName = None,
+    objective: o.ObjectiveOption = None,
+    ttft_ms: o.TtftMs = None,
+    tpot_ms: o.TpotMs = None,
+    e2e_ms: o.E2eMs = None,
+    percentile: o.Percentile = None,
+    input_tokens: o.InputTokens = None,
+    output_tokens: o.OutputTokens = None,
+    rate: o.Rate = None,
+    concurrency: o.Concurrency = None,
+    context_tokens: o.ContextTokens = None,
+    min_accuracy: o.MinAccuracy = None,
+    allow_unmeasured: o.AllowUnmeasured = None,
+    gpu_types: o.GpuTypes = None,
+    precisions: o.Precisions = None,
+    max_price: o.MaxPrice = None,
+    max_gpus: o.MaxGpus = None,
+    replicas: o.Replicas = None,
+    intent_file: o.IntentFile = None,
+) -> Intent:
+    """Options on top of what a file says. Raises CommandFailed."""
+    given = {
+        "objective": objective, "slo.percentile": percentile,
+        "slo.ttft_ms": ttft_ms, "slo.tpot_ms": tpot_ms, "slo.e2e_ms": e2e_ms,
+        "workload.input_tokens": input_tokens, "workload.output_tokens": output_tokens,
+        "workload.request_rate_per_s": rate, "workload.concurrency": concurrency,
+        "workload.context_tokens": context_tokens,
+        "min_accuracy": min_accuracy, "allow_unmeasured_accuracy": allow_unmeasured,
+        "gpu_types": gpu_types or None, "precisions": precisions or None,
+        "max_price_per_hour": max_price, "max_gpus": max_gpus, "replicas": replicas,
+    }  # fmt: skip
+    return build_intent(model, given, _text(intent_file))
+
+
+def _text(file: o.IntentFile) -> str | None:
+    if file is None:
+        return None
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"cannot read {file}: {error}", field="--intent", exit_code=2) from error

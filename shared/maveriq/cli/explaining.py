@@ -1,0 +1,179 @@
+"""Why a plan is as it is: what was asked, what won and against what, the front, what each other missed.
+
+Pure: an intent and its plan in, text to print out.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from maveriq.cli.figures import amount, digits, duration, limit, missed_by, replicas, score, shape, size
+from maveriq.cli.tables import candidates, columns
+from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Plan, Prediction, Rejection
+
+BASIS = {
+    Basis.CALIBRATION: "calibration: the law with this GPU type's constants; the model itself was not run",
+    Basis.FINGERPRINT: "fingerprint: this model, cut to a few layers, was run on this GPU type",
+    Basis.MAVERIQ: "MaverIQ's published method, from this model's fingerprint",
+    Basis.AICONFIGURATOR: "the vendor's tables (aiconfigurator); nothing was run",
+}
+BEST = {
+    Objective.MIN_LATENCY: "least end-to-end latency",
+    Objective.MIN_COST: "least latency x memory",
+    Objective.MIN_MEMORY: "least memory",
+    Objective.MIN_GPU_COST: "least latency x GPUs",
+    Objective.MIN_PRICE: "lowest price",
+    Objective.MAX_THROUGHPUT: "most throughput",
+}
+
+
+def explanation(intent: Intent, plan: Plan, shown: int) -> Group:
+    """The whole story, `shown` rows of each kind at most."""
+    best = plan.candidates[0]
+    parts: list[RenderableType] = [
+        _titled("asked"), asked(intent), Text(),
+        _titled("chosen", f"{replicas(best)}{shape(best.configuration)} on {best.configuration.gpu_type}"),
+        _expected(best), Text(),
+        _titled("why"), *(Text(f"  {line}") for line in reasons(plan, intent.objective)),
+    ]  # fmt: skip
+    if plan.front:
+        words = "no other is at least as good in latency, memory, price and accuracy"
+        parts += [Text(), _titled("front", words), candidates(plan.front, intent.objective, shown, best)]
+    if plan.rejected:
+        parts += [Text(), _titled("rejected", "nearest miss of each kind first"), *_rejected(plan, shown)]
+    tally = f"{plan.num_considered} configurations considered; {len(plan.candidates)} that meet it are kept"
+    return Group(*parts, Text(), Text(tally, style="dim"))
+
+
+def asked(intent: Intent) -> Table:
+    """The intent in words: what was left open is said too."""
+    work, slo = intent.workload, intent.slo
+    who = "the mean request" if slo.percentile is None else f"{digits(slo.percentile)} % of requests"
+    limits = [
+        f"{name} at most {duration(value)}"
+        for name, value in (("TTFT", slo.ttft_ms), ("TPOT", slo.tpot_ms), ("E2E", slo.e2e_ms))
+        if value is not None
+    ]
+    flight = "" if work.concurrency is None else f", at most {work.concurrency} in flight"
+    bounds = [
+        f"at most {intent.max_gpus} GPUs" if intent.max_gpus else "",
+        f"at most {digits(intent.max_price_per_hour, 4)} per hour" if intent.max_price_per_hour else "",
+        f"on {', '.join(intent.gpu_types)}" if intent.gpu_types else "",
+        f"in {', '.join(intent.precisions)}" if intent.precisions else "",
+        "" if intent.replicas is None else f"{intent.replicas} replicas",
+    ]
+    floor = "any" if intent.min_accuracy is None else f"at least {digits(intent.min_accuracy, 4)} of full precision's"
+    if intent.min_accuracy is not None and intent.allow_unmeasured_accuracy:
+        floor += ", or not measured"
+    table = columns("", "")
+    rows = (
+        ("objective", f"{intent.objective}: {BEST[intent.objective]}"),
+        ("model", intent.model),
+        ("workload", f"{work.input_tokens} tokens in, {work.output_tokens} out, "
+                     f"{digits(work.request_rate_per_s)} requests/s{flight}"),
+        ("latency", f"{', '.join(limits)}, for {who}" if limits else "no limit"),
+        ("accuracy", floor),
+        ("means", ", ".join(bound for bound in bounds if bound) or "any"),
+    )  # fmt: skip
+    for name, words in rows:
+        table.add_row(f"  {name}", words)
+    table.show_header = False
+    return table
+
+
+def reasons(plan: Plan, objective: Objective) -> Iterator[str]:
+    """Against the next in rank, and against the next that is of another kind."""
+    best, *others = plan.candidates
+    if not others:
+        yield "nothing else meets the intent"
+        return
+    yield _against(best, others[0], objective, "the next in rank")
+    different = next((other for other in others if _kind(other) != _kind(best)), None)
+    if different is not None and different is not others[0]:
+        yield _against(best, different, objective, "the next of another kind")
+    mine, theirs = best.prediction.e2e_interval_ms, others[0].prediction.e2e_interval_ms
+    if mine is not None and theirs is not None and mine.low <= theirs.high and theirs.low <= mine.high:
+        yield "the intervals of their latencies overlap: the first two may well be equally good"
+
+
+def _against(best: Candidate, other: Candidate, objective: Objective, which: str) -> str:
+    name = f"{which}, {_named(other)}"
+    if other.score == best.score:
+        return f"{score(best, objective)}, as {name} has; it takes fewer bytes, GPUs or slots"
+    more = (other.score - best.score) / abs(best.score) if best.score else 0.0
+    worse = "less" if objective is Objective.MAX_THROUGHPUT else "more"
+    told = [f"{score(best, objective)}; {name} has {digits(more * 100)} % {worse}: {score(other, objective)}"]
+    figures: tuple[tuple[str, Callable[[Prediction], float], Callable[[float], str]], ...] = (
+        ("E2E", lambda p: p.e2e_ms, duration),
+        ("memory", lambda p: p.memory_bytes, size),
+    )
+    for figure, of, shown in figures:
+        mine, theirs = of(best.prediction), of(other.prediction)
+        if abs(theirs / mine - 1) > 0.001:
+            told.append(f"{figure} {shown(mine)} against {shown(theirs)}")
+    return "; ".join(told)
+
+
+def _named(candidate: Candidate) -> str:
+    c = candidate.configuration
+    return f"{replicas(candidate)}{shape(c)} on {c.gpu_type}, batch {c.max_batch}"
+
+
+def _kind(candidate: Candidate) -> tuple[object, ...]:
+    c = candidate.configuration
+    return (c.gpu_type, c.engine, c.tp, c.pp, c.precision, c.kv_precision, c.variant)
+
+
+def _expected(best: Candidate) -> Group:
+    """Each figure with its percentile and the interval that its mean lies in."""
+    p, c = best.prediction, best.configuration
+    table = columns("  one replica", "mean", f"p{digits(p.percentile)}", "90 % interval of the mean", right=(1, 2, 3))
+    rows: tuple[tuple[str, float, float | None, Interval | None, Callable[[float], str]], ...] = (
+        ("TTFT", p.ttft_ms, p.ttft_percentile_ms, p.ttft_interval_ms, duration),
+        ("TPOT", p.tpot_ms, p.tpot_percentile_ms, p.tpot_interval_ms, duration),
+        ("E2E", p.e2e_ms, p.e2e_percentile_ms, p.e2e_interval_ms, duration),
+        ("tokens/s", p.throughput_tokens_per_s, None, p.throughput_interval_tokens_per_s, amount),
+        ("memory", p.memory_bytes, None, p.memory_interval_bytes, size),
+    )
+    for name, mean, percentile, interval, shown in rows:
+        table.add_row(
+            f"  {name}", shown(mean), "" if percentile is None else shown(percentile),
+            "not known" if interval is None else f"{shown(interval.low)} to {shown(interval.high)}",
+        )  # fmt: skip
+    more = [
+        f"{c.num_gpus} GPUs a replica, batch up to {c.max_batch}, context {c.context_tokens} tokens",
+        f"accuracy {'not measured' if p.accuracy is None else digits(p.accuracy, 4)} of full precision's",
+        f"{digits(p.gpu_s)} GPU-seconds a request",
+    ]
+    if p.price_per_hour is not None:
+        each = "" if p.price_per_million_tokens is None else f", {digits(p.price_per_million_tokens)} a million tokens"
+        more.append(f"price {digits(p.price_per_hour * best.replicas)} per hour{each}")
+    if p.goodput_tokens_per_s is not None:
+        more.append(f"meets the limits up to {amount(p.goodput_tokens_per_s)} tokens/s")
+    return Group(table, *(Text(f"  {line}") for line in (*more, f"from the {BASIS[p.basis]}")))
+
+
+def _rejected(plan: Plan, shown: int) -> Iterator[RenderableType]:
+    groups: defaultdict[str, list[Rejection]] = defaultdict(list)
+    for each in plan.rejected:
+        groups[each.constraint].append(each)
+    for constraint, missed in groups.items():
+        wanted = limit(constraint, missed[0].wanted)
+        yield Text(f"  {constraint}  wanted {wanted}; {len(missed)} listed miss it", style="bold")
+        table = columns("", "", "", "", "", right=(2, 3, 4))
+        table.show_header = False
+        for each in missed[:shown]:
+            c = each.configuration
+            predicted = "not measured" if each.predicted is None else limit(constraint, each.predicted)
+            by = "" if each.predicted is None else missed_by(each.wanted, each.predicted)
+            table.add_row(f"    {shape(c)}", c.gpu_type, f"batch {c.max_batch}", predicted, by)
+        yield table
+        if len(missed) > shown:
+            yield Text(f"    and {len(missed) - shown} more; --top shows them", style="dim")
+
+
+def _titled(title: str, words: str = "") -> Text:
+    return Text.assemble((f"{title:<10}", "bold cyan"), words)
