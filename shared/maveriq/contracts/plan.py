@@ -124,6 +124,7 @@ class Counteroffer(Value):
     wanted: float
     offered: float
     intent: Intent
+    words: str = Field(default="", description="The change, where a number does not say it: lists count their members.")
 
 
 class Plan(Value):
