@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from maveriq.contracts import (
+    CalibrationProgressed,
+    CalibrationRequested,
+    CalibrationUpdated,
     ChunksProduced,
     DeploymentChanged,
     DeploymentDraining,
@@ -26,6 +29,7 @@ from maveriq.contracts import (
     PlacementReserved,
     PlanComputed,
     PlanPreviewed,
+    PredictionMissed,
     Priority,
     ReleaseAccepted,
     ReleaseRequested,
@@ -73,7 +77,9 @@ class Service:
 
 # Producers, and the command line. They follow DeploymentChanged, and hear ChunksProduced and
 # MessageRefused on their mailbox; RequestSubmitted goes straight to a deployment's request queue.
-PRODUCER_SENDS = (ModelSubmitted, IntentSubmitted, ReleaseRequested, RequestSubmitted, RequestCancelled)
+PRODUCER_SENDS = (
+    ModelSubmitted, IntentSubmitted, ReleaseRequested, RequestSubmitted, RequestCancelled, CalibrationRequested,
+)  # fmt: skip
 PRODUCER_HEARS = (ModelRegistered, DeploymentChanged, ChunksProduced, MessageRefused)
 
 INGRESS = Service(
@@ -82,15 +88,19 @@ INGRESS = Service(
         ModelSubmitted, IntentSubmitted, ReleaseRequested,
         FingerprintMeasured, PlanComputed, PlanPreviewed, PlacementReserved, ReplicaReady, ReplicaFailed,
         DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged,
+        PredictionMissed, CalibrationUpdated, CalibrationProgressed,
     ),
-    emits=(ModelRegistered, IntentAccepted, ReleaseAccepted, DeploymentChanged),
+    emits=(ModelRegistered, IntentAccepted, ReleaseAccepted, DeploymentChanged, CalibrationRequested),
 )  # fmt: skip
 PROFILER = Service(
     "profiler",
-    consumes=(IntentAccepted, MeasurementRequested),
-    emits=(MeasurementRequested, FingerprintMeasured, DeploymentFailed, MemoryRequested, MemoryFreed),
+    consumes=(IntentAccepted, MeasurementRequested, CalibrationRequested, MemoryHeld, ServiceTimed),
+    emits=(
+        MeasurementRequested, FingerprintMeasured, DeploymentFailed, MemoryRequested, MemoryFreed,
+        CalibrationProgressed, CalibrationUpdated, PredictionMissed,
+    ),
     per_node=True,
-)
+)  # fmt: skip
 PLANNER = Service("planner", consumes=(FingerprintMeasured,), emits=(PlanComputed, PlanPreviewed, DeploymentFailed))
 ALLOCATOR = Service(
     "allocator",

@@ -45,6 +45,7 @@ class System:
             "MAVERIQ_HTTP_PORT": str(self.http_port),
             "MAVERIQ_DEVICES": devices,
             "MAVERIQ_CACHE_DIR": str(cache_dir),
+            "MAVERIQ_CALIBRATE": "off",
             **settings,
         }
         self._logs = Path(tempfile.mkdtemp(prefix="maveriq-system-"))

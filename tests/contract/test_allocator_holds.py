@@ -83,20 +83,21 @@ async def test_only_the_gpus_asked_for_are_taken(allocator: Allocator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("asked", "words", "largest_bytes"),
     [
-        (wanted(200), "a/0 has most"),
-        (wanted(20, gpu_type="L4"), "no worker reports a GPU of type L4"),
-        (wanted(20, gpus=("b/0",)), "of b/0"),
+        (wanted(200), "a/0 has most", 100),
+        (wanted(20, gpu_type="L4"), "no worker reports a GPU of type L4", 0),
+        (wanted(20, gpus=("b/0",)), "of b/0", 0),
     ],
 )
 async def test_what_there_is_no_room_for_is_answered_with_the_reason(
-    allocator: Allocator, asked: MemoryRequested, words: str
+    allocator: Allocator, asked: MemoryRequested, words: str, largest_bytes: int
 ) -> None:
     await allocator.tell(reported("a", 100))
     (told,) = await allocator.tell(asked)
     assert isinstance(told, MemoryHeld)
     assert told.gpu is None and words in told.problem
+    assert told.largest_bytes == largest_bytes
 
 
 async def test_a_deployment_gets_no_byte_that_a_calibration_holds_until_it_is_freed(allocator: Allocator) -> None:

@@ -32,6 +32,7 @@ from maveriq.contracts import (
 )
 from maveriq.streams import RequestFailed, Streams
 from maveriq.topology import EXCHANGE, INGRESS
+from maveriq_ingress.calibrations import Calibrations
 from maveriq_ingress.dead_requests import answering
 from maveriq_ingress.handlers import Handlers
 from maveriq_ingress.inventory import Inventories
@@ -88,8 +89,8 @@ class Ingress:
 async def ingress(broker: InProcessBroker, bus: InProcessBus, redis_url: str) -> AsyncIterator[Ingress]:
     async with Redis.from_url(redis_url, decode_responses=True) as redis:
         handlers = Handlers(
-            Models(redis), Statuses(redis), Inventories(redis), bus, answering(bus), lambda: NOW
-        )  # fmt: skip
+            Models(redis), Statuses(redis), Inventories(redis), Calibrations(redis), bus, answering(bus), lambda: NOW
+        )
         serving = asyncio.ensure_future(bus.run(INGRESS, handlers.all()))
         await asyncio.sleep(0)
         seen = Ingress(broker)

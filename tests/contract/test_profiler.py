@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from redis.asyncio import Redis
 
-from maveriq.bus import Handler, Rejected
+from maveriq.bus import Rejected
 from maveriq.bus.handling import check_handlers, decode, replies
 from maveriq.contracts import (
     Admission,
@@ -24,10 +24,11 @@ from maveriq.contracts import (
     Variant,
 )
 from maveriq.topology import PROFILER
-from maveriq_profiler.__main__ import seen
+from maveriq_profiler.__main__ import bound, seen, wire
 from maveriq_profiler.catalog import Catalog, Key
 from maveriq_profiler.handlers import Handlers
 from maveriq_profiler.rigs import Rigs
+from maveriq_profiler.settings import Settings
 from tests.unit.profiler.rigs import FACTS, FakeProbe, fingerprint, rig
 
 DEPLOYMENT = UUID("00000000-0000-4000-8000-000000000001")
@@ -39,12 +40,21 @@ def accepted(*precisions: Precision) -> IntentAccepted:
     return IntentAccepted(deployment_id=DEPLOYMENT, admission=Admission(intent=Intent(model="tiny"), model=model))
 
 
+def wired(redis: Redis, probe: FakeProbe) -> Handlers:
+    """A profiler that nothing but its handlers makes speak."""
+
+    async def publish(message: Message) -> None:
+        raise AssertionError(f"said {message.topic} unasked")
+
+    return wire(redis, publish, probe, Settings.from_env({"MAVERIQ_REDIS_URL": "redis://"}), {})
+
+
 async def answer(redis_url: str, probe: FakeProbe, event: IntentAccepted) -> Message:
     """Both ways through the JSON that the broker would carry."""
     async with Redis.from_url(redis_url) as redis:
         cause = decode(IntentAccepted, IntentAccepted.topic, event.model_dump_json().encode())
         assert cause == event
-        (reply,) = replies(PROFILER, await Handlers(probe, Catalog(redis), Rigs(redis)).on_intent_accepted(cause))
+        (reply,) = replies(PROFILER, await wired(redis, probe).on_intent_accepted(cause))
     sent = decode(type(reply), reply.topic, reply.model_dump_json().encode())
     assert sent == reply
     return sent
@@ -133,14 +143,7 @@ def test_an_unknown_field_of_the_model_is_rejected_by_its_name() -> None:
 
 async def test_the_handlers_are_what_the_topology_says(redis_url: str) -> None:
     async with Redis.from_url(redis_url) as redis:
-        handlers = Handlers(FakeProbe(), Catalog(redis), Rigs(redis))
-        check_handlers(
-            PROFILER,
-            [
-                Handler(IntentAccepted, handlers.on_intent_accepted),
-                Handler(MeasurementRequested, handlers.on_measurement_requested),
-            ],
-        )
+        check_handlers(PROFILER, bound(wired(redis, FakeProbe())))
 
 
 async def goes_round(redis_url: str, probes: dict[str, FakeProbe], event: IntentAccepted) -> list[Message]:
@@ -153,9 +156,11 @@ async def goes_round(redis_url: str, probes: dict[str, FakeProbe], event: Intent
         cause: Message = event
         while isinstance(cause, IntentAccepted | MeasurementRequested):
             at = cause.node if isinstance(cause, MeasurementRequested) else next(iter(probes))
-            handlers = Handlers(probes[at], Catalog(redis), rigs)
-            on = handlers.on_measurement_requested if isinstance(cause, MeasurementRequested) else None
-            answered = await on(cause) if on else await handlers.on_intent_accepted(event)
+            handlers = wired(redis, probes[at])
+            if isinstance(cause, MeasurementRequested):
+                answered = await handlers.on_measurement_requested(cause)
+            else:
+                answered = await handlers.on_intent_accepted(cause)
             (reply,) = replies(PROFILER, answered)
             cause = decode(type(reply), reply.topic, reply.model_dump_json().encode())
             heard.append(cause)

@@ -80,7 +80,10 @@ class Handlers:
         """Hold bytes for a calibration, or say why not."""
         answer = await self.lending.lend(message)
         gpu = None if answer.place is None else answer.place.gpu
-        told = MemoryHeld(hold_id=message.hold_id, node=message.rig, gpu=gpu, problem=answer.problem)
+        told = MemoryHeld(
+            hold_id=message.hold_id, node=message.rig, gpu=gpu, problem=answer.problem,
+            largest_bytes=answer.largest_bytes,
+        )  # fmt: skip
         nodes = [answer.place.node] if answer.place is not None and answer.is_new else []
         return [told, *await self._inventory_changed(nodes)]
 

@@ -30,6 +30,7 @@ class Answer:
     place: Place | None
     problem: str = ""
     is_new: bool = False
+    largest_bytes: int = 0
 
 
 class Holds:
@@ -77,6 +78,11 @@ def best_place(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> Place | N
         return None
     node, state = min(fitting, key=lambda each: (len(each[1].holdings), -each[1].free_bytes, each[1].gpu.id))
     return Place(node=node.name, gpu=state.gpu.id)
+
+
+def largest_bytes(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> int:
+    """Most that one of the GPUs has when nobody holds any of it; 0: none is there."""
+    return max((s.gpu.total_bytes - s.gpu.foreign_bytes for _, s in _allowed(wanted, nodes)), default=0)
 
 
 def why_none(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> str:

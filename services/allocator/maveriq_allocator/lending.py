@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from maveriq.contracts import MemoryRequested
-from maveriq_allocator.holds import MAX_TAKEN, Answer, Holds, best_place, why_none
+from maveriq_allocator.holds import MAX_TAKEN, Answer, Holds, best_place, largest_bytes, why_none
 from maveriq_allocator.inventory import Inventory, heard
 
 
@@ -20,7 +20,7 @@ class Lending:
             nodes = heard(await self.inventory.snapshot(), self.node_timeout_s)
             place = await self.holds.find(wanted.hold_id) or best_place(wanted, nodes)
             if place is None:
-                return Answer(None, why_none(wanted, nodes))
+                return Answer(None, why_none(wanted, nodes), largest_bytes=max(0, largest_bytes(wanted, nodes)))
             answer = await self.holds.take(wanted, place)
             if answer is not None:
                 return answer

@@ -14,6 +14,8 @@ from maveriq.running import side_by_side
 from maveriq.streams import Streams
 from maveriq.topology import INGRESS
 from maveriq_ingress.api import Api
+from maveriq_ingress.calibrations import Calibrations
+from maveriq_ingress.calibrations_api import CalibrationsApi
 from maveriq_ingress.changes import Changes
 from maveriq_ingress.dead_requests import answering
 from maveriq_ingress.handlers import Handlers
@@ -43,7 +45,8 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
         redis = Redis.from_url(settings.redis_url, decode_responses=True)  # pyright: ignore[reportUnknownMemberType]
         stack.push_async_callback(redis.aclose)
         models, statuses = Models(redis), Statuses(redis)
-        handlers = Handlers(models, statuses, Inventories(redis), bus, answering(bus), lambda: datetime.now(UTC))
+        inventories, calibrations = Inventories(redis), Calibrations(redis)
+        handlers = Handlers(models, statuses, inventories, calibrations, bus, answering(bus), lambda: datetime.now(UTC))
         changes = Changes(statuses)
         await changes.open(bus)
         stack.push_async_callback(changes.close)
@@ -53,6 +56,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
         stack.push_async_callback(dead.cancel)
         endpoints = [
             *Api(bus, handlers, changes).endpoints(),
+            *CalibrationsApi(bus, calibrations, inventories).endpoints(),
             *OpenAi(streams, changes, models).endpoints(),
             *OpenAiModels(models, changes).endpoints(),
         ]

@@ -8,11 +8,13 @@ from uuid import UUID
 
 from maveriq.contracts import (
     Admission,
+    Calibration,
     Deployment,
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
     Failure,
+    FailureReason,
     Fingerprint,
     FingerprintMeasured,
     IntentAccepted,
@@ -21,6 +23,7 @@ from maveriq.contracts import (
     Plan,
     PlanComputed,
     PlanPreviewed,
+    PredictionMissed,
     ReleaseAccepted,
     ReplicaFailed,
     ReplicaReady,
@@ -32,6 +35,7 @@ from maveriq.contracts import (
 Fact = (
     IntentAccepted
     | FingerprintMeasured
+    | PredictionMissed
     | PlanComputed
     | PlanPreviewed
     | PlacementReserved
@@ -57,6 +61,8 @@ class Record(Value):
     changed_at: datetime
     """Grows with every change, whatever the clock does: of two records, the later is the newer."""
     fingerprints: tuple[Fingerprint, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
+    prediction_missed: PredictionMissed | None = None
     plan: Plan | None = None
     placements: tuple[Placement, ...] = ()
     """Every reservation heard of, in order of arrival."""
@@ -85,6 +91,8 @@ class Record(Value):
             accepted_at=self.accepted_at,
             changed_at=self.changed_at,
             fingerprints=self.fingerprints,
+            calibrations=self.calibrations,
+            prediction_missed=self.prediction_missed,
             plan=self.plan,
             placements=current,
             ready_replicas=tuple(placement.replica for placement in current if placement.token in ready),
@@ -124,16 +132,25 @@ def _learn(record: Record, fact: Fact) -> Record:
             learned["ready_tokens"] = _with(record.ready_tokens, fact.token)
         case ReplicaFailed() | DeploymentDraining():
             learned["lost_tokens"] = _with(record.lost_tokens, fact.token)
+        case DeploymentFailed() if replans(record, fact):
+            return record
         case DeploymentFailed():
             failure = Failure(reason=fact.reason, detail=fact.detail, counteroffers=fact.counteroffers)
             learned["failure"] = record.failure or failure
+        case PredictionMissed():
+            learned["prediction_missed"] = fact
         case ReleaseAccepted() | DeploymentReleased():
             pass
     if isinstance(fact, FingerprintMeasured):
-        learned["fingerprints"] = fact.fingerprints
+        learned["fingerprints"], learned["calibrations"] = fact.fingerprints, fact.calibrations
     elif isinstance(fact, PlanComputed | PlanPreviewed):
         learned["plan"] = fact.plan
     return record.model_copy(update=learned)
+
+
+def replans(record: Record, fact: DeploymentFailed) -> bool:
+    """Whether it only says that planning again found nothing: what was placed by an earlier plan goes on."""
+    return fact.reason is FailureReason.NO_FEASIBLE_PLAN and bool(record.placements)
 
 
 _STATES: dict[type[Fact], State] = {

@@ -9,6 +9,8 @@ from uuid import UUID
 from maveriq.bus import DeadRequest, Handler, Rejected
 from maveriq.contracts import (
     Admission,
+    CalibrationProgressed,
+    CalibrationUpdated,
     DeploymentChanged,
     DeploymentDraining,
     DeploymentFailed,
@@ -24,6 +26,7 @@ from maveriq.contracts import (
     PlacementReserved,
     PlanComputed,
     PlanPreviewed,
+    PredictionMissed,
     ReleaseAccepted,
     ReleaseRequested,
     ReplicaFailed,
@@ -31,7 +34,8 @@ from maveriq.contracts import (
     State,
 )
 from maveriq_ingress.admission import admit, taken
-from maveriq_ingress.folding import Fact, Record
+from maveriq_ingress.calibrations import Calibrations
+from maveriq_ingress.folding import Fact, Record, replans
 from maveriq_ingress.inventory import Inventories
 from maveriq_ingress.models import Models
 from maveriq_ingress.statuses import Statuses
@@ -50,6 +54,7 @@ class Handlers:
     models: Models
     statuses: Statuses
     inventories: Inventories
+    calibrations: Calibrations
     queues: RequestQueues
     answer: Callable[[DeadRequest], Awaitable[None]]
     now: Callable[[], datetime]
@@ -94,6 +99,8 @@ class Handlers:
 
     async def on_end(self, message: DeploymentReleased | DeploymentFailed) -> tuple[Message, ...]:
         record = await self.statuses.learn(message, self.now())
+        if isinstance(message, DeploymentFailed) and replans(record, message):
+            return ()
         await self.queues.close_requests(message.deployment_id, self.answer)
         return _changed(record)
 
@@ -106,6 +113,7 @@ class Handlers:
             Handler(IntentSubmitted, self.on_intent_submitted),
             Handler(ReleaseRequested, self.on_release_requested),
             Handler(FingerprintMeasured, self.on_fact),
+            Handler(PredictionMissed, self.on_fact),
             Handler(PlanComputed, self.on_fact),
             Handler(PlanPreviewed, self.on_fact),
             Handler(PlacementReserved, self.on_fact),
@@ -115,6 +123,8 @@ class Handlers:
             Handler(DeploymentReleased, self.on_end),
             Handler(DeploymentFailed, self.on_end),
             Handler(InventoryChanged, self.on_inventory_changed),
+            Handler(CalibrationUpdated, self.calibrations.on_calibration_updated),
+            Handler(CalibrationProgressed, self.calibrations.on_calibration_progressed),
         ]
 
 

@@ -1,6 +1,9 @@
 """Wires the profiler and runs it: `python -m maveriq_profiler`."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -8,14 +11,30 @@ from redis.asyncio import Redis
 
 from maveriq import running
 from maveriq.bus import Bus, Handler
-from maveriq.contracts import IntentAccepted, MeasurementRequested
+from maveriq.contracts import (
+    CalibrationRequested,
+    IntentAccepted,
+    MeasurementRequested,
+    MemoryHeld,
+    Message,
+    ServiceTimed,
+)
 from maveriq.topology import PROFILER
+from maveriq_profiler.borrowing import Borrowing
+from maveriq_profiler.calibrating import Calibrating
 from maveriq_profiler.catalog import Catalog
+from maveriq_profiler.devices import devices_of
 from maveriq_profiler.handlers import Handlers
-from maveriq_profiler.measuring import ChildProbe, Rig
+from maveriq_profiler.learning import Learning
+from maveriq_profiler.measuring import ChildProbe, Probe, Rig
+from maveriq_profiler.programme import Item, programme
+from maveriq_profiler.publishing import publish_until_kept
+from maveriq_profiler.refitting import Refitting
 from maveriq_profiler.rig import find_rig
 from maveriq_profiler.rigs import Rigs, RigSeen
+from maveriq_profiler.samples import Samples
 from maveriq_profiler.settings import Settings
+from maveriq_profiler.watching import Watching
 
 
 async def run(bus: Bus, env: Mapping[str, str]) -> None:
@@ -28,20 +47,65 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
     )
     redis: Any = cast(Any, Redis).from_url(settings.redis_url)
     probe = ChildProbe(rig, settings.limits(cuda=rig.device != "cpu"))
+    ready = asyncio.Event()
     try:
-        rigs = Rigs(redis)
-        handlers = Handlers(probe, Catalog(redis), rigs)
-        serving = bus.run(
-            PROFILER,
-            [
-                Handler(IntentAccepted, handlers.on_intent_accepted),
-                Handler(MeasurementRequested, handlers.on_measurement_requested),
-            ],
-            node=rig.name,
+        handlers = wire(redis, partial(publish_until_kept, bus), probe, settings, devices_of(rig, pynvml))
+
+        async def calibrate() -> None:
+            await ready.wait()
+            await handlers.calibrating.serve(at_start=settings.calibrates)
+
+        await running.side_by_side(
+            bus.run(PROFILER, bound(handlers), node=rig.name, ready=ready.set),
+            handlers.rigs.keep_saying(seen(rig)),
+            calibrate(),
         )
-        await running.side_by_side(serving, rigs.keep_saying(seen(rig)))
     finally:
         await redis.aclose()
+
+
+def wire(
+    redis: Any, publish: Callable[[Message], Awaitable[None]], probe: Probe, settings: Settings,
+    devices: Mapping[str, str],
+) -> Handlers:  # fmt: skip
+    rig, rigs, samples = probe.rig, Rigs(redis), Samples(redis)
+    refitting = Refitting(samples, _now)
+    borrowing = Borrowing(redis, publish, rig, devices)
+    calibrating = Calibrating(
+        rig=rig,
+        probe=probe,
+        samples=samples,
+        borrowing=borrowing,
+        refitting=refitting,
+        publish=publish,
+        plan=lambda free_bytes: whole_programme(rig, free_bytes, borrowing.num_gpus),
+        budget_s=settings.calibration_budget_s,
+    )
+    learning = Learning(rigs, samples, refitting, Watching(redis), _now)
+    return Handlers(probe, Catalog(redis), rigs, calibrating, learning, settings.estimator != "maveriq")
+
+
+def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
+    return [
+        Handler(IntentAccepted, handlers.on_intent_accepted),
+        Handler(MeasurementRequested, handlers.on_measurement_requested),
+        Handler(CalibrationRequested, handlers.on_calibration_requested),
+        Handler(MemoryHeld, handlers.on_memory_held),
+        Handler(ServiceTimed, handlers.on_service_timed),
+    ]
+
+
+def whole_programme(rig: Rig, free_bytes: int, num_gpus: int) -> tuple[Item, ...]:
+    """All that could be measured; a run's budget says how far it goes."""
+    return programme(
+        engine="trtllm" if rig.engine == "trtllm" else "torch",
+        on_cpu=rig.device == "cpu",
+        free_bytes=free_bytes,
+        precisions=rig.precisions,
+        max_pp=rig.max_pp,
+        budget_s=float("inf"),
+        num_gpus=num_gpus,
+    )
 
 
 def seen(rig: Rig) -> RigSeen:
@@ -51,7 +115,12 @@ def seen(rig: Rig) -> RigSeen:
         engine_version=rig.engine_version,
         gpu_type=rig.gpu_type,
         precisions=rig.precisions,
+        max_pp=rig.max_pp,
     )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def main() -> None:

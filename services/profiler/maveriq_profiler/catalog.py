@@ -19,8 +19,8 @@ from maveriq.contracts import Fingerprint, Precision, Value
 
 log = structlog.get_logger()
 
-_RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
-_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
+RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,12 @@ class Catalog:
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
-            await asyncio.shield(self._redis.eval(_RELEASE, 1, _claim(key), token))
+            await asyncio.shield(self._redis.eval(RELEASE, 1, _claim(key), token))
 
     async def _renew(self, key: Key, token: str) -> None:
         while True:
             await asyncio.sleep(self._claim_s / 3)
-            await self._redis.eval(_RENEW, 1, _claim(key), token, self._claim_ms)
+            await self._redis.eval(RENEW, 1, _claim(key), token, self._claim_ms)
 
     @property
     def _claim_ms(self) -> int:

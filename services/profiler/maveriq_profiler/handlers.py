@@ -1,9 +1,10 @@
 """intent.accepted, measurement.requested -> fingerprint.measured | measurement.requested | deployment.failed
 
-A cluster has a profiler for each GPU type and engine: an intent goes round those that have not measured its model.
+A cluster has a profiler for each GPU type and engine: an intent goes round those that neither have measured its model
+nor are calibrated for it.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,19 +12,28 @@ import structlog
 
 from maveriq.contracts import (
     Admission,
+    Calibration,
+    CalibrationProgressed,
+    CalibrationRequested,
     DeploymentFailed,
     FailureReason,
-    Fingerprint,
     FingerprintMeasured,
     IntentAccepted,
     MeasurementRequested,
+    MemoryHeld,
+    Message,
     ModelFacts,
     Precision,
+    ServiceTimed,
 )
+from maveriq_profiler.calibrating import Calibrating
 from maveriq_profiler.catalog import Catalog, Key
+from maveriq_profiler.coverage import Kind, covered, current, missing
+from maveriq_profiler.folding import of_fingerprint
+from maveriq_profiler.learning import Learning
 from maveriq_profiler.measuring import ModelUnreadable, Probe, ProbeFailed
 from maveriq_profiler.orders import Reading
-from maveriq_profiler.rigs import Rigs, RigSeen
+from maveriq_profiler.rigs import Rigs
 
 log = structlog.get_logger()
 
@@ -35,12 +45,25 @@ class Handlers:
     probe: Probe
     catalog: Catalog
     rigs: Rigs
+    calibrating: Calibrating
+    learning: Learning
+    trusts_calibrations: bool = True
+    """False: every model is measured, for the planner predicts from fingerprints alone."""
 
     async def on_intent_accepted(self, event: IntentAccepted) -> Answer:
         return await self._measure(event.deployment_id, event.admission, asked=())
 
     async def on_measurement_requested(self, event: MeasurementRequested) -> Answer:
         return await self._measure(event.deployment_id, event.admission, event.asked)
+
+    async def on_calibration_requested(self, message: CalibrationRequested) -> CalibrationProgressed | None:
+        return await self.calibrating.on_calibration_requested(message)
+
+    async def on_memory_held(self, message: MemoryHeld) -> None:
+        await self.calibrating.borrowing.on_memory_held(message)
+
+    async def on_service_timed(self, message: ServiceTimed) -> Sequence[Message]:
+        return await self.learning.learn(message)
 
     async def _measure(self, deployment_id: UUID, admission: Admission, asked: tuple[str, ...]) -> Answer:
         """Measure here, then hand on to a rig that has not measured yet, or answer."""
@@ -49,26 +72,37 @@ class Handlers:
             reading = await self.probe.read(admission.model.source)
         except ModelUnreadable as error:
             return _failed(deployment_id, FailureReason.MODEL_UNREADABLE, str(error))
-        problem = await self._problem_here(reading, wanted)
+        present = await self.rigs.present()
+        calibrations = current(await self.calibrating.samples.calibrations(), present)
+        known_kinds = self._covered(reading.facts, admission, calibrations)
+        problem = await self._problem_here(reading, wanted, known_kinds)
         asked = (*asked, self.probe.rig.name)
         known = [f for f in await self.catalog.of_shape(reading.facts.shape_key) if f.precision in wanted]
-        known.sort(key=lambda f: wanted.index(f.precision))
-        others = missing(await self.rigs.present(), known, wanted, asked)
+        known = sorted((f for f in known if Kind.of(f) not in known_kinds), key=lambda f: wanted.index(f.precision))
+        others = missing(present, known_kinds.union(Kind.of(f) for f in known), wanted, asked)
         if others:
             return MeasurementRequested(deployment_id=deployment_id, admission=admission, node=others[0], asked=asked)
-        if not known:
+        if not known and not known_kinds:
             return _failed(deployment_id, FailureReason.PROBE_FAILED, problem)
-        return FingerprintMeasured(
-            deployment_id=deployment_id, admission=admission, facts=reading.facts, fingerprints=tuple(known)
-        )
+        measured = FingerprintMeasured(
+            deployment_id=deployment_id, admission=admission, facts=reading.facts, fingerprints=tuple(known),
+            calibrations=calibrations,
+        )  # fmt: skip
+        if not admission.dry_run:
+            await self.learning.watching.remember(measured)
+        return measured
 
-    async def _problem_here(self, reading: Reading, wanted: tuple[Precision, ...]) -> str:
-        """Measures what this rig runs; why that gave nothing, or '' where it did."""
+    def _covered(self, facts: ModelFacts, admission: Admission, calibrations: Sequence[Calibration]) -> set[Kind]:
+        return covered(facts, admission.model.variants, calibrations) if self.trusts_calibrations else set()
+
+    async def _problem_here(self, reading: Reading, wanted: tuple[Precision, ...], known_kinds: set[Kind]) -> str:
+        """Measures what this rig runs and is not calibrated for; why that gave nothing, or '' where it did."""
         rig = self.probe.rig
         here = [precision for precision in rig.precisions if precision in wanted]
         try:
             for precision in here:
-                await self._measured(reading, precision)
+                if Kind(rig.engine, rig.engine_version, rig.gpu_type, precision) not in known_kinds:
+                    await self._measured(reading, precision)
         except ProbeFailed as error:
             log.warning("probe failed", problem=str(error))
             return str(error)
@@ -79,30 +113,17 @@ class Handlers:
             f"{', '.join(wanted)}; register the model with one of the former"
         )
 
-    async def _measured(self, reading: Reading, precision: Precision) -> Fingerprint:
+    async def _measured(self, reading: Reading, precision: Precision) -> None:
+        """Its readings are samples of the GPU type too."""
         key = self._key(reading.facts, precision)
-        return await self.catalog.get_or_measure(key, lambda: self.probe.measure(reading, precision))
+        found = await self.catalog.get_or_measure(key, lambda: self.probe.measure(reading, precision))
+        samples = of_fingerprint(reading.facts, found)
+        named = f"{key.shape_key}|{key.field}"
+        await self.calibrating.samples.keep_fingerprint(self.calibrating.pool, named, samples, found.cost_s)
 
     def _key(self, facts: ModelFacts, precision: Precision) -> Key:
         rig = self.probe.rig
         return Key(facts.shape_key, rig.engine, rig.engine_version, rig.gpu_type, precision, precision)
-
-
-def missing(
-    present: Iterable[RigSeen], known: Sequence[Fingerprint], wanted: Sequence[Precision], asked: Collection[str]
-) -> tuple[str, ...]:
-    """Names of the rigs that could add something to what is known, and were not asked yet."""
-    have = {(f.engine, f.engine_version, f.gpu_type, f.precision) for f in known}
-    return tuple(
-        rig.name
-        for rig in present
-        if rig.name not in asked
-        and any(
-            (rig.engine, rig.engine_version, rig.gpu_type, precision) not in have
-            for precision in rig.precisions
-            if precision in wanted
-        )
-    )
 
 
 def _failed(deployment_id: UUID, reason: FailureReason, detail: str) -> DeploymentFailed:

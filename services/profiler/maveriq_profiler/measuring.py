@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from maveriq.contracts import BYTES_PER_ELEMENT, Fingerprint, Precision, RunSample
+from maveriq.contracts import BYTES_PER_ELEMENT, Fingerprint, Precision, RunSample, rig_name
 from maveriq_profiler.grid import Limits, grid_for
 from maveriq_profiler.orders import FactsOrder, ItemOrder, Line, Order, ProbeOrder, Reading
 from maveriq_profiler.programme import Item
@@ -45,7 +44,7 @@ class Rig:
     @property
     def name(self) -> str:
         """Engine and GPU type as one word of a routing key."""
-        return re.sub(r"[^A-Za-z0-9]+", "-", f"{self.engine} {self.gpu_type}").strip("-").lower()
+        return rig_name(self.engine, self.gpu_type)
 
 
 class Probe(Protocol):

@@ -23,6 +23,8 @@ class RigSeen(Value):
     engine_version: str
     gpu_type: str
     precisions: tuple[Precision, ...]
+    max_pp: int = 1
+    """Most pipeline stages that the engine can run there."""
 
 
 class Rigs:

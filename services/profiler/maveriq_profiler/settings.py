@@ -17,6 +17,7 @@ CUDA_LIMITS = Limits(
     layers=(2, 4, 8), batches=(1, 2, 4, 8, 16, 32), prompts=(128, 512, 2048), output_tokens=48, budget_s=10.0,
     cut_bytes=16 * 2**30,
 )  # fmt: skip
+CALIBRATION_BUDGET_S = 300.0  # of one GPU: ten synthetic models at 20 s each, and some to spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,12 @@ class Settings:
     threads: int
     """Of a CPU device: as many as the workers' stages have (MAVERIQ_THREADS_PER_STAGE)."""
     max_pp: int
+    calibrates: bool
+    """Whether a GPU type that is not calibrated is when the profiler starts."""
+    calibration_budget_s: float
+    """GPU-seconds of a calibration that names none of its own."""
+    estimator: str
+    """The planner's: `maveriq` predicts from fingerprints alone."""
     env: Mapping[str, str]
 
     @classmethod
@@ -40,6 +47,9 @@ class Settings:
             device=read(env, "MAVERIQ_PROFILE_DEVICE", _device, "cpu" if on_cpu else "") or None,
             threads=read(env, "MAVERIQ_THREADS_PER_STAGE", _number, 1),
             max_pp=read(env, "MAVERIQ_MAX_PP", _number, 8),
+            calibrates=read(env, "MAVERIQ_CALIBRATE", _on_off, True),
+            calibration_budget_s=read(env, "MAVERIQ_CALIBRATION_BUDGET_S", _seconds, CALIBRATION_BUDGET_S),
+            estimator=read(env, "MAVERIQ_ESTIMATOR", str, "law"),
             env=env,
         )
         settings.limits(cuda=False)  # a bad value stops the start, not the first measurement
@@ -63,6 +73,12 @@ def _engine(text: str) -> EngineName:
     if text == "trtllm":
         return "trtllm"
     raise ValueError("give torch or trtllm")
+
+
+def _on_off(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("give on or off")
+    return text == "on"
 
 
 def _device(text: str) -> str:

@@ -55,6 +55,7 @@ from maveriq.contracts.gpu import (
     MemoryRequested,
     NodeReported,
     NodeStarted,
+    rig_name,
 )
 from maveriq.contracts.inference import (
     ChatMessage,
@@ -207,4 +208,5 @@ __all__ = [
     "Workload",
     "advance",
     "faults",
+    "rig_name",
 ]

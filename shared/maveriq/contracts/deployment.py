@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from maveriq.contracts.calibration import Calibration, PredictionMissed
 from maveriq.contracts.fingerprint import Fingerprint
 from maveriq.contracts.intent import Intent
 from maveriq.contracts.message import DoorMessage, Message, Value
@@ -155,6 +156,10 @@ class Deployment(Value):
     accepted_at: datetime
     changed_at: datetime
     fingerprints: tuple[Fingerprint, ...] = ()
+    calibrations: tuple[Calibration, ...] = Field(default=(), description="That its latest plan rests on.")
+    prediction_missed: PredictionMissed | None = Field(
+        default=None, description="The latest time that it was served otherwise than predicted, and planned for again."
+    )
     plan: Plan | None = None
     placements: tuple[Placement, ...] = Field(default=(), description="At most one a replica: the latest.")
     ready_replicas: tuple[int, ...] = ()

@@ -1,5 +1,6 @@
 """GPUs, what is free on them and who holds the rest."""
 
+import re
 from typing import ClassVar
 from uuid import UUID
 
@@ -8,6 +9,11 @@ from pydantic import Field
 from maveriq.contracts.message import Message, Value
 
 NODE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"  # a word of a routing key: no dots
+
+
+def rig_name(engine: str, gpu_type: str) -> str:
+    """Engine and GPU type as one word of a routing key: all that are alike are measured as one."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{engine} {gpu_type}").strip("-").lower()
 
 
 class Gpu(Value):
@@ -89,6 +95,9 @@ class MemoryHeld(Message):
     node: str = Field(pattern=NODE_PATTERN, description="The rig that asked.")
     gpu: str | None = Field(description="None: no GPU has so much free now.")
     problem: str = ""
+    largest_bytes: int = Field(
+        default=0, ge=0, description="Most that any GPU that will do could ever have free; 0: none of them reports."
+    )
 
 
 class MemoryFreed(Message):

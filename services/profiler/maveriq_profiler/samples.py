@@ -1,0 +1,176 @@
+"""What was measured and served on each GPU type, and its calibration, in Redis. A pool is named by `Pool.name`.
+
+calibration-measured:<pool>    hash: key -> Outcome; a key names a run of the programme, or a fingerprint
+calibration-served:<pool>      hash: kind -> folding.Served
+calibration-run:<pool>         hash: calibration_id, budget_s, spent_s, ended ('1')
+calibration-fitted:<pool>      hash: version; calibration, as JSON
+calibration-pools              set of the pools that have a calibration
+calibration-refit:<pool>       there while no further fit is to be made
+calibration-claim:<pool>|<key>   token of the profiler that measures now; it expires unless renewed
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+from maveriq.contracts import Calibration, RunSample
+from maveriq_profiler.catalog import RELEASE, RENEW
+from maveriq_profiler.folding import Served, mixed
+from maveriq_profiler.pool import Outcome, Pool
+
+MAX_KINDS = 512  # of served passes kept for a pool: a fit of so many samples takes less than a second
+_FINGERPRINT = "fingerprint|"
+
+_KEEP = """
+if (redis.call('hget', KEYS[1], 'version') or '0') ~= ARGV[1] then return 0 end
+redis.call('hset', KEYS[1], 'version', ARGV[2], 'calibration', ARGV[3])
+redis.call('sadd', KEYS[2], ARGV[4])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A calibration under way, or the last one."""
+
+    calibration_id: UUID
+    budget_s: float
+    spent_s: float
+    ended: bool
+
+
+class Samples:
+    def __init__(self, redis: Any, *, claim_s: float = 15.0) -> None:
+        """
+        Args:
+            redis: a `redis.asyncio.Redis`.
+            claim_s: a measuring profiler that is not heard of for so long is taken for dead.
+        """
+        self._redis = redis
+        self._claim_ms = int(claim_s * 1e3)
+
+    async def begin(self, pool: Pool, calibration_id: UUID, budget_s: float) -> None:
+        """A new run takes the place of the one before; what failed is tried again."""
+        for key, outcome in (await self.outcomes(pool)).items():
+            if outcome.problem:
+                await self._redis.hdel(_measured(pool), key)
+        fields = {"calibration_id": str(calibration_id), "budget_s": str(budget_s), "spent_s": "0", "ended": ""}
+        await self._redis.hset(_run(pool), mapping=fields)
+
+    async def run(self, pool: Pool) -> Run | None:
+        found = await self._texts(_run(pool))
+        if not found:
+            return None
+        return Run(
+            UUID(found["calibration_id"]), float(found["budget_s"]), float(found["spent_s"]), found["ended"] == "1"
+        )
+
+    async def end(self, pool: Pool, calibration_id: UUID) -> None:
+        """Unless another has taken its place."""
+        now = await self.run(pool)
+        if now is not None and now.calibration_id == calibration_id:
+            await self._redis.hset(_run(pool), "ended", "1")
+
+    async def outcomes(self, pool: Pool) -> dict[str, Outcome]:
+        """Of all runs and fingerprints, by key."""
+        found = await self._texts(_measured(pool))
+        return {key: Outcome.model_validate_json(text) for key, text in found.items()}
+
+    async def keep_outcome(self, pool: Pool, key: str, outcome: Outcome) -> None:
+        """The first kept counts, should two have measured after all."""
+        if await self._redis.hsetnx(_measured(pool), key, outcome.model_dump_json()):
+            await self._redis.hincrbyfloat(_run(pool), "spent_s", outcome.cost_s)
+
+    async def keep_fingerprint(self, pool: Pool, key: str, samples: tuple[RunSample, ...], cost_s: float) -> None:
+        outcome = Outcome(samples=samples, cost_s=cost_s)
+        await self._redis.hsetnx(_measured(pool), f"{_FINGERPRINT}{key}", outcome.model_dump_json())
+
+    @asynccontextmanager
+    async def claimed(self, pool: Pool, key: str) -> AsyncGenerator[bool, None]:
+        """Whether the run is ours to measure: nobody else measures it now, and nobody has."""
+        name, token = f"calibration-claim:{pool.name}|{key}", uuid4().hex
+        if not await self._redis.set(name, token, nx=True, px=self._claim_ms):
+            yield False
+            return
+        renewing = asyncio.create_task(self._renew(name, token))
+        try:
+            yield not await self._redis.hexists(_measured(pool), key)
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            await asyncio.shield(self._redis.eval(RELEASE, 1, name, token))
+
+    async def _renew(self, name: str, token: str) -> None:
+        while True:
+            await asyncio.sleep(self._claim_ms / 3e3)
+            await self._redis.eval(RENEW, 1, name, token, self._claim_ms)
+
+    async def fold_in(self, pool: Pool, news: Mapping[str, Served]) -> None:
+        """Two at once may lose the weight of one report, which is one of many."""
+        for kind, new in news.items():
+            text = await self._redis.hget(_served(pool), kind)
+            folded = new if text is None else mixed(Served.model_validate_json(text), new)
+            await self._redis.hset(_served(pool), kind, folded.model_dump_json())
+        if await self._redis.hlen(_served(pool)) > MAX_KINDS:
+            kinds = await self.served(pool)
+            oldest = sorted(kinds, key=lambda kind: kinds[kind].last_seen)[: len(kinds) - MAX_KINDS]
+            await self._redis.hdel(_served(pool), *oldest)
+
+    async def served(self, pool: Pool) -> dict[str, Served]:
+        found = await self._texts(_served(pool))
+        return {kind: Served.model_validate_json(text) for kind, text in found.items()}
+
+    async def calibration(self, pool: Pool) -> Calibration | None:
+        text = await self._redis.hget(_fitted(pool), "calibration")
+        return None if text is None else Calibration.model_validate_json(text)
+
+    async def calibrations(self) -> tuple[Calibration, ...]:
+        """Of every engine and GPU type the latest fitted: an older engine version's says nothing of what runs now."""
+        latest: dict[tuple[str, str], Calibration] = {}
+        for name in await self._redis.smembers("calibration-pools"):
+            text = await self._redis.hget(f"calibration-fitted:{_text(name)}", "calibration")
+            if text is not None:
+                one = Calibration.model_validate_json(text)
+                known = latest.get((one.engine, one.gpu_type))
+                if known is None or one.fitted_at > known.fitted_at:
+                    latest[one.engine, one.gpu_type] = one
+        return tuple(latest[kind] for kind in sorted(latest))
+
+    async def keep_calibration(self, pool: Pool, calibration: Calibration) -> bool:
+        """False: another was kept meanwhile under this version."""
+        touched = [_fitted(pool), "calibration-pools"]
+        before, text = calibration.version - 1, calibration.model_dump_json()
+        return bool(
+            await self._redis.eval(_KEEP, len(touched), *touched, str(before), calibration.version, text, pool.name)
+        )
+
+    async def may_refit(self, pool: Pool, every_s: float) -> bool:
+        """True at most once in so long, of all profilers."""
+        return bool(await self._redis.set(f"calibration-refit:{pool.name}", "1", nx=True, px=int(every_s * 1e3)))
+
+    async def _texts(self, key: str) -> dict[str, str]:
+        found = cast("dict[Any, Any]", await self._redis.hgetall(key))
+        return {_text(name): _text(value) for name, value in found.items()}
+
+
+def _measured(pool: Pool) -> str:
+    return f"calibration-measured:{pool.name}"
+
+
+def _served(pool: Pool) -> str:
+    return f"calibration-served:{pool.name}"
+
+
+def _run(pool: Pool) -> str:
+    return f"calibration-run:{pool.name}"
+
+
+def _fitted(pool: Pool) -> str:
+    return f"calibration-fitted:{pool.name}"
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
