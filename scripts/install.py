@@ -15,7 +15,7 @@ PYTHON = VENV / "bin" / "python"
 TORCH = "2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DISTRIBUTIONS = (
-    "shared[embedded]",
+    "shared[embedded,plot]",
     "services/ingress",
     "services/planner",
     "services/allocator",

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from maveriq.cli.figures import amount, digits, duration, limit, missed_by, replicas, score, shape, size
+from maveriq.cli.figures import SCORE_UNIT, amount, counted_shape, digits, duration, limit, missed_by, shape, size
 from maveriq.cli.tables import candidates, columns
-from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Plan, Prediction, Rejection
+from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Plan, Rejection
 
 BASIS = {
     Basis.CALIBRATION: "calibration: the law with this GPU type's constants; the model itself was not run",
@@ -35,9 +35,9 @@ def explanation(intent: Intent, plan: Plan, shown: int) -> Group:
     best = plan.candidates[0]
     parts: list[RenderableType] = [
         _titled("asked"), asked(intent), Text(),
-        _titled("chosen", f"{replicas(best)}{shape(best.configuration)} on {best.configuration.gpu_type}"),
+        _titled("chosen", f"{counted_shape(best)} on {best.configuration.gpu_type}"),
         _expected(best), Text(),
-        _titled("why"), *(Text(f"  {line}") for line in reasons(plan, intent.objective)),
+        _titled("why", f"{BEST[intent.objective]} of all that meet the intent"), *reasons(plan, intent.objective),
     ]  # fmt: skip
     if plan.front:
         words = "no other is at least as good in latency, memory, price and accuracy"
@@ -84,42 +84,31 @@ def asked(intent: Intent) -> Table:
     return table
 
 
-def reasons(plan: Plan, objective: Objective) -> Iterator[str]:
+def reasons(plan: Plan, objective: Objective) -> Iterator[RenderableType]:
     """Against the next in rank, and against the next that is of another kind."""
     best, *others = plan.candidates
     if not others:
-        yield "nothing else meets the intent"
+        yield Text("  nothing else meets the intent")
         return
-    yield _against(best, others[0], objective, "the next in rank")
+    rivals = [("next", others[0])]
     different = next((other for other in others if _kind(other) != _kind(best)), None)
     if different is not None and different is not others[0]:
-        yield _against(best, different, objective, "the next of another kind")
+        rivals.append(("next of another kind", different))
+    table = columns("", "", "", "E2E", "memory", f"score ({SCORE_UNIT[objective]})", "", right=(2, 3, 4, 5, 6))
+    for which, each in (("chosen", best), *rivals):
+        c = each.configuration
+        elsewhere = "" if c.gpu_type == best.configuration.gpu_type else f" on {c.gpu_type}"
+        table.add_row(
+            f"  {which}", counted_shape(each) + elsewhere, f"batch {c.max_batch}", duration(each.prediction.e2e_ms),
+            size(each.prediction.memory_bytes * each.replicas), amount(abs(each.score)),
+            "" if each is best else missed_by(abs(best.score), abs(each.score)),
+        )  # fmt: skip
+    yield table
+    if others[0].score == best.score:
+        yield Text("  equal scores: what takes fewer bytes, then fewer GPUs, then fewer slots comes first")
     mine, theirs = best.prediction.e2e_interval_ms, others[0].prediction.e2e_interval_ms
     if mine is not None and theirs is not None and mine.low <= theirs.high and theirs.low <= mine.high:
-        yield "the intervals of their latencies overlap: the first two may well be equally good"
-
-
-def _against(best: Candidate, other: Candidate, objective: Objective, which: str) -> str:
-    name = f"{which}, {_named(other)}"
-    if other.score == best.score:
-        return f"{score(best, objective)}, as {name} has; it takes fewer bytes, GPUs or slots"
-    more = (other.score - best.score) / abs(best.score) if best.score else 0.0
-    worse = "less" if objective is Objective.MAX_THROUGHPUT else "more"
-    told = [f"{score(best, objective)}; {name} has {digits(more * 100)} % {worse}: {score(other, objective)}"]
-    figures: tuple[tuple[str, Callable[[Prediction], float], Callable[[float], str]], ...] = (
-        ("E2E", lambda p: p.e2e_ms, duration),
-        ("memory", lambda p: p.memory_bytes, size),
-    )
-    for figure, of, shown in figures:
-        mine, theirs = of(best.prediction), of(other.prediction)
-        if abs(theirs / mine - 1) > 0.001:
-            told.append(f"{figure} {shown(mine)} against {shown(theirs)}")
-    return "; ".join(told)
-
-
-def _named(candidate: Candidate) -> str:
-    c = candidate.configuration
-    return f"{replicas(candidate)}{shape(c)} on {c.gpu_type}, batch {c.max_batch}"
+        yield Text("  the intervals of the first two latencies overlap: the next may well be as fast")
 
 
 def _kind(candidate: Candidate) -> tuple[object, ...]:
@@ -130,7 +119,9 @@ def _kind(candidate: Candidate) -> tuple[object, ...]:
 def _expected(best: Candidate) -> Group:
     """Each figure with its percentile and the interval that its mean lies in."""
     p, c = best.prediction, best.configuration
-    table = columns("  one replica", "mean", f"p{digits(p.percentile)}", "90 % interval of the mean", right=(1, 2, 3))
+    table = columns(
+        "  of each replica", "mean", f"p{digits(p.percentile)}", "90 % interval of the mean", right=(1, 2, 3)
+    )
     rows: tuple[tuple[str, float, float | None, Interval | None, Callable[[float], str]], ...] = (
         ("TTFT", p.ttft_ms, p.ttft_percentile_ms, p.ttft_interval_ms, duration),
         ("TPOT", p.tpot_ms, p.tpot_percentile_ms, p.tpot_interval_ms, duration),
@@ -138,15 +129,17 @@ def _expected(best: Candidate) -> Group:
         ("tokens/s", p.throughput_tokens_per_s, None, p.throughput_interval_tokens_per_s, amount),
         ("memory", p.memory_bytes, None, p.memory_interval_bytes, size),
     )
-    for name, mean, percentile, interval, shown in rows:
+    for name, mean, worse, interval, shown in rows:
         table.add_row(
-            f"  {name}", shown(mean), "" if percentile is None else shown(percentile),
+            f"  {name}", shown(mean), "" if worse is None else shown(worse),
             "not known" if interval is None else f"{shown(interval.low)} to {shown(interval.high)}",
         )  # fmt: skip
+    copies = "1 replica" if best.replicas == 1 else f"{best.replicas} replicas"
+    gpus = "1 GPU" if c.num_gpus == 1 else f"{c.num_gpus} GPUs"
     more = [
-        f"{c.num_gpus} GPUs a replica, batch up to {c.max_batch}, context {c.context_tokens} tokens",
+        f"{copies} of {gpus}, batch up to {c.max_batch}, context {c.context_tokens} tokens",
         f"accuracy {'not measured' if p.accuracy is None else digits(p.accuracy, 4)} of full precision's",
-        f"{digits(p.gpu_s)} GPU-seconds a request",
+        f"{amount(p.gpu_s)} GPU-seconds a request",
     ]
     if p.price_per_hour is not None:
         each = "" if p.price_per_million_tokens is None else f", {digits(p.price_per_million_tokens)} a million tokens"

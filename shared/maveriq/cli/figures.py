@@ -15,7 +15,7 @@ SCORE_UNIT = {
     Objective.MIN_PRICE: "per hour",
     Objective.MAX_THROUGHPUT: "tokens/s",
 }
-"""Of `Candidate.score`."""
+"""Of `Candidate.score`, which is its negative where more is better."""
 
 
 def size(num_bytes: float) -> str:
@@ -48,11 +48,6 @@ def digits(value: float, significant: int = 3) -> str:
     return f"{Decimal(f'{value:.{significant}g}'):f}"
 
 
-def score(candidate: Candidate, objective: Objective) -> str:
-    """What the objective counts, with its unit. Where more is better, the score is its negative."""
-    return f"{amount(abs(candidate.score))} {SCORE_UNIT[objective]}"
-
-
 def limit(constraint: str, value: float) -> str:
     """A value of an intent's field, with its unit. Four digits, for it stands beside another that it misses."""
     if constraint.endswith("_ms"):
@@ -75,9 +70,10 @@ def missed_by(wanted: float, predicted: float | None) -> str:
     return f"{Decimal(f'{(predicted / wanted - 1) * 100:+.2g}'):+f} %"
 
 
-def replicas(candidate: Candidate) -> str:
-    """`2 replicas of ` in front of a shape; '' for one."""
-    return f"{candidate.replicas} replicas of " if candidate.replicas > 1 else ""
+def counted_shape(candidate: Candidate) -> str:
+    """All replicas of a shape: `2 x bf16 · 3 stages`."""
+    times = f"{candidate.replicas} x " if candidate.replicas > 1 else ""
+    return f"{times}{shape(candidate.configuration)}"
 
 
 def shape(configuration: Configuration) -> str:

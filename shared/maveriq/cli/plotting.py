@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maveriq.cli.api import CommandFailed
-from maveriq.cli.figures import GIB, MIB, shape
+from maveriq.cli.figures import GIB, MIB, counted_shape
 from maveriq.contracts import Candidate, Intent, Interval, Plan, Precision
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -19,6 +19,7 @@ COLOURS = {
 GREY = "#b8b8b8"
 PANEL_INCHES = (6.4, 5.0)
 DOTS_PER_INCH = 150
+LABELLED = 12  # points of the front; more names than these would cover one another
 
 Axis = Callable[[Candidate], float]
 
@@ -57,8 +58,10 @@ def draw_plan(plan: Plan, intent: Intent, path: Path) -> None:
         axes.set_axisbelow(True)
         if number == 0:
             axes.legend(frameon=False, fontsize=8)
-    best = plan.candidates[0].configuration
-    figure.suptitle(f"{intent.model}, {intent.objective}: {shape(best)} on {best.gpu_type}", fontsize=11)
+    best = plan.candidates[0]
+    figure.suptitle(
+        f"{intent.model}, {intent.objective}: {counted_shape(best)} on {best.configuration.gpu_type}", fontsize=11
+    )
     try:
         figure.savefig(path, dpi=DOTS_PER_INCH)  # by its suffix: Agg, SVG or PDF, never a screen
     except OSError as error:
@@ -81,6 +84,11 @@ def _draw(axes: Any, shown: Sequence[Candidate], plan: Plan, of: Axis, bytes_per
         label = None if precision in named else f"front, {precision}"
         axes.scatter([_seconds(each)], [of(each)], s=42, color=COLOURS[precision], label=label, zorder=3)
         named.add(precision)
+        if len(on_front) <= LABELLED:
+            at = (_seconds(each), of(each))
+            axes.annotate(
+                counted_shape(each), at, xytext=(6, 5), textcoords="offset points", fontsize=7, color="#555555"
+            )
     if best in shown:
         _bars(axes, best, of, bytes_per_unit)
         colour = COLOURS[best.configuration.precision]

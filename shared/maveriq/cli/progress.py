@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from maveriq.cli.figures import duration, replicas, shape, size
+from maveriq.cli.figures import counted_shape, duration, size
 from maveriq.cli.tables import placement_line, wanted_replicas
 from maveriq.contracts import Deployment, State
 
@@ -84,7 +84,7 @@ def facts(state: State, deployment: Deployment) -> str:
     if state is State.PLANNED and deployment.plan:
         best = deployment.plan.candidates[0]
         return (
-            f"best of {deployment.plan.num_considered}: {replicas(best)}{shape(best.configuration)}, "
+            f"best of {deployment.plan.num_considered}: {counted_shape(best)}, "
             f"TTFT {duration(best.prediction.ttft_ms)}, TPOT {duration(best.prediction.tpot_ms)}"
         )
     if state is State.RESERVED and deployment.placements:

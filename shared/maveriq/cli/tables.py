@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from maveriq.cli.figures import SCORE_UNIT, amount, digits, duration, limit, missed_by, shape, size
+from maveriq.cli.figures import SCORE_UNIT, amount, counted_shape, digits, duration, limit, missed_by, shape, size
 from maveriq.contracts import Candidate, Deployment, Failure, Objective, Placement, Plan, State
 
 STYLE = {
@@ -15,6 +15,7 @@ STYLE = {
     State.RELEASED: "dim",
     State.DRAINING: "yellow",
 }
+ROOMY = 8  # columns, beyond which they stand closer together
 
 
 def deployments(found: Sequence[Deployment]) -> RenderableType:
@@ -54,10 +55,11 @@ def candidates(found: Sequence[Candidate], objective: Objective, shown: int, cho
         chosen: marked with a star where it is among them; None: the first is the best.
     """
     told = _columns_of(found, objective)
-    table = columns("#", *(title for title, _ in told))
-    for number, (title, _) in enumerate(told, start=1):
-        table.columns[number].justify = "left" if title in ("runs as", "GPU type") else "right"
-    table.columns[0].justify = "right"
+    figures = [number for number, (title, _) in enumerate(told, start=1) if title not in ("runs as", "GPU type")]
+    table = columns("#", *(title for title, _ in told), right=(0, *figures))
+    table.columns[1].no_wrap = True
+    if len(told) > ROOMY:
+        table.padding = (0, 1, 0, 0)
     for rank, each in enumerate(found[:shown], start=1):
         star = each == chosen
         best = star or (chosen is None and rank == 1)
@@ -68,11 +70,9 @@ def candidates(found: Sequence[Candidate], objective: Objective, shown: int, cho
 def _columns_of(found: Sequence[Candidate], objective: Objective) -> list[tuple[str, Callable[[Candidate], str]]]:
     """Those whose rows differ, and those that are always shown."""
     told: list[tuple[str, Callable[[Candidate], str]]] = []
-    if any(each.replicas > 1 for each in found):
-        told.append(("replicas", lambda c: str(c.replicas)))
-    told.append(("runs as", lambda c: shape(c.configuration)))
+    told.append(("runs as", counted_shape))
     if len({each.configuration.gpu_type for each in found}) > 1:
-        told.append(("GPU type", lambda c: c.configuration.gpu_type))
+        told.append(("GPU type", lambda c: c.configuration.gpu_type.removeprefix("NVIDIA ")))
     figures: list[tuple[str, Callable[[Candidate], str]]] = [
         ("batch", lambda c: str(c.configuration.max_batch)),
         ("TTFT", lambda c: duration(c.prediction.ttft_ms)),
@@ -82,9 +82,9 @@ def _columns_of(found: Sequence[Candidate], objective: Objective) -> list[tuple[
     ]
     told.extend(figures)
     if len({each.prediction.accuracy for each in found}) > 1:
-        told.append(("accuracy", lambda c: _known(c.prediction.accuracy, 1, "not measured")))
+        told.append(("acc.", lambda c: _known(c.prediction.accuracy, 1, "unknown")))
     if any(each.prediction.price_per_hour is not None for each in found):
-        told.append(("per hour", lambda c: _known(c.prediction.price_per_hour, c.replicas, "not known")))
+        told.append(("price/h", lambda c: _known(c.prediction.price_per_hour, c.replicas, "unknown")))
     told.append((f"score ({SCORE_UNIT[objective]})", lambda c: amount(abs(c.score))))
     return told
 

@@ -1,0 +1,138 @@
+"""`maveriq plan --explain` and `--plot`: everything that a plan knows can be read, and pasted where it is a command."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from maveriq.contracts import Intent, Plan, State
+from tests.unit.cli.conftest import Called, Events, ScriptedIngress
+from tests.unit.cli.plans import ASKED, FP8, FULL, PICTURES, begins_as_it_should
+from tests.unit.cli.records import FIRST, deployment
+
+Call = Callable[..., Called]
+
+
+def plans(ingress: ScriptedIngress, plan: Plan = FULL, intent: Intent = ASKED) -> None:
+    """Ingress answers any dry run with this plan."""
+    planned = deployment(State.PLANNED, dry_run=True).model_copy(update={"plan": plan, "intent": intent})
+    body = planned.model_dump(mode="json")
+    ingress.answer("POST /v1/intents?dry_run=true", body, 202)
+    ingress.answer(f"GET /v1/deployments/{FIRST}/events", Events([body]))
+
+
+def lines(called: Called) -> list[str]:
+    assert called.code == 0, called.err
+    return [" ".join(line.split()) for line in called.out.splitlines()]
+
+
+def test_an_explanation_says_what_was_asked(ingress: ScriptedIngress, call: Call) -> None:
+    plans(ingress)
+    told = lines(call("plan", "llama", "--explain"))
+    assert "objective min_cost: least latency x memory" in told
+    assert "workload 512 tokens in, 128 out, 2 requests/s, at most 32 in flight" in told
+    assert "latency TTFT at most 100 ms, E2E at most 5.00 s, for 95 % of requests" in told
+    assert "accuracy at least 0.98 of full precision's" in told
+    assert "means at most 2 per hour, on NVIDIA L4, NVIDIA A10" in told
+
+
+def test_an_explanation_gives_the_winner_with_percentiles_intervals_and_what_they_rest_on(
+    ingress: ScriptedIngress, call: Call
+) -> None:
+    plans(ingress)
+    told = lines(call("plan", "llama", "--explain"))
+    assert "chosen fp8 · 1 stage on NVIDIA L4" in told
+    assert "of each replica mean p95 90 % interval of the mean" in told
+    assert "E2E 2.10 s 2.94 s 2.02 s to 2.18 s" in told
+    assert "TPOT 16.2 ms 17.5 ms not known" in told
+    assert any(line.startswith("from the calibration: the law") for line in told)
+
+
+def test_an_explanation_says_why_it_won_against_the_next_and_against_the_next_of_another_kind(
+    ingress: ScriptedIngress, call: Call
+) -> None:
+    plans(ingress)
+    told = lines(call("plan", "llama", "--explain"))
+    assert "next fp8 · 1 stage batch 8 2.12 s 10.00 GiB 18.9 +4.4 %" in told
+    assert "next of another kind 2 x int4 · 1 stage batch 4 1.90 s 10.00 GiB 19.4 +7.2 %" in told
+    assert "the intervals of the first two latencies overlap: the next may well be as fast" in told
+
+
+def test_an_explanation_of_the_only_candidate_says_so(ingress: ScriptedIngress, call: Call) -> None:
+    plans(ingress, FULL.model_copy(update={"candidates": (FP8,), "front": (), "rejected": ()}))
+    told = lines(call("plan", "llama", "--explain"))
+    assert "nothing else meets the intent" in told
+    assert not any(line.startswith(("front", "rejected")) for line in told)
+
+
+def test_an_explanation_shows_the_front_with_the_winner_marked(ingress: ScriptedIngress, call: Call) -> None:
+    plans(ingress)
+    told = lines(call("plan", "llama", "--explain"))
+    assert "★ fp8 · 1 stage 4 105 ms 16.2 ms 2.10 s 9.00 GiB 0.99 0.8 18.1" in told
+    assert "2 2 x int4 · 1 stage 4 95 ms 14.6 ms 1.90 s 10.00 GiB 0.981 1.6 19.4" in told
+
+
+def test_rejections_are_grouped_by_what_they_miss_with_by_how_much(ingress: ScriptedIngress, call: Call) -> None:
+    plans(ingress)
+    told = lines(call("plan", "llama", "--explain"))
+    first = told.index("slo.ttft_ms wanted 100 ms; 2 listed miss it")
+    assert told[first + 1 : first + 3] == [
+        "fp8 · 1 stage NVIDIA L4 batch 8 100.3 ms +0.3 %",
+        "fp8 · 1 stage NVIDIA L4 batch 4 3000 ms 30 times",
+    ]
+    assert told[first + 3] == "min_accuracy wanted 0.98; 2 listed miss it"
+    assert told[first + 5] == "bf16 · 1 stage NVIDIA A10 batch 4 not measured"
+    shortened = lines(call("plan", "llama", "--explain", "--top", "1"))
+    assert shortened.count("and 1 more; --top shows them") == 2
+
+
+def test_a_refused_intent_is_answered_with_commands_that_ask_for_what_would_be_met(
+    ingress: ScriptedIngress, call: Call
+) -> None:
+    accepted = deployment(State.ACCEPTED, dry_run=True).model_dump(mode="json")
+    failed = deployment(State.FAILED, dry_run=True).model_dump(mode="json")
+    ingress.answer("POST /v1/intents?dry_run=true", accepted, 202)
+    ingress.answer(f"GET /v1/deployments/{FIRST}/events", Events([failed]))
+    called = call("plan", "tiny", "--explain")
+    assert called.code == 1
+    assert f"  maveriq plan tiny --ttft-ms 900 --url {ingress.url}" in called.out.splitlines()
+    assert "slo.ttft_ms" in called.out and "+200 %" in called.out
+    assert "tiny cannot be planned" in called.err
+
+
+@pytest.mark.parametrize("suffix", PICTURES)
+def test_a_plot_is_written_as_its_name_ends(suffix: str, ingress: ScriptedIngress, call: Call, tmp_path: Path) -> None:
+    plans(ingress)
+    picture = tmp_path / f"front{suffix}"
+    assert call("plan", "llama", "--plot", str(picture)).code == 0
+    assert begins_as_it_should(picture)
+
+
+def test_a_drawn_front_names_precisions_and_the_winner_and_has_prices_where_known(
+    ingress: ScriptedIngress, call: Call, tmp_path: Path
+) -> None:
+    plans(ingress)
+    picture = tmp_path / "front.svg"
+    called = call("plan", "llama", "--plot", str(picture), "--json")
+    assert json.loads(called.out)["num_considered"] == 120
+    drawn = picture.read_text()
+    for words in ("front, fp8", "front, int4", "chosen", "dominated", "price per hour", "GPU memory (GiB)"):
+        assert words in drawn
+    unpriced = FULL.model_copy(update={"candidates": FULL.candidates[3:], "front": ()})
+    plans(ingress, unpriced)
+    assert call("plan", "llama", "--plot", str(picture)).code == 0
+    assert "price per hour" not in picture.read_text()
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_asked(
+    ingress: ScriptedIngress, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "--plot: front.gif: end its name in .png, .svg, .pdf" in call("plan", "llama", "--plot", "front.gif").err
+    absent = call("plan", "llama", "--plot", str(tmp_path / "nowhere" / "front.png"))
+    assert "there is no folder" in absent.err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    missing = call("plan", "llama", "--plot", str(tmp_path / "front.png"))
+    assert missing.err == "maveriq: --plot: needs matplotlib: pip install 'maveriq[plot]'\n"
+    assert ingress.asked == []
