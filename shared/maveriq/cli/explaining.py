@@ -105,7 +105,7 @@ def reasons(plan: Plan, objective: Objective) -> Iterator[RenderableType]:
         )  # fmt: skip
     yield table
     if others[0].score == best.score:
-        yield Text("  equal scores: what takes fewer bytes, then fewer GPUs, then fewer slots comes first")
+        yield Text("  equal scores: what takes fewer bytes, then fewer GPUs, then is faster comes first")
     mine, theirs = best.prediction.e2e_interval_ms, others[0].prediction.e2e_interval_ms
     if mine is not None and theirs is not None and mine.low <= theirs.high and theirs.low <= mine.high:
         yield Text("  the intervals of the first two latencies overlap: the next may well be as fast")
@@ -160,9 +160,8 @@ def _rejected(plan: Plan, shown: int) -> Iterator[RenderableType]:
         table.show_header = False
         for each in missed[:shown]:
             c = each.configuration
-            predicted = "not measured" if each.predicted is None else limit(constraint, each.predicted)
-            by = "" if each.predicted is None else missed_by(each.wanted, each.predicted)
-            table.add_row(f"    {shape(c)}", c.gpu_type, f"batch {c.max_batch}", predicted, by)
+            predicted = (limit(constraint, each.predicted), missed_by(each.wanted, each.predicted))
+            table.add_row(f"    {shape(c)}", c.gpu_type, f"batch {c.max_batch}", *predicted)
         yield table
         if len(missed) > shown:
             yield Text(f"    and {len(missed) - shown} more; --top shows them", style="dim")

@@ -48,8 +48,10 @@ def digits(value: float, significant: int = 3) -> str:
     return f"{Decimal(f'{value:.{significant}g}'):f}"
 
 
-def limit(constraint: str, value: float) -> str:
+def limit(constraint: str, value: float | None) -> str:
     """A value of an intent's field, with its unit. Four digits, for it stands beside another that it misses."""
+    if value is None:
+        return "not measured" if constraint == "min_accuracy" else "not known"
     if constraint.endswith("_ms"):
         return f"{digits(value, 4)} ms" if value < 9999.5 else f"{digits(value / 1000, 4)} s"
     if constraint.endswith("_per_hour"):
@@ -60,9 +62,9 @@ def limit(constraint: str, value: float) -> str:
 
 
 def missed_by(wanted: float, predicted: float | None) -> str:
-    """How far a prediction is from what was wanted: +6.7 %, 30 times."""
+    """How far a prediction is from what was wanted: +6.7 %, 30 times; '' where there is none."""
     if predicted is None:
-        return "not measured"
+        return ""
     if wanted <= 0:
         return digits(predicted - wanted)
     if predicted >= 10 * wanted:

@@ -103,8 +103,8 @@ def rejections(plan: Plan, shown: int) -> Table:
             str(each.configuration.max_batch),
             each.constraint,
             limit(each.constraint, each.wanted),
-            "not measured" if each.predicted is None else limit(each.constraint, each.predicted),
-            "" if each.predicted is None else missed_by(each.wanted, each.predicted),
+            limit(each.constraint, each.predicted),
+            missed_by(each.wanted, each.predicted),
         )
     return table
 

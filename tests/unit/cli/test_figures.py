@@ -28,7 +28,8 @@ def test_a_miss_is_told_apart_from_what_was_wanted() -> None:
     )  # fmt: skip
     assert missed_by(0.95, 0.9) == "-5.3 %"
     assert missed_by(1, 30) == "30 times"
-    assert missed_by(0.95, None) == "not measured"
+    assert (limit("min_accuracy", None), limit("max_price_per_hour", None)) == ("not measured", "not known")
+    assert missed_by(0.95, None) == ""
     assert limit("max_gpus", 8) == "8"
     assert limit("max_price_per_hour", 2.5) == "2.5 per hour"
 
