@@ -12,9 +12,10 @@ from rich.text import Text
 from maveriq.cli import options as o
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.asking import takes_intent
+from maveriq.cli.calibrating import calibrate as calibrate_and_follow
+from maveriq.cli.calibrating import show_calibrations
 from maveriq.cli.chatting import Answering, chat_loop, complete
 from maveriq.cli.deploying import deploy_and_wait
-from maveriq.cli.intents import build_model
 from maveriq.cli.planning import show_plan
 from maveriq.cli.watching import release, show_deployments, show_gpus, show_models
 from maveriq.contracts import Intent, Priority
@@ -63,6 +64,9 @@ def up(
         str | None, typer.Option("--redis", envvar="MAVERIQ_REDIS_URL", help="Redis; embedded by default.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help='"torch" or "trtllm".')] = None,
+    estimator: Annotated[
+        str | None, typer.Option(help='The planner\'s: "law", "maveriq" (as published) or "aiconfigurator".')
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run this service alone; may be repeated.")] = None,
 ) -> None:
     """Run the cluster in this process, until Ctrl-C."""
@@ -75,6 +79,7 @@ def up(
         "MAVERIQ_AMQP_URL": amqp,
         "MAVERIQ_REDIS_URL": redis,
         "MAVERIQ_ENGINE": engine,
+        "MAVERIQ_ESTIMATOR": estimator,
     }
     run_up(out, {name: value for name, value in given.items() if value is not None}, tuple(only or ()))
 
@@ -186,6 +191,24 @@ def ps(
 def gpus(url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
     """Draw the GPUs: who holds what, and which fragments are free."""
     show_gpus(Api(url), None if json else out)
+
+
+@app.command()
+def calibrate(
+    node: Annotated[str | None, typer.Option(help="A node, or a rig such as torch-nvidia-l4. All by default.")] = None,
+    gpu_type: Annotated[str | None, typer.Option(help="As `maveriq gpus` shows it. All by default.")] = None,
+    budget_s: Annotated[float | None, typer.Option(min=1, max=86_400, help="GPU-seconds of each GPU type.")] = None,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Measure what GPU types cost, so that any model can be predicted there; what was measured stays measured."""
+    calibrate_and_follow(Api(url), node, gpu_type, budget_s, None if json else out)
+
+
+@app.command()
+def calibrations(url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
+    """List what is known of each GPU type, and how far it is to be trusted."""
+    show_calibrations(Api(url), None if json else out)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """A deployment's way through its states, live on a terminal and as plain lines elsewhere."""
 
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -75,12 +76,8 @@ def facts(state: State, deployment: Deployment) -> str:
     """What became known with a state; '' where it has not been reached."""
     if state is State.ACCEPTED:
         return f"{deployment.intent.model}, {deployment.intent.objective}, id {str(deployment.deployment_id)[:8]}"
-    if state is State.MEASURED and deployment.fingerprints:
-        samples = sum(len(each.samples) for each in deployment.fingerprints)
-        types = ", ".join(sorted({each.gpu_type for each in deployment.fingerprints}))
-        precisions = ", ".join(dict.fromkeys(str(each.precision) for each in deployment.fingerprints))
-        cost_s = sum(each.cost_s for each in deployment.fingerprints)
-        return f"{samples} samples on {types} ({precisions}); they cost {cost_s:.1f} s, once"
+    if state is State.MEASURED:
+        return "; ".join([*_sampled(deployment), *_calibrated(deployment)])
     if state is State.PLANNED and deployment.plan:
         best = deployment.plan.candidates[0]
         return (
@@ -94,3 +91,17 @@ def facts(state: State, deployment: Deployment) -> str:
         return f"{len(deployment.ready_replicas)} of {wanted_replicas(deployment)} replicas serve"
     ending = {State.DRAINING: "no new requests", State.RELEASED: "memory is free again"}
     return ending.get(state, "") if deployment.state is not State.FAILED else ""
+
+
+def _sampled(deployment: Deployment) -> Iterator[str]:
+    if deployment.fingerprints:
+        samples = sum(len(each.samples) for each in deployment.fingerprints)
+        types = ", ".join(sorted({each.gpu_type for each in deployment.fingerprints}))
+        precisions = ", ".join(dict.fromkeys(str(each.precision) for each in deployment.fingerprints))
+        cost_s = sum(each.cost_s for each in deployment.fingerprints)
+        yield f"{samples} samples on {types} ({precisions}); they cost {cost_s:.1f} s, once"
+
+
+def _calibrated(deployment: Deployment) -> Iterator[str]:
+    for each in deployment.calibrations:
+        yield f"{each.gpu_type} is calibrated from {each.scope.num_samples} samples of {each.scope.num_models} models"

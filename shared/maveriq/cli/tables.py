@@ -1,6 +1,6 @@
 """Deployments and plans as tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -37,7 +37,17 @@ def deployments(found: Sequence[Deployment]) -> RenderableType:
             size(held) if held else "",
             " + ".join(str(n) for n in first.layers) if first else "",
         )
-    return table
+    return Group(table, *(Text(line, style="yellow") for each in found for line in _off_prediction(each)))
+
+
+def _off_prediction(deployment: Deployment) -> Iterator[str]:
+    missed = deployment.prediction_missed
+    if missed is not None and deployment.state is State.READY:
+        between = f"{duration(missed.interval_ms[0])} to {duration(missed.interval_ms[1])}"
+        what = f"{str(deployment.deployment_id)[:8]} {missed.what.removesuffix('_ms')}"
+        yield (
+            f"{what} takes {duration(missed.measured_ms)} at batch {missed.batch}, predicted were {between}: planned for again"
+        )
 
 
 def columns(*titles: str, right: Sequence[int] = ()) -> Table:

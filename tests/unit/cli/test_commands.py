@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from maveriq.contracts import Gpu, GpuState, Holding, InventoryChanged, State
+from maveriq.contracts import Gpu, GpuState, Holding, InventoryChanged, PredictionMissed, State
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
-from tests.unit.cli.records import FIRST, MIB, SECOND, deployment, listed
+from tests.unit.cli.records import FIRST, MIB, SECOND, candidate, deployment, listed, plan
 
 Call = Callable[..., Called]
 
@@ -78,6 +78,20 @@ def test_ps_hides_what_has_ended_unless_asked(ingress: ScriptedIngress, call: Ca
     ingress.answer("GET /v1/deployments", listed(deployment(), deployment(State.RELEASED, deployment_id=SECOND)))
     assert "12222222" not in call("ps").out
     assert "12222222" in call("ps", "--all").out
+
+
+def test_ps_counts_the_replicas_that_the_plan_chose_and_names_what_is_off_its_prediction(
+    ingress: ScriptedIngress, call: Call
+) -> None:
+    missed = PredictionMissed(
+        deployment_id=FIRST, what="decode_ms", batch=4, measured_ms=52, predicted_ms=40, interval_ms=(38, 42)
+    )
+    planned = plan().model_copy(update={"candidates": (candidate().model_copy(update={"replicas": 3}),)})
+    found = deployment().model_copy(update={"plan": planned, "placements": (), "prediction_missed": missed})
+    ingress.answer("GET /v1/deployments", listed(found))
+    told = call("ps").out
+    assert "1/3" in told
+    assert "11111111 decode takes 52 ms at batch 4, predicted were 38 ms to 42 ms: planned for again" in told
 
 
 def test_gpus_draws_who_holds_what(ingress: ScriptedIngress, call: Call) -> None:
