@@ -45,9 +45,8 @@ def _off_prediction(deployment: Deployment) -> Iterator[str]:
     if missed is not None and deployment.state is State.READY:
         between = f"{duration(missed.interval_ms[0])} to {duration(missed.interval_ms[1])}"
         what = f"{str(deployment.deployment_id)[:8]} {missed.what.removesuffix('_ms')}"
-        yield (
-            f"{what} takes {duration(missed.measured_ms)} at batch {missed.batch}, predicted were {between}: planned for again"
-        )
+        took = f"{duration(missed.measured_ms)} at batch {missed.batch}"
+        yield f"{what} takes {took}, predicted were {between}: planned for again"
 
 
 def columns(*titles: str, right: Sequence[int] = ()) -> Table:
