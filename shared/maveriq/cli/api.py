@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
-from maveriq.contracts import Deployment, InventoryChanged, Model
+from maveriq.contracts import Calibration, CalibrationProgressed, Deployment, InventoryChanged, Model
 
 ANSWER_TIMEOUT_S = 60.0  # for one answer; a stream may be silent for as long as the model thinks
 
@@ -59,6 +59,23 @@ class Api:
 
     def inventory(self) -> list[InventoryChanged]:
         return [InventoryChanged.model_validate(item) for item in self._call("GET", "/v1/gpus")["data"]]
+
+    def calibrations(self) -> tuple[list[Calibration], list[CalibrationProgressed]]:
+        """Those that are known, and those under way."""
+        told = self._call("GET", "/v1/calibrations")
+        known = [Calibration.model_validate(item) for item in told["data"]]
+        return known, [CalibrationProgressed.model_validate(item) for item in told["under_way"]]
+
+    def calibrate(self, wanted: Mapping[str, object]) -> list[tuple[UUID, str]]:
+        """Id and rig of each calibration that was asked for."""
+        told = self._call("POST", "/v1/calibrations", {k: v for k, v in wanted.items() if v is not None})
+        return [(UUID(item["calibration_id"]), item["node"]) for item in told["data"]]
+
+    def calibration_progress(self, calibration_id: UUID) -> Iterator[CalibrationProgressed]:
+        """How far it is, and again with each news, to its end."""
+        with self._open("GET", f"/v1/calibrations/{calibration_id}/events", None, None) as response:
+            for event in _events(response):
+                yield CalibrationProgressed.model_validate(event)
 
     def ready(self) -> bool:
         """Whether ingress answers and says that it is ready."""

@@ -31,6 +31,8 @@ def show_gpus(api: Api, console: Console | None) -> None:
     if not nodes:
         raise CommandFailed("no node has reported; start a worker: maveriq up --only worker", code="no_nodes")
     names = {each.deployment_id: f"{each.intent.model} {str(each.deployment_id)[:8]}" for each in api.deployments()}
+    holdings = (holding for node in nodes for state in node.gpus for holding in state.holdings)
+    names |= {holding.deployment_id: "a calibration" for holding in holdings if holding.calibration}
     console.print(draw(nodes, names, max(8, min(BAR_CELLS, console.width - 46))))
 
 
