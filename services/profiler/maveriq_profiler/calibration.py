@@ -1,5 +1,6 @@
 """Samples of any models -> the constants of a GPU type's latency and memory law. Pure: samples in, calibration out."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,10 +23,12 @@ from maveriq.law import (
 from maveriq_profiler.regression import Array, Fitted, fit_robust
 
 _GIB = 2**30
-_NOISE = 0.003  # repeats of one run differ by 0.2 to 0.4 % (RTX A6000, MaverIQ's released data)
+_NOISE = 0.01  # what the law leaves unexplained of a run; repeats differ by 0.2 to 0.4 % (RTX A6000, released data)
 _JITTER_MS = {"prefill": 0.3, "decode": 0.02, "e2e": 1.0}  # what a clock and a host add, whatever the run takes
 _RIDGE = 0.03  # a precision's deviation from the common constant must be worth a hundredth of its column
-_QUIET = 0.3
+_APART_NOISE = 0.02  # of bytes that an allocator rounded
+_QUIET = 0.1
+_BALANCE = (1 / 3, 3.0)  # how far a group's weight is turned towards that of the others
 
 
 class TooLittle(ValueError):
@@ -37,6 +40,8 @@ class _Reading:
     terms: Mapping[str, Quantity]
     value: float
     deviation: float
+    group: tuple[object, ...]
+    """Runs that share what the law does not know of them: model, cut or whole, alone or in a batch."""
 
 
 def fit(
@@ -149,40 +154,40 @@ def _times(sample: RunSample, engine: str, knots: tuple[int, ...]) -> list[_Read
         sample.facts, rig, batch=sample.batch, context_tokens=sample.input_tokens + sample.output_tokens / 2,
         num_layers=num_layers, num_stages=num_stages, fullest=fullest,
     ).through(num_layers)  # fmt: skip
-    found: list[_Reading] = []
-    if sample.prefill_ms is not None:
-        found.append(_timed(prefill, sample.prefill_ms, _JITTER_MS["prefill"]))
-    if sample.decode_ms is not None:
-        found.append(_timed(decode, sample.decode_ms, _JITTER_MS["decode"]))
-    if sample.e2e_ms is not None and not found:
-        whole = added(prefill, scaled(decode, sample.output_tokens - 1))
-        found.append(_timed(whole, sample.e2e_ms, _JITTER_MS["e2e"]))
-    return found
+    timed = [("prefill", prefill, sample.prefill_ms), ("decode", decode, sample.decode_ms)]
+    if sample.prefill_ms is None and sample.decode_ms is None:
+        timed = [("e2e", added(prefill, scaled(decode, sample.output_tokens - 1)), sample.e2e_ms)]
+    return [
+        _Reading(terms, value, float(np.hypot(_NOISE * value, _JITTER_MS[what])), (what, *_group(sample)))
+        for what, terms, value in timed
+        if value is not None
+    ]
 
 
-def _timed(terms: Mapping[str, Quantity], value: float, jitter_ms: float) -> _Reading:
-    return _Reading(terms, value, float(np.hypot(_NOISE * value, jitter_ms)))
+def _group(sample: RunSample) -> tuple[object, ...]:
+    return sample.facts.shape_key, sum(sample.layers) < sample.facts.num_layers, sample.batch > 1, sample.served
 
 
 def _sizes(sample: RunSample, engine: str) -> list[_Reading]:
     rig = _rig(sample, engine, (1,))
-    tokens = sample.batch * sample.input_tokens
-    num_stages = len(sample.layers)
-    found: list[_Reading] = []
+    num_stages, group = len(sample.layers), _group(sample)
+    tokens = sample.room_tokens or sample.batch * sample.input_tokens
     if sample.memory_bytes is not None:
-        known = _known(sample, rig)
         terms = memory_terms(sample.facts, rig, num_stages=num_stages, tokens=tokens)
         whole = sample.memory_bytes / _GIB
-        found.append(_Reading(terms, whole - known, _NOISE * whole))
-    else:
-        if sample.activation_bytes is not None:
-            terms = activation_terms(sample.facts, rig, num_stages=num_stages, tokens=tokens)
-            value = sample.activation_bytes / _GIB
-            found.append(_Reading(terms, value, 0.02 * value + 1e-4))
-        if sample.runtime_bytes is not None:
-            value = sample.runtime_bytes / _GIB * sample.tp * num_stages
-            found.append(_Reading({f"runtime.tp{sample.tp}.pp{num_stages}": 1.0}, value, 0.02 * value + 1e-4))
+        return [_Reading(terms, whole - _known(sample, rig), _NOISE * whole, group)]
+    found: list[_Reading] = []
+    if sample.activation_bytes is not None:
+        terms = activation_terms(sample.facts, rig, num_stages=num_stages, tokens=tokens)
+        found.append(_sized(terms, sample.activation_bytes / _GIB, group))
+    if sample.runtime_bytes is not None:
+        whole = sample.runtime_bytes / _GIB * sample.tp * num_stages
+        found.append(_sized({f"runtime.tp{sample.tp}.pp{num_stages}": 1.0}, whole, group))
     return found
+
+
+def _sized(terms: Mapping[str, Quantity], value: float, group: tuple[object, ...]) -> _Reading:
+    return _Reading(terms, value, _APART_NOISE * value + 1 / 1024, group)
 
 
 def _known(sample: RunSample, rig: Rig) -> float:
@@ -194,13 +199,20 @@ def _fitted(readings: Sequence[_Reading]) -> tuple[tuple[str, ...], Fitted, Resi
     names = tuple(sorted({name for reading in readings for name, value in reading.terms.items() if value}))
     rows = _matrix(readings, names)
     values = np.array([reading.value for reading in readings])
-    deviations = np.array([reading.deviation for reading in readings])
+    deviations = np.array([reading.deviation for reading in readings]) * _balance(readings)
     ridge = [_RIDGE if name.endswith("]") and name.split("[")[0] in names else 0.0 for name in names]
     fitted = fit_robust(rows, values, deviations, ridge, quiet=_QUIET)
     misses = np.abs(rows @ fitted.constants - values) / np.maximum(np.abs(values), 1e-9)
     return names, fitted, Residuals(
         median=float(np.median(misses)), p90=float(np.quantile(misses, 0.9)), maximum=float(misses.max())
     )  # fmt: skip
+
+
+def _balance(readings: Sequence[_Reading]) -> Array:
+    """What the law misses of a group is the same in all its runs: a group of hundreds counts little more than one."""
+    sizes = Counter(reading.group for reading in readings)
+    ratio = np.array([sizes[reading.group] for reading in readings]) * len(sizes) / len(readings)
+    return np.clip(np.sqrt(ratio), *_BALANCE)
 
 
 def _matrix(readings: Sequence[_Reading], names: Sequence[str]) -> Array:

@@ -29,6 +29,11 @@ class RunSample(Value):
     memory_bytes: int | None = Field(default=None, gt=0, description="Over all GPUs.")
     activation_bytes: int | None = Field(default=None, ge=0, description="Peak above weights and KV cache.")
     runtime_bytes: int | None = Field(default=None, ge=0, description="Of one process, before any tensor.")
+    room_tokens: int | None = Field(
+        default=None,
+        gt=0,
+        description="Of the largest pass that activations have room for. None: of this run's prompts.",
+    )
     served: bool = Field(default=False, description="Seen in service rather than in a measurement.")
 
 

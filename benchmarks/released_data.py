@@ -1,0 +1,137 @@
+"""The measurements that MaverIQ's authors released (one folder of CSV files, or several), as samples.
+
+`full_model.csv` and `fingerprint.csv` hold a prompt of about 923 tokens, the others one of about 9; latency is of the
+whole request in s, memory in GiB summed over the GPUs.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from transformers import FalconConfig, GPTJConfig, LlamaConfig
+
+from maveriq.contracts import ModelFacts, Precision, RunSample
+from maveriq_profiler.facts import facts_of
+
+GIB = 2**30
+PROMPT_TOKENS = {
+    "full_model": 923, "fingerprint": 923, "full_model_batch": 9, "fingerprint_batch": 9, "uneven_pipeline": 9,
+}  # fmt: skip
+BUILT_TOKENS = 1024  # trtllm-build's longest prompt, whatever is read: its activations have room for that
+NEEDED = ("full_model", "fingerprint")
+
+PRECISIONS = {
+    "float16": Precision.FP16,
+    "int8": Precision.INT8,
+    "int4": Precision.INT4_CHANNEL,
+    "int4_gptq": Precision.INT4,
+}
+PRUNED = "llama-2-7b-"  # zeros among the weights, which TensorRT-LLM reads like any others
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured run."""
+
+    table: str
+    """File that it is from, without .csv."""
+    model: str
+    sample: RunSample
+    gpu_seconds: float
+    """What making and measuring it took: engine build and run, on all of its GPUs."""
+
+    @property
+    def latency_ms(self) -> float:
+        assert self.sample.e2e_ms is not None, "every released row has a latency"
+        return self.sample.e2e_ms
+
+    @property
+    def memory_gib(self) -> float:
+        assert self.sample.memory_bytes is not None, "every released row has a memory"
+        return self.sample.memory_bytes / GIB
+
+    @property
+    def num_gpus(self) -> int:
+        return self.sample.tp * len(self.sample.layers)
+
+
+def read(folders: Sequence[Path]) -> list[Row]:
+    """All rows of all folders, each once. Raises SystemExit: a file that is needed is in none, or a row is unknown."""
+    rows: dict[str, Row] = {}
+    for table in PROMPT_TOKENS:
+        files = [path for folder in folders if (path := folder / f"{table}.csv").is_file()]
+        if table in NEEDED and not files:
+            raise SystemExit(f"{table}.csv is in none of {', '.join(map(str, folders))}")
+        for path in files:
+            for row in _rows(path, table):
+                rows.setdefault(f"{table} {row.model} {row.sample.model_dump_json(exclude={'facts'})}", row)
+    return list(rows.values())
+
+
+def _rows(path: Path, table: str) -> Iterable[Row]:
+    with path.open(newline="") as file:
+        for number, cells in enumerate(csv.DictReader(file), start=2):
+            try:
+                yield _row(cells, table)
+            except (KeyError, ValueError) as problem:
+                raise SystemExit(f"{path}, line {number}: {problem}") from problem
+
+
+def _row(cells: dict[str, str], table: str) -> Row:
+    layers = tuple(int(number) for number in cells["PP_Map"].split())
+    sample = RunSample(
+        facts=facts_named(cells["Model"]),
+        precision=PRECISIONS[cells["DTYPE"]],
+        kv_precision=Precision.INT8 if cells["INT8_KV_Cache"] == "True" else Precision.FP16,
+        tp=int(cells["TP"]),
+        layers=layers,
+        batch=int(cells["Batch_Size"]),
+        input_tokens=PROMPT_TOKENS[table],
+        output_tokens=int(cells["Output_Lenght"]),
+        e2e_ms=float(cells["Latency"]) * 1e3,
+        room_tokens=int(cells["Batch_Size"]) * BUILT_TOKENS,
+        memory_bytes=round(float(cells["Memory-After-Run"]) * GIB),
+    )
+    spent = sum(float(cells.get(f"Time-{name}") or 0) for name in ("Gen-Fingerprint", "Gen-Graph", "Prof"))
+    return Row(table, cells["Model"], sample, spent * sample.tp * len(layers))
+
+
+def facts_named(model: str) -> ModelFacts:
+    """Raises ValueError: no config.json is known by that name."""
+    known = "llama-2-7b" if model.startswith(PRUNED) else model
+    if known not in _CONFIGS:
+        raise ValueError(f"unknown model {model!r}: the shapes known are {', '.join(sorted(_CONFIGS))}")
+    return _facts(known)
+
+
+@cache
+def _facts(model: str) -> ModelFacts:
+    return facts_of(_CONFIGS[model])
+
+
+def _llama(hidden_size: int, intermediate_size: int, num_layers: int, num_heads: int, num_kv_heads: int) -> Any:
+    return LlamaConfig(
+        vocab_size=32000, hidden_size=hidden_size, intermediate_size=intermediate_size,
+        num_hidden_layers=num_layers, num_attention_heads=num_heads, num_key_value_heads=num_kv_heads,
+        max_position_embeddings=4096,
+    )  # fmt: skip
+
+
+def _falcon(hidden_size: int, num_layers: int, num_heads: int, **more: Any) -> Any:
+    return FalconConfig(
+        vocab_size=65024, hidden_size=hidden_size, num_hidden_layers=num_layers, num_attention_heads=num_heads,
+        parallel_attn=True, bias=False, **more,
+    )  # fmt: skip
+
+
+_CONFIGS = {
+    "llama-2-7b": _llama(4096, 11008, 32, 32, 32),
+    "llama-2-13b": _llama(5120, 13824, 40, 40, 40),
+    "llama-2-70b": _llama(8192, 28672, 80, 64, 8),
+    "falcon-7b": _falcon(4544, 32, 71, multi_query=True, new_decoder_architecture=False),
+    "falcon-40b": _falcon(8192, 60, 128, num_kv_heads=8, new_decoder_architecture=True),
+    "gptj-6b": GPTJConfig(),
+}
