@@ -38,6 +38,7 @@ def _probe(order: ProbeOrder, answers: TextIO) -> Line:
     import torch  # TensorRT-LLM brings it too
 
     from maveriq_profiler import probe
+    from maveriq_profiler.engine_stage import DTYPES
     from maveriq_profiler.hop import hop_ms
 
     begun = time.perf_counter()
@@ -51,7 +52,7 @@ def _probe(order: ProbeOrder, answers: TextIO) -> Line:
         samples = probe.measure(order, report)
     # last: it starts CUDA in this process, which TensorRT-LLM must do by itself
     visible = torch.device(order.device if order.engine == "torch" else "cuda:0")
-    hop = hop_ms(config_from(order.config_json).hidden_size, probe.DTYPES[order.precision], visible)
+    hop = hop_ms(config_from(order.config_json).hidden_size, DTYPES[order.precision], visible)
     return Line(measured=Measured(hop_ms=hop, samples=samples, cost_s=time.perf_counter() - begun))
 
 

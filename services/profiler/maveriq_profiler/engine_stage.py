@@ -4,14 +4,19 @@ Alike: a cache in rows taken once, masks and positions made for each pass, one p
 host. Not alike: no scheduler and no sampler, some 0.1 ms of a pass.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from maveriq_profiler.cutting import find_layers
+from maveriq.contracts import Precision
+from maveriq_profiler.cutting import build, find_layers
+
+DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 PREFILL_TOKENS = 512  # the engine reads a longer prompt in pieces of so many
+_TOKEN = 7  # which token is read makes no difference to random weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,34 @@ class Pass:
     """Position of each row's first token."""
     picks: tuple[tuple[int, int, int], ...]
     """Request, row and token whose successor is chosen; empty where a prompt goes on in the next pass."""
+    room: tuple[int, int]
+    """Rows and tokens of the cache to work in: each shape has its own, taken when it is first used."""
+
+
+def decode_pass(batch: int, cached_tokens: int, context_tokens: int) -> Pass:
+    picks = tuple((row, row, 0) for row in range(batch))
+    return Pass(((_TOKEN,),) * batch, (cached_tokens,) * batch, picks, (batch, context_tokens))
+
+
+def prompt_passes(batch: int, input_tokens: int, context_tokens: int) -> tuple[Pass, ...]:
+    """As the engine's scheduler divides them: a long prompt in pieces, of short ones as many as make a piece."""
+    together = max(1, min(batch, PREFILL_TOKENS // input_tokens))
+    passes: list[Pass] = []
+    for first in range(0, batch, together):
+        rows = min(together, batch - first)
+        for start in range(0, input_tokens, PREFILL_TOKENS):
+            width = min(PREFILL_TOKENS, input_tokens - start)
+            ends = start + width == input_tokens
+            picks = tuple((row, row, width - 1) for row in range(rows)) if ends else ()
+            passes.append(Pass(((_TOKEN,) * width,) * rows, (start,) * rows, picks, (batch, context_tokens)))
+    return tuple(passes)
+
+
+def build_for_engine(config: Any, device: str, dtype: torch.dtype) -> Any:
+    """With random weights. Raises Unreadable."""
+    if getattr(config, "attn_logit_softcapping", None):
+        config._attn_implementation = "eager"  # the sdpa of transformers refuses capped scores (Gemma 2)
+    return build(config, device, dtype)
 
 
 class Rows:
@@ -61,9 +94,7 @@ class Rows:
 class EngineStage:
     """Some consecutive layers of a model, with the embedding or the head at the ends."""
 
-    def __init__(
-        self, model: Any, *, first_layer: int, num_layers: int, is_last: bool, max_batch: int, context_tokens: int
-    ) -> None:
+    def __init__(self, model: Any, *, first_layer: int, num_layers: int, is_last: bool) -> None:
         """
         Args:
             model: of transformers; keeps only these layers from now on.
@@ -75,6 +106,7 @@ class EngineStage:
         self._all: list[Any] = list(self._found.all)
         self._kinds_of_layers: list[str] | None = getattr(self._config, "layer_types", None)
         self._kinds = self._attention_kinds()
+        self._one_only = "logits_to_keep" in inspect.signature(type(model).forward).parameters
         self.is_last = is_last
         self.device: torch.device = next(model.parameters()).device
         self.use(first_layer, num_layers)
@@ -82,7 +114,7 @@ class EngineStage:
             for name, _ in list(self._decoder.named_children()):
                 if "norm" in name or name == "ln_f":
                     setattr(self._decoder, name, torch.nn.Identity())
-        self.rows = Rows(max_batch, context_tokens)
+        self._rooms: dict[tuple[int, int], Rows] = {}
 
     def use(self, first_layer: int, num_layers: int) -> None:
         """Run these of the model's layers only."""
@@ -104,11 +136,12 @@ class EngineStage:
         num_tokens = len(step.token_ids[0])
         starts = torch.tensor(step.starts, device=self.device)
         positions = starts[:, None] + torch.arange(num_tokens, device=self.device)  # [rows, tokens]
-        self.rows.place(len(step.starts), step.starts[0])
+        rows = self._rooms.setdefault(step.room, Rows(*step.room))
+        rows.place(len(step.starts), step.starts[0])
         inputs: dict[str, Any] = {
             "attention_mask": self._masks(positions, max(step.starts) + num_tokens),
             "position_ids": positions,
-            "past_key_values": self.rows,
+            "past_key_values": rows,
             "use_cache": True,
         }
         if hidden is None:
@@ -118,9 +151,11 @@ class EngineStage:
         if not self.is_last or not step.picks:
             output: torch.Tensor = self._decoder(**inputs).last_hidden_state
             return output
-        kept = torch.tensor([step.picks[0][2]], device=self.device)
-        logits: torch.Tensor = self._model(**inputs, logits_to_keep=kept).logits
-        return logits[:, 0]
+        token = step.picks[0][2]
+        if self._one_only:
+            inputs["logits_to_keep"] = torch.tensor([token], device=self.device)
+        logits: torch.Tensor = self._model(**inputs).logits
+        return logits[:, 0 if self._one_only else token]
 
     def _masks(self, positions: torch.Tensor, end: int) -> torch.Tensor | dict[str, torch.Tensor]:
         masks = {kind: self._mask(kind, positions[:, None, :, None], end) for kind in self._kinds}

@@ -1,30 +1,42 @@
-"""Which synthetic models a calibration runs, and at which shapes. Pure: a device's limits in, ordered items out.
+"""Which runs calibrate a GPU type, and in which order. Pure: a device's limits in, ordered items out.
 
-Their weights are random: a model of the same shape costs the same. The first two items differ as much as they can, so
-that a calibration can be used once they ran; each later one tells apart what the earlier ones leave together.
+Weights are random: a model of the same shape costs the same. The first two items give a calibration that can be used,
+those that follow sharpen it, and at last all are run once more, at another time than the first.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Literal
 
 from pydantic import Field
 
 from maveriq.contracts import BYTES_PER_ELEMENT, Precision, Value
 from maveriq_profiler.grid import Point
+from maveriq_profiler.shapes import LARGE, SMALL, Shape
+
+EngineName = Literal["torch", "trtllm"]
+
+_FIRST = 2  # models of each precision, before any precision has more
+_PASSES = 2
+_CPU_POINTS = ((1, 32), (1, 128), (1, 512), (2, 32), (4, 32), (8, 32))  # at most 512 tokens are one pass
+_GPU_POINTS = ((1, 128), (1, 512), (1, 2048), (2, 128), (4, 128), (8, 64), (16, 32), (32, 16))
+_NUM_IN_STAGES = 2  # of the points, the first ones: what a hop costs, short and long
+_DIVISIONS = ((1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (8, 1), (4, 2))  # TP and PP on TensorRT-LLM
+_GIB = 2**30
 
 
 class Item(Value):
     """One synthetic model, and the runs of it."""
 
     key: str = Field(description="Names all that its samples depend on, save engine version and GPU type.")
-    engine: Literal["torch", "trtllm"]
+    engine: EngineName
     config_json: str
     precision: Precision
     tp: int = Field(default=1, gt=0)
     splits: tuple[tuple[int, ...], ...] = Field(min_length=1, description="Layers of each stage, of each run.")
     points: tuple[Point, ...] = Field(min_length=1)
+    num_in_stages: int = Field(ge=0, description="So many of the points, from the first, run in several stages too.")
     output_tokens: int = Field(gt=1, description="Decode steps of a run.")
     rounds: int = Field(gt=0, description="How often each run is repeated; they take turns.")
     bytes_needed: int = Field(gt=0, description="To be free on each of `num_gpus` GPUs while it runs.")
@@ -35,48 +47,12 @@ class Item(Value):
         """The torch engine's stages share one; TensorRT-LLM has a GPU for each rank."""
         return self.tp * max(len(split) for split in self.splits) if self.engine == "trtllm" else 1
 
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    name: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    ffn: int
-    vocab: int
-
-    @property
-    def layer_params(self) -> int:
-        head_dim = self.hidden // self.heads
-        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.kv_heads * head_dim
-        return attention + 3 * self.hidden * self.ffn + 2 * self.hidden
-
-    @property
-    def end_params(self) -> int:
-        """Embedding, or lm_head with the last norm."""
-        return self.vocab * self.hidden + self.hidden
-
-
-# More than 128 MiB each in the narrowest format: the first two streamed from memory, not from a processor's cache.
-_CPU_SHAPES = (
-    _Shape("deep", 32, 512, 8, 2, 1536, 4_096),
-    _Shape("wide-vocabulary", 4, 1024, 16, 16, 2816, 65_536),
-    _Shape("large-layers", 4, 1536, 12, 4, 4096, 8_192),
-    _Shape("middle", 12, 768, 12, 4, 2048, 32_768),
-    _Shape("many-kv-heads", 12, 640, 10, 10, 1792, 16_384),
-)
-_CUDA_SHAPES = (
-    _Shape("deep", 24, 1536, 12, 2, 6144, 16_384),
-    _Shape("wide-vocabulary", 4, 4096, 32, 32, 11_008, 131_072),
-    _Shape("large-layers", 4, 6144, 48, 8, 16_384, 32_768),
-    _Shape("middle", 12, 3072, 24, 8, 8192, 65_536),
-    _Shape("many-kv-heads", 8, 2560, 20, 20, 6912, 49_152),
-)
+    def points_of(self, split: Sequence[int]) -> tuple[Point, ...]:
+        return self.points if len(split) == 1 else self.points[: self.num_in_stages]
 
 
 def programme(
-    *, engine: Literal["torch", "trtllm"], on_cpu: bool, free_bytes: int, precisions: Sequence[Precision], max_pp: int,
+    *, engine: EngineName, on_cpu: bool, free_bytes: int, precisions: Sequence[Precision], max_pp: int,
     budget_s: float, num_gpus: int = 1,
 ) -> tuple[Item, ...]:  # fmt: skip
     """Most telling first; empty where not even the smallest model fits.
@@ -85,47 +61,104 @@ def programme(
         free_bytes: of each GPU.
         precisions: those to be calibrated, the most wanted first.
         max_pp: most stages that the engine can run.
-        budget_s: no item is planned beyond it, but for the first two of the first precision.
+        budget_s: no item is planned beyond it, but for the first two.
     """
-    shapes = _CPU_SHAPES if on_cpu else _CUDA_SHAPES
-    items = [_item(engine, shape, precision, on_cpu, max_pp) for precision in precisions for shape in shapes]
+
+    def fitting(family: Sequence[Shape], precision: Precision) -> list[Item]:
+        items = _items(engine, family, precision, on_cpu=on_cpu, max_pp=max_pp)
+        return [item for item in items if item.bytes_needed <= free_bytes and item.num_gpus <= num_gpus]
+
+    of_precisions: list[list[Item]] = []
+    for precision in precisions:
+        large = [] if on_cpu else fitting(LARGE, precision)
+        of_precisions.append(large if len(large) >= _FIRST else fitting(SMALL, precision))
+    first = [item for items in of_precisions for item in items[:_FIRST]]
+    rest = [item for row in zip_longest(*(items[_FIRST:] for items in of_precisions)) for item in row if item]
+    once = first + rest
+    again = [item.model_copy(update={"key": f"{item.key}|{n}"}) for n in range(2, _PASSES + 1) for item in once]
+    return _affordable((*once, *again), budget_s)
+
+
+def _items(
+    engine: EngineName, family: Sequence[Shape], precision: Precision, *, on_cpu: bool, max_pp: int
+) -> Iterable[Item]:
+    """TensorRT-LLM starts anew for each division of a model; the torch engine's stand side by side."""
+    if engine == "torch":
+        for shape in family:
+            splits = [split for split in _splits(shape.layers) if len(split) <= max_pp]
+            yield _item(engine, shape, precision, splits, on_cpu=on_cpu)
+        return
+    for tp, pp in _DIVISIONS:
+        for shape in family:
+            if shape.kv_heads % tp == 0 and pp <= max_pp:
+                yield _item(engine, shape, precision, [_splits(shape.layers)[pp - 1]], tp=tp)
+
+
+def _item(
+    engine: EngineName, shape: Shape, precision: Precision, splits: Sequence[tuple[int, ...]], *, tp: int = 1,
+    on_cpu: bool = False,
+) -> Item:  # fmt: skip
+    points = tuple(Point(batch=b, input_tokens=n) for b, n in (_CPU_POINTS if on_cpu else _GPU_POINTS))
+    division = "" if engine == "torch" else f"|tp{tp}.pp{len(splits[0])}"
+    item = Item(
+        key=f"{engine}|{shape.name}|{precision}{division}",
+        engine=engine,
+        config_json=json.dumps(shape.config),
+        precision=precision,
+        tp=tp,
+        splits=tuple(splits),
+        points=points,
+        num_in_stages=_NUM_IN_STAGES if engine == "torch" else len(points),
+        output_tokens=7 if on_cpu else 32,
+        rounds=3,
+        bytes_needed=1,
+        expected_s=1,
+    )
+    needed = _bytes_needed(item, shape, on_cpu=on_cpu)
+    return item.model_copy(update={"bytes_needed": needed, "expected_s": _expected_s(item, shape, on_cpu=on_cpu)})
+
+
+def _splits(layers: int) -> tuple[tuple[int, ...], ...]:
+    """Into one stage, two and three; uneven, so that what the fullest saves or costs is seen."""
+    few = layers // 4
+    return (layers,), (layers - few, few), (layers - 2 * few, few, few)
+
+
+def _bytes_needed(item: Item, shape: Shape, *, on_cpu: bool) -> int:
+    """All splits stand side by side: on a CPU they share the weights, elsewhere each has its own and a runtime."""
+    element = BYTES_PER_ELEMENT[item.precision]
+    num_stages = sum(len(split) for split in item.splits)
+    tokens = sum(
+        p.batch * (p.input_tokens + item.output_tokens) for split in item.splits for p in item.points_of(split)
+    )
+    cache = tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * element
+    activations = 512 * (4 * shape.ffn + 8 * shape.hidden) * 4 + 32 * shape.vocab * 4
+    layers, ends = shape.layers * shape.layer_params * element, 2 * shape.end_params * element
+    if on_cpu:
+        return int(layers + ends + cache + activations * num_stages)
+    if item.engine == "trtllm":
+        return int(1.2 * (layers / item.num_gpus + ends + cache) + 4 * activations + 4 * _GIB)
+    return int(len(item.splits) * layers + num_stages * ends + cache + (activations + 0.75 * _GIB) * num_stages)
+
+
+def _expected_s(item: Item, shape: Shape, *, on_cpu: bool) -> float:
+    """From a slow device of the kind: one core with 8 GB/s, a GPU with 0.3 TB/s."""
+    setup_s, bytes_per_s, flops_per_s, least_s = (10.0, 8e9, 4e10, 1e-3) if on_cpu else (30.0, 3e11, 5e13, 5e-4)
+    params = shape.layers * shape.layer_params + shape.end_params
+    pass_s = max(params * BYTES_PER_ELEMENT[item.precision] / bytes_per_s, shape.layers * least_s)
+    total_s = 0.0
+    for split in item.splits:
+        for point in item.points_of(split):
+            compute_s = 2 * point.batch * params / flops_per_s
+            total_s += item.output_tokens * (pass_s + compute_s) + pass_s + point.input_tokens * compute_s
+    return round((setup_s if item.engine == "torch" else 60.0) + item.rounds * total_s, 1)
+
+
+def _affordable(items: Iterable[Item], budget_s: float) -> tuple[Item, ...]:
     planned: list[Item] = []
     spent_s = 0.0
-    for item in (item for item in items if item.bytes_needed <= free_bytes and item.num_gpus <= num_gpus):
-        if len(planned) < 2 or spent_s + item.expected_s <= budget_s:
+    for item in items:
+        if len(planned) < _FIRST or spent_s + item.expected_s <= budget_s:
             planned.append(item)
             spent_s += item.expected_s
     return tuple(planned)
-
-
-def _item(engine: Literal["torch", "trtllm"], shape: _Shape, precision: Precision, on_cpu: bool, max_pp: int) -> Item:
-    uneven = (shape.layers * 3 // 4, shape.layers - shape.layers * 3 // 4)
-    splits = ((shape.layers,), uneven) if max_pp > 1 and engine == "torch" else ((shape.layers,),)
-    weights = (shape.layers * shape.layer_params + 2 * shape.end_params) * BYTES_PER_ELEMENT[precision]
-    return Item(
-        key=f"{engine}|{shape.name}|{precision}",
-        engine=engine,
-        config_json=json.dumps(_config(shape)),
-        precision=precision,
-        splits=splits,
-        points=tuple(Point(batch=b, input_tokens=n) for b, n in ((1, 32), (1, 512), (2, 32), (4, 32), (8, 32))),
-        output_tokens=8 if on_cpu else 32,
-        rounds=2,
-        bytes_needed=int(len(splits) * weights + 2**30),
-        expected_s=20.0,
-    )
-
-
-def _config(shape: _Shape) -> dict[str, object]:
-    return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.ffn,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "vocab_size": shape.vocab,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": False,
-    }

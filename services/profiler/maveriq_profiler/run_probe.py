@@ -7,22 +7,32 @@ of them alike.
 import json
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from transformers import AutoConfig
 
-from maveriq.contracts import ModelFacts, RunSample
-from maveriq_profiler.cutting import build, config_from, with_layers
-from maveriq_profiler.engine_stage import PREFILL_TOKENS, EngineStage, Pass, chosen
+from maveriq.contracts import ModelFacts, Precision, RunSample
+from maveriq_profiler.cutting import config_from, with_layers
+from maveriq_profiler.engine_stage import (
+    DTYPES,
+    EngineStage,
+    Pass,
+    build_for_engine,
+    chosen,
+    decode_pass,
+    prompt_passes,
+)
 from maveriq_profiler.facts import facts_of
 from maveriq_profiler.grid import Point
 from maveriq_profiler.orders import ItemOrder
 from maveriq_profiler.peak import peak_bytes, runtime_bytes
 from maveriq_profiler.programme import Item
-from maveriq_profiler.stage_chain import DTYPES, Chain, ChainSpec, Run
+from maveriq_profiler.stage_chain import Chain, ChainSpec, Run
 
 _Key = tuple[tuple[int, ...], Point]
 
@@ -36,20 +46,20 @@ def measure_item(order: ItemOrder) -> tuple[RunSample, ...]:
     torch.set_num_threads(1)  # a pool of threads does not survive the fork
     item = order.item
     on_cpu = order.device == "cpu"
-    config = config_from(_whole(item.config_json))
-    facts = facts_of(config)
-    model = build(config, "cpu", DTYPES[item.precision]) if on_cpu else None
+    config_json = _whole(item.config_json)
+    facts = facts_of(config_from(config_json))
+    model = build_for_engine(config_from(config_json), "cpu", DTYPES[item.precision]) if on_cpu else None
     chains: dict[tuple[int, ...], Chain] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             for number, split in enumerate(item.splits):
-                chains[split] = Chain(_spec(order, split, Path(folder) / str(number)), model)
+                chains[split] = Chain(_spec(order, config_json, split, Path(folder) / str(number)), model)
             prefill, decode = _rounds(chains, item)
         finally:
             for chain in chains.values():
                 chain.stop()
-    peaks, runtime = _peaks(item, order.device)
-    return tuple(_sample(item, facts, key, prefill[key], decode[key], peaks[key[1]], runtime) for key in decode)
+    activations, runtime = peaks(config_json, item.precision, item.points, order.device, model)
+    return tuple(_sample(item, facts, key, prefill[key], decode[key], activations[key[1]], runtime) for key in decode)
 
 
 def _rounds(
@@ -57,28 +67,30 @@ def _rounds(
 ) -> tuple[dict[_Key, list[float]], dict[_Key, list[float]]]:
     prefill: dict[_Key, list[float]] = defaultdict(list)
     decode: dict[_Key, list[float]] = defaultdict(list)
-    for number in range(-1, item.rounds):
+    for number in range(item.rounds):
         for point in item.points:
+            context = point.input_tokens + item.output_tokens
             for split, chain in chains.items():
-                read = chain.times_ms(Run(point.batch, point.input_tokens, 0))
+                if point not in item.points_of(split):
+                    continue
+                if number == 0:
+                    chain.times_ms(Run(point.batch, point.input_tokens, 1, context))  # takes the cache
+                prefill[split, point] += chain.times_ms(Run(point.batch, point.input_tokens, 0, context))
                 # the first step finds the processor's caches full of something else
-                steps = chain.times_ms(Run(point.batch, point.input_tokens, item.output_tokens if number >= 0 else 1))
-                if number >= 0:
-                    prefill[split, point] += read
-                    decode[split, point] += steps[1:]
+                decode[split, point] += chain.times_ms(
+                    Run(point.batch, point.input_tokens, item.output_tokens, context)
+                )[1:]
     return prefill, decode
 
 
-def _spec(order: ItemOrder, split: tuple[int, ...], rendezvous: Path) -> ChainSpec:
+def _spec(order: ItemOrder, config_json: str, split: tuple[int, ...], rendezvous: Path) -> ChainSpec:
     item = order.item
     return ChainSpec(
-        config_json=_whole(item.config_json),
+        config_json=config_json,
         precision=item.precision,
         layers=split,
         devices=(order.device,) * len(split),
         threads=order.threads,
-        max_batch=max(point.batch for point in item.points),
-        context_tokens=max(point.input_tokens for point in item.points) + item.output_tokens,
         rendezvous=rendezvous,
     )
 
@@ -89,23 +101,28 @@ def _whole(config_json: str) -> str:
     return text
 
 
-def _peaks(item: Item, device_name: str) -> tuple[dict[Point, int], int]:
+def peaks(
+    config_json: str, precision: Precision, points: Sequence[Point], device_name: str, model: Any | None
+) -> tuple[dict[Point, int], int]:
     """Bytes above weights and cache at each point, and what the process takes of the device before any tensor.
 
     A layer's activations are gone when the next one runs, so that two layers tell.
+
+    Args:
+        model: is cut to two layers; None: it is built.
     """
     device = torch.device(device_name)
     runtime = runtime_bytes(device)
-    model = build(with_layers(config_from(_whole(item.config_json)), 2), device_name, DTYPES[item.precision])
-    longest = max(point.input_tokens for point in item.points) + 1
-    batch = max(point.batch for point in item.points)
-    stage = EngineStage(model, first_layer=0, num_layers=2, is_last=True, max_batch=batch, context_tokens=longest)
+    if model is None:
+        model = build_for_engine(with_layers(config_from(config_json), 2), device_name, DTYPES[precision])
+    stage = EngineStage(model, first_layer=0, num_layers=2, is_last=True)
     found: dict[Point, int] = {}
-    for point in item.points:
-        for tokens, start in ((min(point.input_tokens, PREFILL_TOKENS), 0), (1, point.input_tokens)):
-            rows = min(point.batch, max(1, PREFILL_TOKENS // tokens))
-            picks = tuple((row, row, tokens - 1) for row in range(rows))
-            step = Pass(((7,) * tokens,) * rows, (start,) * rows, picks)
+    for point in points:
+        context = point.input_tokens + 1
+        for step in (
+            prompt_passes(point.batch, point.input_tokens, context)[-1],
+            decode_pass(point.batch, point.input_tokens, context),
+        ):
             run = partial(_pass, stage, step)
             run()  # its cache is there from now on
             found[point] = max(peak_bytes(run, device), found.get(point, 0))

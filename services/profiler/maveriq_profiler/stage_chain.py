@@ -19,11 +19,17 @@ import torch
 import torch.distributed as dist
 
 from maveriq.contracts import Precision
-from maveriq_profiler.cutting import build, config_from, with_layers
-from maveriq_profiler.engine_stage import PREFILL_TOKENS, EngineStage, Pass, chosen
+from maveriq_profiler.cutting import config_from, with_layers
+from maveriq_profiler.engine_stage import (
+    DTYPES,
+    EngineStage,
+    Pass,
+    build_for_engine,
+    chosen,
+    decode_pass,
+    prompt_passes,
+)
 
-DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
-_TOKEN = 7  # which token is read makes no difference to random weights
 _START_S = 300.0
 _Processes = Sequence[multiprocessing.process.BaseProcess]
 
@@ -43,8 +49,6 @@ class ChainSpec:
     devices: tuple[str, ...]
     """One for each stage."""
     threads: int
-    max_batch: int
-    context_tokens: int
     rendezvous: Path
 
 
@@ -56,6 +60,8 @@ class Run:
     input_tokens: int
     num_steps: int
     """0: the prompts."""
+    context_tokens: int
+    """Of the cache."""
 
 
 class Chain:
@@ -104,11 +110,12 @@ def _stage(spec: ChainSpec, rank: int, model: Any | None, links: list[Any]) -> N
     first_layer, num_layers = sum(spec.layers[:rank]), spec.layers[rank]
     if model is None:
         config = with_layers(config_from(spec.config_json), num_layers)
-        model, first_layer = build(config, str(device), DTYPES[spec.precision]), 0
-    stage = EngineStage(
-        model, first_layer=first_layer, num_layers=num_layers, is_last=is_last,
-        max_batch=spec.max_batch, context_tokens=spec.context_tokens,
-    )  # fmt: skip
+        model, first_layer = build_for_engine(config, str(device), DTYPES[spec.precision]), 0
+        if rank > 0:
+            model.set_input_embeddings(torch.nn.Identity())
+        if not is_last:
+            model.set_output_embeddings(torch.nn.Identity())
+    stage = EngineStage(model, first_layer=first_layer, num_layers=num_layers, is_last=is_last)
     if len(spec.layers) > 1:
         meet = f"file://{spec.rendezvous}"
         dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=len(spec.layers))
@@ -132,25 +139,16 @@ class _Leader:
             parent.send(self._decode(run) if run.num_steps else [self._prefill(run)])
 
     def _prefill(self, run: Run) -> float:
-        """Prompts that do not fit into one pass are read in pieces, or a few at a time."""
         begun = time.perf_counter()
-        together = max(1, min(run.batch, PREFILL_TOKENS // run.input_tokens))
-        for first in range(0, run.batch, together):
-            rows = min(together, run.batch - first)
-            for start in range(0, run.input_tokens, PREFILL_TOKENS):
-                width = min(PREFILL_TOKENS, run.input_tokens - start)
-                ends = start + width == run.input_tokens
-                picks = tuple((row, row, width - 1) for row in range(rows)) if ends else ()
-                self._through(Pass(((_TOKEN,) * width,) * rows, (start,) * rows, picks))
+        for step in prompt_passes(run.batch, run.input_tokens, run.context_tokens):
+            self._through(step)
         return (time.perf_counter() - begun) * 1e3
 
     def _decode(self, run: Run) -> list[float]:
         taken: list[float] = []
-        picks = tuple((row, row, 0) for row in range(run.batch))
-        for step in range(run.num_steps):
+        for number in range(run.num_steps):
             begun = time.perf_counter()
-            starts = (run.input_tokens + step,) * run.batch
-            self._through(Pass(((_TOKEN,),) * run.batch, starts, picks))
+            self._through(decode_pass(run.batch, run.input_tokens + number, run.context_tokens))
             taken.append((time.perf_counter() - begun) * 1e3)
         return taken
 
