@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from maveriq.contracts import (
+    AccuracyMeasured,
+    AccuracyProgressed,
+    AccuracyRequested,
+    AccuracySubmitted,
     CalibrationProgressed,
     CalibrationRequested,
     CalibrationUpdated,
@@ -79,8 +83,11 @@ class Service:
 # MessageRefused on their mailbox; RequestSubmitted goes straight to a deployment's request queue.
 PRODUCER_SENDS = (
     ModelSubmitted, IntentSubmitted, ReleaseRequested, RequestSubmitted, RequestCancelled, CalibrationRequested,
+    AccuracySubmitted,
 )  # fmt: skip
-PRODUCER_HEARS = (ModelRegistered, DeploymentChanged, ChunksProduced, MessageRefused)
+PRODUCER_HEARS = (
+    ModelRegistered, DeploymentChanged, ChunksProduced, MessageRefused, AccuracyProgressed, AccuracyMeasured,
+)  # fmt: skip
 
 INGRESS = Service(
     "ingress",
@@ -89,15 +96,20 @@ INGRESS = Service(
         FingerprintMeasured, PlanComputed, PlanPreviewed, PlacementReserved, ReplicaReady, ReplicaFailed,
         DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged,
         PredictionMissed, CalibrationUpdated, CalibrationProgressed,
+        AccuracySubmitted, AccuracyProgressed, AccuracyMeasured,
     ),
-    emits=(ModelRegistered, IntentAccepted, ReleaseAccepted, DeploymentChanged, CalibrationRequested),
+    emits=(
+        ModelRegistered, IntentAccepted, ReleaseAccepted, DeploymentChanged, CalibrationRequested, AccuracyRequested,
+    ),
 )  # fmt: skip
 PROFILER = Service(
     "profiler",
-    consumes=(IntentAccepted, MeasurementRequested, CalibrationRequested, MemoryHeld, ServiceTimed),
+    consumes=(
+        IntentAccepted, MeasurementRequested, CalibrationRequested, MemoryHeld, ServiceTimed, AccuracyRequested,
+    ),
     emits=(
         MeasurementRequested, FingerprintMeasured, DeploymentFailed, MemoryRequested, MemoryFreed,
-        CalibrationProgressed, CalibrationUpdated, PredictionMissed,
+        CalibrationProgressed, CalibrationUpdated, PredictionMissed, AccuracyProgressed, AccuracyMeasured,
     ),
     per_node=True,
 )  # fmt: skip

@@ -32,6 +32,8 @@ from maveriq.contracts import (
 )
 from maveriq.streams import RequestFailed, Streams
 from maveriq.topology import EXCHANGE, INGRESS
+from maveriq_ingress.accuracies import Accuracies
+from maveriq_ingress.accuracy_handlers import AccuracyHandlers
 from maveriq_ingress.calibrations import Calibrations
 from maveriq_ingress.dead_requests import answering
 from maveriq_ingress.handlers import Handlers
@@ -91,7 +93,8 @@ async def ingress(broker: InProcessBroker, bus: InProcessBus, redis_url: str) ->
         handlers = Handlers(
             Models(redis), Statuses(redis), Inventories(redis), Calibrations(redis), bus, answering(bus), lambda: NOW
         )
-        serving = asyncio.ensure_future(bus.run(INGRESS, handlers.all()))
+        accuracy = AccuracyHandlers(handlers.models, Accuracies(redis))
+        serving = asyncio.ensure_future(bus.run(INGRESS, [*handlers.all(), *accuracy.all()]))
         await asyncio.sleep(0)
         seen = Ingress(broker)
         await seen.send("model.submitted.v1", {"model": {"name": "smol", "source": "HuggingFaceTB/SmolLM2-135M"}})

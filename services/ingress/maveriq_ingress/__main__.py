@@ -13,6 +13,9 @@ from maveriq.running import main as run_service
 from maveriq.running import side_by_side
 from maveriq.streams import Streams
 from maveriq.topology import INGRESS
+from maveriq_ingress.accuracies import Accuracies
+from maveriq_ingress.accuracy_handlers import AccuracyHandlers
+from maveriq_ingress.accuracy_http import AccuracyApi
 from maveriq_ingress.api import Api
 from maveriq_ingress.calibrations import Calibrations
 from maveriq_ingress.calibrations_api import CalibrationsApi
@@ -47,6 +50,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
         models, statuses = Models(redis), Statuses(redis)
         inventories, calibrations = Inventories(redis), Calibrations(redis)
         handlers = Handlers(models, statuses, inventories, calibrations, bus, answering(bus), lambda: datetime.now(UTC))
+        accuracy = AccuracyHandlers(models, Accuracies(redis))
         changes = Changes(statuses)
         await changes.open(bus)
         stack.push_async_callback(changes.close)
@@ -57,12 +61,13 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
         endpoints = [
             *Api(bus, handlers, changes).endpoints(),
             *CalibrationsApi(bus, calibrations, inventories).endpoints(),
+            *AccuracyApi(bus, accuracy).endpoints(),
             *OpenAi(streams, changes, models).endpoints(),
             *OpenAiModels(models, changes).endpoints(),
         ]
         log.info("http listens", url="http://{}:{}".format(*listening.getsockname()[:2]))
         await side_by_side(
-            bus.run(INGRESS, handlers.all()),
+            bus.run(INGRESS, [*handlers.all(), *accuracy.all()]),
             serve(app(endpoints, bus, redis), listening),
             changes.keep_fresh(),
             pass_on(bus, statuses),

@@ -20,6 +20,8 @@ from maveriq.contracts import (
     ServiceTimed,
 )
 from maveriq.topology import PROFILER
+from maveriq_profiler.accuracy_handlers import AccuracyHandlers
+from maveriq_profiler.accuracy_measuring import AccuracyMeasuring, free_host_bytes
 from maveriq_profiler.borrowing import Borrowing
 from maveriq_profiler.calibrating import Calibrating
 from maveriq_profiler.catalog import Catalog
@@ -86,12 +88,16 @@ def wire(
 
 
 def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
+    rig, calibrating = handlers.probe.rig, handlers.calibrating
+    room = None if rig.device == "cpu" else calibrating.borrowing
+    accuracy = AccuracyMeasuring(rig, handlers.probe, room, free_host_bytes)
     return [
         Handler(IntentAccepted, handlers.on_intent_accepted),
         Handler(MeasurementRequested, handlers.on_measurement_requested),
         Handler(CalibrationRequested, handlers.on_calibration_requested),
         Handler(MemoryHeld, handlers.on_memory_held),
         Handler(ServiceTimed, handlers.on_service_timed),
+        *AccuracyHandlers(accuracy, calibrating.publish).all(),
     ]
 
 

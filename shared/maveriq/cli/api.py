@@ -5,10 +5,11 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
 
 from maveriq.contracts import Calibration, CalibrationProgressed, Deployment, InventoryChanged, Model
+from maveriq.contracts.accuracy import AccuracyRecord
 
 ANSWER_TIMEOUT_S = 60.0  # for one answer; a stream may be silent for as long as the model thinks
 
@@ -51,11 +52,17 @@ class Api:
         self._call("DELETE", f"/v1/deployments/{deployment_id}")
 
     def register(self, model: Model) -> None:
-        self._call("POST", "/v1/models", model.model_dump(mode="json"))
+        self._call("POST", "/v1/models", model.model_dump(mode="json", exclude_unset=True))
 
     def models(self) -> list[dict[str, Any]]:
         data: list[dict[str, Any]] = self._call("GET", "/v1/models")["data"]
         return data
+
+    def submit_accuracy(self, model: str, body: Mapping[str, object]) -> AccuracyRecord:
+        return AccuracyRecord.model_validate(self._call("POST", f"/v1/models/{quote(model)}/accuracy", body))
+
+    def accuracy(self, model: str, accuracy_id: UUID) -> AccuracyRecord:
+        return AccuracyRecord.model_validate(self._call("GET", f"/v1/models/{quote(model)}/accuracy/{accuracy_id}"))
 
     def inventory(self) -> list[InventoryChanged]:
         return [InventoryChanged.model_validate(item) for item in self._call("GET", "/v1/gpus")["data"]]

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from maveriq.cli import options as o
+from maveriq.cli.accuracy import measure_accuracy
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.asking import takes_intent
 from maveriq.cli.calibrating import calibrate as calibrate_and_follow
@@ -17,6 +18,7 @@ from maveriq.cli.calibrating import show_calibrations
 from maveriq.cli.chatting import Answering, chat_loop, complete
 from maveriq.cli.deploying import deploy_and_wait
 from maveriq.cli.planning import show_plan
+from maveriq.cli.registering import build_model
 from maveriq.cli.watching import release, show_deployments, show_gpus, show_models
 from maveriq.contracts import Intent, Priority
 from maveriq.settings import BadSetting
@@ -98,18 +100,25 @@ def register(
     source: Annotated[str, typer.Argument(help="Hugging Face id, folder with config.json, or .gguf file.")],
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="precision[=accuracy][@source], e.g. int8=0.99; accuracy is relative to full precision."),
+        typer.Option(
+            help="[name:]precision[+kv-precision][=accuracy][@source], e.g. int8=0.99, pruned:bf16=0.97@/models/p; "
+            "accuracy is relative to full precision."
+        ),
+    ] = None,
+    from_lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(help="VARIANT=results.json of lm-evaluation-harness; one of them full precision's. Repeatable."),
     ] = None,
     url: o.Url = o.DEFAULT_URL,
     json: o.Json = False,
 ) -> None:
     """Make a model known to the cluster."""
-    model = build_model(name, source, variant or [])
+    model = build_model(name, source, variant or [], from_lm_eval or [])
     Api(url).register(model)
     if json:
         print(model.model_dump_json())
     else:
-        variants = ", ".join(str(each.precision) for each in model.variants)
+        variants = ", ".join(each.label for each in model.variants)
         out.print(f"[green]✓[/] {model.name} is registered ({variants}); next: maveriq deploy {model.name}")
 
 
@@ -117,6 +126,18 @@ def register(
 def models(url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
     """List the models that intents may name."""
     show_models(Api(url), None if json else out)
+
+
+@app.command()
+def accuracy(
+    model: Annotated[str, typer.Argument(help="Name of a registered model.", metavar="MODEL")],
+    text: Annotated[Path, typer.Option("--text", help="File with the text to measure on; '-' is standard input.")],
+    max_tokens: Annotated[int | None, typer.Option(help="Of the text, from its beginning; 4096 by default.")] = None,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Measure what each variant of a model keeps of full precision's quality."""
+    measure_accuracy(Api(url), model, text, max_tokens, None if json else out)
 
 
 @app.command()

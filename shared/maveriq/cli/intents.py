@@ -3,13 +3,12 @@
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from maveriq.cli.api import CommandFailed
-from maveriq.contracts import Intent, Model, Precision, faults
+from maveriq.contracts import Intent, faults
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -83,16 +82,6 @@ def _spelled(option: str, value: object) -> list[str]:
     return [option, f"{value:.12g}" if isinstance(value, float) else str(value)]
 
 
-def build_model(name: str, source: str, variants: list[str]) -> Model:
-    """A model from its name, its source and variants written precision[=accuracy][@source]."""
-    body: dict[str, Any] = {"name": name, "source": source}
-    if Path(source).exists():
-        body["source"] = str(Path(source).resolve())
-    if variants:
-        body["variants"] = [_variant(text) for text in variants]
-    return checked(Model, body, {"name": "NAME", "source": "SOURCE", "variants": "--variant"})
-
-
 def checked(wanted: type[T], body: object, options: Mapping[str, str]) -> T:
     """`body` as `wanted`; raises CommandFailed naming the option at fault."""
     try:
@@ -111,22 +100,3 @@ def _parsed(written: str) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise CommandFailed('must hold one JSON object, e.g. {"model": "tiny"}', field="--intent", exit_code=2)
     return cast(dict[str, Any], body)
-
-
-def _variant(text: str) -> dict[str, object]:
-    described, _, source = text.partition("@")
-    precision, _, accuracy = described.partition("=")
-    known = ", ".join(Precision)
-    if precision not in tuple(Precision):
-        raise CommandFailed(f"{text!r}: {precision!r} is none of {known}", field="--variant", exit_code=2)
-    variant: dict[str, object] = {"precision": precision}
-    try:
-        if accuracy:
-            variant["accuracy"] = float(accuracy)
-    except ValueError as error:
-        raise CommandFailed(
-            f"{text!r}: {accuracy!r} is no number; e.g. int8=0.99", field="--variant", exit_code=2
-        ) from error
-    if source:
-        variant["source"] = source
-    return variant

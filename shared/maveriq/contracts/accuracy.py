@@ -1,14 +1,16 @@
 """How good a model's variants are: asked for, measured, remembered with the model."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from uuid import UUID
 
 from pydantic import Field
 
 from maveriq.contracts.message import DoorMessage, Message, Value
-from maveriq.contracts.model import Model
+from maveriq.contracts.model import Model, Precision
 
 MAX_TEXT = 4_000_000  # characters; a message of some MB is no burden to the broker
+AccuracyText = Annotated[str, Field(min_length=200, max_length=MAX_TEXT)]
+AccuracyTokens = Annotated[int, Field(ge=64, le=1_000_000, description="Of the text, from its beginning.")]
 
 
 class AccuracySubmitted(DoorMessage):
@@ -18,8 +20,8 @@ class AccuracySubmitted(DoorMessage):
 
     accuracy_id: UUID
     model: str = Field(min_length=1, max_length=200, description="Name of a registered model.")
-    text: str = Field(min_length=200, max_length=MAX_TEXT)
-    max_tokens: int = Field(default=4096, ge=64, le=1_000_000, description="Of the text, from its beginning.")
+    text: AccuracyText
+    max_tokens: AccuracyTokens = 4096
 
 
 class AccuracyRequested(Message):
@@ -58,6 +60,27 @@ class AccuracyProgressed(Message):
     num_tokens: int = Field(gt=0)
 
 
+class VariantProgress(Value):
+    variant: str
+    num_done: int
+    num_tokens: int
+
+
+class AccuracyRecord(Value):
+    """A measurement as it is now."""
+
+    accuracy_id: UUID
+    model: str
+    variants: tuple[str, ...] = Field(description="Labels of those to measure.")
+    max_tokens: int
+    progress: tuple[VariantProgress, ...] = Field(default=(), description="In the order in which they were begun.")
+    finished: bool = False
+    reference: Precision | None = Field(default=None, description="What full precision was.")
+    results: tuple[VariantAccuracy, ...] = ()
+    num_tokens: int = 0
+    problem: str = Field(default="", description="Why nothing could be measured; what to do about it.")
+
+
 class AccuracyMeasured(Message):
     """All variants that the rig could run, and why the others were not measured."""
 
@@ -65,6 +88,9 @@ class AccuracyMeasured(Message):
 
     accuracy_id: UUID
     model: Model
+    reference: Precision | None = Field(
+        default=None, description="What full precision was: bf16 where fp32 lacks room."
+    )
     variants: tuple[VariantAccuracy, ...]
     num_tokens: int = Field(ge=0)
     problem: str = Field(default="", description="Why nothing could be measured; what to do about it.")

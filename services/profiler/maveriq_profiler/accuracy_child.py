@@ -1,0 +1,191 @@
+"""Runs a model's variants over a text: `python -m maveriq_profiler.accuracy_child`, an order on stdin, lines on stdout.
+
+Real weights, in a process of its own with low priority: what serves and what is timed come first.
+"""
+
+# transformers is typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import copy
+import gc
+import inspect
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from maveriq.contracts import Precision, VariantAccuracy
+from maveriq_profiler.accuracy import MIN_TOKENS, Score, Window, compared, windows
+from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, Step, Subject
+
+_ROWS = 128  # positions whose log-sum-exp is taken in fp32 at once
+_NICE = 10
+_DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+
+# What loading or running a checkpoint of any format may raise when this machine cannot.
+_CANNOT = (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, AssertionError)
+
+Say = Callable[[AccuracyLine], None]
+
+
+class CannotRun(Exception):
+    """A checkpoint does not run here; says why."""
+
+
+class Weights:
+    """The model's own, which several variants are made of. A .gguf takes long to read, so it is read once."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._read: Any = None
+        self._config: Any = None
+        self._kind: Any = None
+
+    def load(self, dtype: torch.dtype) -> Any:
+        """Raises CannotRun."""
+        if not self._source.endswith(".gguf"):
+            return load(self._source, dtype)
+        if self._read is None:
+            model = load(self._source, torch.float32)
+            self._read, self._config, self._kind = model.state_dict(), model.config, type(model)
+        config = copy.deepcopy(self._config)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # what was read is dequantised
+        return self._kind.from_pretrained(None, config=config, state_dict=dict(self._read), dtype=dtype)
+
+
+def load(source: str, dtype: torch.dtype, device: str | None = None) -> Any:
+    """
+    Args:
+        device: where quantised weights go at once; some formats cannot be moved.
+
+    Raises:
+        CannotRun.
+    """
+    models: Any = AutoModelForCausalLM
+    where, options = _place(source)
+    there = {} if device in (None, "cpu") else {"device_map": device}
+    try:
+        model, loading = models.from_pretrained(where, dtype=dtype, output_loading_info=True, **options, **there)
+    except _CANNOT as error:
+        raise CannotRun(f"{source} cannot be loaded here ({_first_line(error)})") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise CannotRun(f"{source} lacks weights: {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}")
+    return model
+
+
+def score(model: Any, tokens: torch.Tensor, parts: tuple[Window, ...], report: Callable[[int], None]) -> Score:
+    """
+    Args:
+        tokens: [number of tokens]
+    """
+    keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+    total = Score()
+    with torch.inference_mode():
+        for part in parts:
+            seen = tokens[None, part.begin : part.end]  # [1, width]
+            wanted = part.num_scored + 1
+            options = {"logits_to_keep": wanted} if keep else {}
+            logits = model(input_ids=seen, use_cache=False, **options).logits[0, -wanted:-1]  # [scored, vocabulary]
+            targets = seen[0, -part.num_scored :]
+            for row in range(0, part.num_scored, _ROWS):
+                some = logits[row : row + _ROWS].float()
+                chosen = some.gather(1, targets[row : row + _ROWS, None]).squeeze(1)
+                total.add(float((some.logsumexp(1) - chosen).double().sum()), some.argmax(1).tolist())
+            report(part.end)
+    return total
+
+
+def measure(order: AccuracyOrder, say: Say) -> None:
+    torch.set_num_threads(order.threads)
+    where, options = _place(order.source)
+    tokenizer: Any = AutoTokenizer.from_pretrained(where, **options)
+    tokens = torch.tensor(tokenizer(order.text)["input_ids"][: order.max_tokens], device=order.device)
+    if len(tokens) < MIN_TOKENS:
+        return say(AccuracyLine(failed=f"text: it has {len(tokens)} tokens; give at least {MIN_TOKENS}"))
+    weights = Weights(order.source)
+
+    def scored(label: str, load_model: Callable[[], Any]) -> Score:
+        say(_at(label, 0, len(tokens)))
+        model = load_model().eval()
+        model = model if model.device == tokens.device else model.to(tokens.device)
+        context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or len(tokens)
+        parts = windows(len(tokens), context)
+        return score(model, tokens, parts, lambda done: say(_at(label, done, len(tokens))))
+
+    try:
+        full = scored(order.reference_label, lambda: weights.load(_DTYPES[order.reference]))
+    except (CannotRun, *_CANNOT) as error:
+        return say(AccuracyLine(failed=f"full precision does not run here: {_first_line(error)}"))
+    say(AccuracyLine(result=compared(order.reference_label, full, full)))
+    for subject in order.subjects:
+        gc.collect()
+        try:
+            theirs = scored(subject.label, lambda subject=subject: _load_subject(subject, weights, order.device))
+        except (CannotRun, *_CANNOT) as error:
+            say(AccuracyLine(result=VariantAccuracy(variant=subject.label, problem=_words(subject, error))))
+        else:
+            say(AccuracyLine(result=compared(subject.label, theirs, full)))
+    return None
+
+
+def _load_subject(subject: Subject, weights: Weights, device: str) -> Any:
+    dtype = _DTYPES[subject.computed_in]
+    if subject.source is None:
+        return weights.load(dtype)
+    model = load(subject.source, dtype, device if subject.quantised else None)
+    quantised = subject.source.endswith(".gguf") or getattr(model.config, "quantization_config", None) is not None
+    if subject.quantised and not quantised:
+        raise CannotRun(f"{subject.source} holds no quantised weights; register it with the precision that it has")
+    return model
+
+
+def _place(source: str) -> tuple[str, dict[str, str]]:
+    """As transformers wants a source named."""
+    path = Path(source).expanduser()
+    if source.endswith(".gguf"):
+        return str(path.parent), {"gguf_file": path.name}
+    return (str(path) if path.exists() else source), {}
+
+
+def _at(label: str, num_done: int, num_tokens: int) -> AccuracyLine:
+    return AccuracyLine(step=Step(variant=label, num_done=num_done, num_tokens=num_tokens))
+
+
+def _words(subject: Subject, error: Exception) -> str:
+    return f"{subject.label}: {_first_line(error)}; measure it where it can run, or enter its accuracy"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:400] if lines else type(error).__name__
+
+
+def _end_with_parent() -> None:
+    """The parent holds our stdin open for as long as it lives."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print goes to the log
+    order = AccuracyOrder.model_validate_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(_NICE)
+
+    def say(line: AccuracyLine) -> None:
+        answers.write(line.model_dump_json(exclude_none=True) + "\n")
+        answers.flush()
+
+    measure(order, say)
+    answers.close()
+
+
+if __name__ == "__main__":
+    main()

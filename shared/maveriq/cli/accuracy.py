@@ -1,0 +1,111 @@
+"""`maveriq accuracy`: has a model's variants measured on a text, and shows how far that is and what came of it."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from maveriq.cli.api import Api, CommandFailed
+from maveriq.contracts.accuracy import AccuracyRecord
+
+POLL_S = 0.5
+
+
+def measure_accuracy(api: Api, model: str, text: Path, max_tokens: int | None, console: Console | None) -> None:
+    """Measure and show it; None prints the result as JSON.
+
+    Raises:
+        CommandFailed: refused, or no variant could be measured.
+    """
+    body: dict[str, object] = {"text": read_text(text)}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    record = api.submit_accuracy(model, body)
+    with Bars(console) as bars:
+        while not record.finished:
+            time.sleep(POLL_S)
+            record = api.accuracy(model, record.accuracy_id)
+            bars.show(record)
+    if record.problem:
+        raise CommandFailed(record.problem, code="not_measured")
+    if console is None:
+        print(record.model_dump_json())
+    else:
+        console.print(results(record))
+    if all(each.relative is None for each in record.results):
+        raise CommandFailed("no variant could be measured: see the reasons", code="not_measured")
+
+
+def read_text(file: Path) -> str:
+    """Raises CommandFailed."""
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"cannot read {file}: {error}", field="--text", exit_code=2) from error
+
+
+def results(record: AccuracyRecord) -> Table:
+    """One row a variant."""
+    full = f" ({record.reference})" if record.reference else ""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.caption = Text(
+        f"{record.num_tokens} tokens; relative and agreement are to full precision{full}; "
+        f"kept with {record.model}, where --min-accuracy finds them",
+        style="dim",
+    )
+    table.caption_justify = "left"
+    for title in ("variant", "perplexity", "agreement", "relative"):
+        table.add_column(title, justify="left" if title == "variant" else "right", no_wrap=True)
+    if any(each.problem for each in record.results):
+        table.add_column("not measured, because")
+    for each in record.results:
+        why = [each.problem.removeprefix(f"{each.variant}: ")] if each.problem else []
+        table.add_row(
+            each.variant,
+            _told(each.perplexity, lambda value: f"{value:.4g}"),
+            _told(each.agreement, lambda value: f"{value:.2%}"),
+            _told(each.relative, lambda value: f"{value:.4f}"),
+            *why,
+        )
+    return table
+
+
+def _told(value: float | None, words: Callable[[float], str]) -> str:
+    return "-" if value is None else words(value)
+
+
+class Bars:
+    """One bar a variant on a terminal; elsewhere a line when one is begun."""
+
+    def __init__(self, console: Console | None) -> None:
+        self._console = console
+        self._told: set[str] = set()
+        self._tasks: dict[str, TaskID] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        live = console is not None and console.is_terminal
+        self._progress = Progress(*columns, console=console, transient=True) if live else None
+
+    def __enter__(self) -> "Bars":
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, record: AccuracyRecord) -> None:
+        for each in record.progress:
+            if self._progress is not None:
+                task = self._tasks.get(each.variant)
+                if task is None:
+                    task = self._tasks[each.variant] = self._progress.add_task(each.variant, total=each.num_tokens)
+                self._progress.update(task, completed=each.num_done)
+            elif self._console is not None and each.variant not in self._told:
+                self._console.print(f"measuring {each.variant} on {each.num_tokens} tokens")
+                self._told.add(each.variant)
