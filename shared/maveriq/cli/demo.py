@@ -68,7 +68,7 @@ def run_demo(console: Console) -> None:
             console.print("\n[dim]stopped; nothing is left running[/]")
         except (CommandFailed, DeploymentFailedError, RequestFailed, Refused) as failed:
             if isinstance(failed, DeploymentFailedError):
-                console.print(failure_view(failed.failure))
+                console.print(failure_view(failed.failure, INTENT))
             raise CommandFailed(f"the demo did not come to its end: {failed}; see {log}", code="demo") from failed
 
 
@@ -169,7 +169,7 @@ class Teller:
         if deployment.plan and State.PLANNED not in self._told:
             self._told.add(State.PLANNED)
             plan = deployment.plan
-            parts = [candidates(plan.candidates, deployment.intent.objective, 5)]
+            parts = [candidates(plan.candidates, deployment.intent, 5)]
             if plan.rejected:
                 parts.append(rejections(plan, 2))
             self._story.section(f"plan  {len(plan.candidates)} of {plan.num_considered} configurations meet it", *parts)

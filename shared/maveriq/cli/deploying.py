@@ -53,7 +53,7 @@ def _failed(deployment: Deployment, console: Console | None, url: str) -> Comman
     if console is None:
         print(deployment.model_dump_json())
         raise SystemExit(1)
-    console.print(failure_view(failure))
+    console.print(failure_view(failure, deployment.intent))
     name, where = ("plan" if deployment.dry_run else "deploy"), (None if url == DEFAULT_URL else url)
     for offer in failure.counteroffers:
         console.print(Text(f"  {as_command(name, offer.intent, where)}", style="green"), soft_wrap=True)

@@ -30,7 +30,7 @@ BEST = {
 }
 
 
-def explanation(intent: Intent, plan: Plan, shown: int) -> Group:
+def explanation(plan: Plan, intent: Intent, shown: int) -> Group:
     """The whole story, `shown` rows of each kind at most."""
     best = plan.candidates[0]
     parts: list[RenderableType] = [
@@ -40,8 +40,8 @@ def explanation(intent: Intent, plan: Plan, shown: int) -> Group:
         _titled("why", f"{BEST[intent.objective]} of all that meet the intent"), *reasons(plan, intent.objective),
     ]  # fmt: skip
     if plan.front:
-        words = "no other is at least as good in latency, memory, price and accuracy"
-        parts += [Text(), _titled("front", words), candidates(plan.front, intent.objective, shown, best)]
+        words = "none other is as good in latency, memory, price and accuracy"
+        parts += [Text(), _titled("front", words), candidates(plan.front, intent, shown, best)]
     if plan.rejected:
         parts += [Text(), _titled("rejected", "nearest miss of each kind first"), *_rejected(plan, shown)]
     tally = f"{plan.num_considered} configurations considered; {len(plan.candidates)} that meet it are kept"
@@ -65,7 +65,7 @@ def asked(intent: Intent) -> Table:
         f"in {', '.join(intent.precisions)}" if intent.precisions else "",
         "" if intent.replicas is None else f"{intent.replicas} replicas",
     ]
-    floor = "any" if intent.min_accuracy is None else f"at least {digits(intent.min_accuracy, 4)} of full precision's"
+    floor = "any" if intent.min_accuracy is None else f"at least {digits(intent.min_accuracy, 4)} of full precision"
     if intent.min_accuracy is not None and intent.allow_unmeasured_accuracy:
         floor += ", or not measured"
     table = columns("", "")
@@ -85,7 +85,7 @@ def asked(intent: Intent) -> Table:
 
 
 def reasons(plan: Plan, objective: Objective) -> Iterator[RenderableType]:
-    """Against the next in rank, and against the next that is of another kind."""
+    """Against the next in rank, and against the next of another kind: another precision, GPU type or parallelism."""
     best, *others = plan.candidates
     if not others:
         yield Text("  nothing else meets the intent")
@@ -93,7 +93,7 @@ def reasons(plan: Plan, objective: Objective) -> Iterator[RenderableType]:
     rivals = [("next", others[0])]
     different = next((other for other in others if _kind(other) != _kind(best)), None)
     if different is not None and different is not others[0]:
-        rivals.append(("next of another kind", different))
+        rivals.append(("other kind", different))
     table = columns("", "", "", "E2E", "memory", f"score ({SCORE_UNIT[objective]})", "", right=(2, 3, 4, 5, 6))
     for which, each in (("chosen", best), *rivals):
         c = each.configuration
@@ -138,7 +138,7 @@ def _expected(best: Candidate) -> Group:
     gpus = "1 GPU" if c.num_gpus == 1 else f"{c.num_gpus} GPUs"
     more = [
         f"{copies} of {gpus}, batch up to {c.max_batch}, context {c.context_tokens} tokens",
-        f"accuracy {'not measured' if p.accuracy is None else digits(p.accuracy, 4)} of full precision's",
+        f"accuracy {'not measured' if p.accuracy is None else f'{digits(p.accuracy, 4)} of full precision'}",
         f"{amount(p.gpu_s)} GPU-seconds a request",
     ]
     if p.price_per_hour is not None:

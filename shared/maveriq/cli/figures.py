@@ -23,7 +23,7 @@ def size(num_bytes: float) -> str:
     if num_bytes >= GIB:
         return f"{num_bytes / GIB:.2f} GiB"
     if num_bytes >= MIB:
-        return f"{num_bytes / MIB:.0f} MiB"
+        return f"{num_bytes / MIB:.0f} MiB" if num_bytes >= 99.95 * MIB else f"{digits(num_bytes / MIB)} MiB"
     return f"{digits(num_bytes / 1024)} KiB" if num_bytes >= 1024 else f"{num_bytes:.0f} B"
 
 
@@ -65,6 +65,8 @@ def missed_by(wanted: float, predicted: float | None) -> str:
     """How far a prediction is from what was wanted: +6.7 %, 30 times; '' where there is none."""
     if predicted is None:
         return ""
+    if predicted == wanted:
+        return "equal"
     if wanted <= 0:
         return digits(predicted - wanted)
     if predicted >= 10 * wanted:

@@ -19,7 +19,8 @@ COLOURS = {
 GREY = "#b8b8b8"
 PANEL_INCHES = (6.4, 5.0)
 DOTS_PER_INCH = 150
-LABELLED = 12  # points of the front; more names than these would cover one another
+LABELLED = 12  # shapes of the front; more names than these would cover one another
+FAR_APART = 20  # latencies: a straight axis would press the shorter ones together
 
 Axis = Callable[[Candidate], float]
 
@@ -52,11 +53,13 @@ def draw_plan(plan: Plan, intent: Intent, path: Path) -> None:
         axes = figure.add_subplot(1, len(panels), number + 1)
         shown = [c for c in everything if number == 0 or _price(c) is not None]
         _draw(axes, shown, plan, of, per_unit if number == 0 else None)
+        _bound(axes, [_seconds(c) for c in shown], [of(c) for c in shown])
         axes.set_xlabel("end-to-end latency (s)")
         axes.set_ylabel(title)
         axes.grid(color="#eeeeee")
         axes.set_axisbelow(True)
         if number == 0:
+            _label(axes, [c for c in shown if c in plan.front], of)
             axes.legend(frameon=False, fontsize=8)
     best = plan.candidates[0]
     figure.suptitle(
@@ -84,17 +87,32 @@ def _draw(axes: Any, shown: Sequence[Candidate], plan: Plan, of: Axis, bytes_per
         label = None if precision in named else f"front, {precision}"
         axes.scatter([_seconds(each)], [of(each)], s=42, color=COLOURS[precision], label=label, zorder=3)
         named.add(precision)
-        if len(on_front) <= LABELLED:
-            at = (_seconds(each), of(each))
-            axes.annotate(
-                counted_shape(each), at, xytext=(6, 5), textcoords="offset points", fontsize=7, color="#555555"
-            )
     if best in shown:
         _bars(axes, best, of, bytes_per_unit)
         colour = COLOURS[best.configuration.precision]
         axes.scatter(
             [_seconds(best)], [of(best)], s=260, marker="*", color=colour, edgecolors="black", label="chosen", zorder=4
         )
+
+
+def _bound(axes: Any, seconds: Sequence[float], values: Sequence[float]) -> None:
+    """Shows every point; a bar may leave the picture, where little is known. Far apart: by powers of ten."""
+    for name, points in (("x", seconds), ("y", values)):
+        low, high = min(points), max(points)
+        room = 0.12 * (high - low) or 0.5 * high
+        getattr(axes, f"set_{name}lim")(max(0.0, low - room), high + room)
+    if max(seconds) > FAR_APART * min(seconds):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(min(seconds) / 1.5, max(seconds) * 1.5)
+
+
+def _label(axes: Any, front: Sequence[Candidate], of: Axis) -> None:
+    """The first of each name: those of other batches are near it."""
+    names = {counted_shape(each): each for each in reversed(front)}
+    for name, each in names.items() if len(names) <= LABELLED else ():
+        beside = {"xytext": (6, 5), "textcoords": "offset points"}
+        axes.annotate(name, (_seconds(each), of(each)), fontsize=7, color="#555555", **beside)
 
 
 def _bars(axes: Any, candidate: Candidate, of: Axis, bytes_per_unit: float | None) -> None:

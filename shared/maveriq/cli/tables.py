@@ -1,13 +1,14 @@
 """Deployments and plans as tables."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from maveriq.cli.figures import SCORE_UNIT, amount, counted_shape, digits, duration, limit, missed_by, shape, size
-from maveriq.contracts import Candidate, Deployment, Failure, Objective, Placement, Plan, State
+from maveriq.contracts import Candidate, Deployment, Failure, Intent, Placement, Plan, Slo, State
 
 STYLE = {
     State.READY: "green",
@@ -15,7 +16,7 @@ STYLE = {
     State.RELEASED: "dim",
     State.DRAINING: "yellow",
 }
-ROOMY = 8  # columns, beyond which they stand closer together
+ROOMY = 7  # columns, beyond which they stand closer together
 
 
 def deployments(found: Sequence[Deployment]) -> RenderableType:
@@ -57,16 +58,17 @@ def columns(*titles: str, right: Sequence[int] = ()) -> Table:
     return table
 
 
-def candidates(found: Sequence[Candidate], objective: Objective, shown: int, chosen: Candidate | None = None) -> Table:
+def candidates(found: Sequence[Candidate], intent: Intent, shown: int, chosen: Candidate | None = None) -> Table:
     """Candidates in their order, with what each is expected to do; memory and price are of all its replicas.
 
     Args:
         chosen: marked with a star where it is among them; None: the first is the best.
     """
-    told = _columns_of(found, objective)
+    told = _columns_of(found, intent)
     figures = [number for number, (title, _) in enumerate(told, start=1) if title not in ("runs as", "GPU type")]
     table = columns("#", *(title for title, _ in told), right=(0, *figures))
-    table.columns[1].no_wrap = True
+    for number in (1, *figures):
+        table.columns[number].no_wrap = True
     if len(told) > ROOMY:
         table.padding = (0, 1, 0, 0)
     for rank, each in enumerate(found[:shown], start=1):
@@ -76,30 +78,40 @@ def candidates(found: Sequence[Candidate], objective: Objective, shown: int, cho
     return table
 
 
-def _columns_of(found: Sequence[Candidate], objective: Objective) -> list[tuple[str, Callable[[Candidate], str]]]:
+def _columns_of(found: Sequence[Candidate], intent: Intent) -> list[tuple[str, Callable[[Candidate], str]]]:
     """Those whose rows differ, and those that are always shown."""
-    told: list[tuple[str, Callable[[Candidate], str]]] = []
-    told.append(("runs as", counted_shape))
+    told: list[tuple[str, Callable[[Candidate], str]]] = [("runs as", counted_shape)]
     if len({each.configuration.gpu_type for each in found}) > 1:
         told.append(("GPU type", lambda c: c.configuration.gpu_type.removeprefix("NVIDIA ")))
-    figures: list[tuple[str, Callable[[Candidate], str]]] = [
-        ("batch", lambda c: str(c.configuration.max_batch)),
-        ("TTFT", lambda c: duration(c.prediction.ttft_ms)),
-        ("TPOT", lambda c: duration(c.prediction.tpot_ms)),
-        ("E2E", lambda c: duration(c.prediction.e2e_ms)),
-        ("memory", lambda c: size(c.prediction.memory_bytes * c.replicas)),
-    ]
-    told.extend(figures)
+    told.append(("batch", lambda c: str(c.configuration.max_batch)))
+    told.extend(_latencies(intent.slo))
+    told.append(("memory", lambda c: size(c.prediction.memory_bytes * c.replicas)))
     if len({each.prediction.accuracy for each in found}) > 1:
-        told.append(("acc.", lambda c: _known(c.prediction.accuracy, 1, "unknown")))
+        told.append(("acc.", lambda c: _known(c.prediction.accuracy, 1)))
     if any(each.prediction.price_per_hour is not None for each in found):
-        told.append(("price/h", lambda c: _known(c.prediction.price_per_hour, c.replicas, "unknown")))
-    told.append((f"score ({SCORE_UNIT[objective]})", lambda c: amount(abs(c.score))))
+        told.append(("price/h", lambda c: _known(c.prediction.price_per_hour, c.replicas)))
+    told.append((f"score\n({SCORE_UNIT[intent.objective]})", lambda c: amount(abs(c.score))))
     return told
 
 
-def _known(value: float | None, times: int, otherwise: str) -> str:
-    return otherwise if value is None else digits(value * times, 4)
+def _latencies(slo: Slo) -> list[tuple[str, Callable[[Candidate], str]]]:
+    """What the limits are compared with: means, or the percentile that the intent names."""
+    if slo.percentile is None:
+        return [
+            ("TTFT", lambda c: duration(c.prediction.ttft_ms)),
+            ("TPOT", lambda c: duration(c.prediction.tpot_ms)),
+            ("E2E", lambda c: duration(c.prediction.e2e_ms)),
+        ]
+    at = f"p{digits(slo.percentile, 4)}"
+    return [
+        (f"TTFT\n{at}", lambda c: duration(c.prediction.ttft_percentile_ms or c.prediction.ttft_ms)),
+        (f"TPOT\n{at}", lambda c: duration(c.prediction.tpot_percentile_ms or c.prediction.tpot_ms)),
+        (f"E2E\n{at}", lambda c: duration(c.prediction.e2e_percentile_ms or c.prediction.e2e_ms)),
+    ]
+
+
+def _known(value: float | None, times: int) -> str:
+    return "unknown" if value is None else digits(value * times, 4)
 
 
 def rejections(plan: Plan, shown: int) -> Table:
@@ -118,29 +130,32 @@ def rejections(plan: Plan, shown: int) -> Table:
     return table
 
 
-def plan_view(plan: Plan, objective: Objective, shown: int) -> Group:
+def plan_view(plan: Plan, intent: Intent, shown: int) -> Group:
     """The whole plan, `shown` rows of each kind at most."""
-    parts: list[RenderableType] = [candidates(plan.candidates, objective, shown)]
+    parts: list[RenderableType] = [candidates(plan.candidates, intent, shown)]
     if plan.rejected:
         parts += [Text(), rejections(plan, shown)]
     tally = f"{plan.num_considered} configurations considered"
-    parts += [Text(), Text(f"{tally}, best {len(plan.candidates)} kept, ranked by {objective}", style="dim")]
+    parts += [Text(), Text(f"{tally}, best {len(plan.candidates)} kept, ranked by {intent.objective}", style="dim")]
     return Group(*parts)
 
 
-def failure_view(failure: Failure) -> Group:
+def failure_view(failure: Failure, intent: Intent) -> Group:
     """Why a deployment failed, and the nearest intents that would have worked."""
     parts: list[RenderableType] = [Text(f"{failure.reason}: {failure.detail}", style="red")]
     if failure.counteroffers:
         parts += [Text(), Text("would be met with one of these changed:")]
         table = columns("constraint", "wanted", "offered", "change", right=(1, 2, 3))
         for offer in failure.counteroffers:
-            table.add_row(
-                offer.constraint,
-                limit(offer.constraint, offer.wanted),
-                Text(limit(offer.constraint, offer.offered), style="green"),
-                missed_by(offer.wanted, offer.offered),
-            )
+            allowed = getattr(offer.intent, offer.constraint, None)
+            if isinstance(allowed, tuple):
+                named: tuple[str, ...] = cast(tuple[str, ...], allowed)
+                before: tuple[str, ...] = getattr(intent, offer.constraint) or ()
+                cells = (", ".join(before), ", ".join(named), "")
+            else:
+                wanted, offered = limit(offer.constraint, offer.wanted), limit(offer.constraint, offer.offered)
+                cells = (wanted, offered, missed_by(offer.wanted, offer.offered))
+            table.add_row(offer.constraint, cells[0], Text(cells[1], style="green"), cells[2])
         parts.append(table)
     return Group(*parts)
 

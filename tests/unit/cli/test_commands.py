@@ -174,7 +174,7 @@ def test_a_stream_that_is_cut_off_is_no_answer(ingress: ScriptedIngress, call: C
 def test_register_reads_variants(ingress: ScriptedIngress, call: Call) -> None:
     ingress.answer("POST /v1/models", {}, 201)
     assert call("register", "tiny", "org/tiny", "--variant", "bf16=1", "--variant", "int8=0.99@/models/q8").code == 0
-    told = [(v["precision"], v["source"], v["accuracy"]) for v in ingress.asked[0][1]["variants"]]
+    told = [(v["precision"], v.get("source"), v["accuracy"]) for v in ingress.asked[0][1]["variants"]]
     assert told == [("bf16", None, 1.0), ("int8", "/models/q8", 0.99)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maveriq.contracts import Intent, Plan, State
+from maveriq.contracts import Counteroffer, Failure, FailureReason, Intent, Plan, Precision, State
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
 from tests.unit.cli.plans import ASKED, FP8, FULL, PICTURES, begins_as_it_should
 from tests.unit.cli.records import FIRST, deployment
@@ -34,7 +34,7 @@ def test_an_explanation_says_what_was_asked(ingress: ScriptedIngress, call: Call
     assert "objective min_cost: least latency x memory" in told
     assert "workload 512 tokens in, 128 out, 2 requests/s, at most 32 in flight" in told
     assert "latency TTFT at most 100 ms, E2E at most 5.00 s, for 95 % of requests" in told
-    assert "accuracy at least 0.98 of full precision's" in told
+    assert "accuracy at least 0.98 of full precision" in told
     assert "means at most 2 per hour, on NVIDIA L4, NVIDIA A10" in told
 
 
@@ -56,7 +56,7 @@ def test_an_explanation_says_why_it_won_against_the_next_and_against_the_next_of
     plans(ingress)
     told = lines(call("plan", "llama", "--explain"))
     assert "next fp8 · 1 stage batch 8 2.12 s 10.00 GiB 18.9 +4.4 %" in told
-    assert "next of another kind 2 x int4 · 1 stage batch 4 1.90 s 10.00 GiB 19.4 +7.2 %" in told
+    assert "other kind 2 x int4 · 1 stage batch 4 1.90 s 10.00 GiB 19.4 +7.2 %" in told
     assert "the intervals of the first two latencies overlap: the next may well be as fast" in told
 
 
@@ -67,11 +67,15 @@ def test_an_explanation_of_the_only_candidate_says_so(ingress: ScriptedIngress, 
     assert not any(line.startswith(("front", "rejected")) for line in told)
 
 
-def test_an_explanation_shows_the_front_with_the_winner_marked(ingress: ScriptedIngress, call: Call) -> None:
+def test_an_explanation_shows_the_front_with_the_winner_marked_at_the_percentile_that_was_asked_for(
+    ingress: ScriptedIngress, call: Call
+) -> None:
     plans(ingress)
     told = lines(call("plan", "llama", "--explain"))
-    assert "★ fp8 · 1 stage 4 105 ms 16.2 ms 2.10 s 9.00 GiB 0.99 0.8 18.1" in told
-    assert "2 2 x int4 · 1 stage 4 95 ms 14.6 ms 1.90 s 10.00 GiB 0.981 1.6 19.4" in told
+    assert "★ fp8 · 1 stage 4 175 ms 17.5 ms 2.94 s 9.00 GiB 0.99 0.8 18.1" in told
+    assert "2 2 x int4 · 1 stage 4 158 ms 15.8 ms 2.66 s 10.00 GiB 0.981 1.6 19.4" in told
+    plans(ingress, intent=Intent(model="llama"))
+    assert "★ fp8 · 1 stage 4 105 ms 16.2 ms 2.10 s 9.00 GiB 0.99 0.8 18.1" in lines(call("plan", "llama", "--explain"))
 
 
 def test_rejections_are_grouped_by_what_they_miss_with_by_how_much(ingress: ScriptedIngress, call: Call) -> None:
@@ -100,6 +104,20 @@ def test_a_refused_intent_is_answered_with_commands_that_ask_for_what_would_be_m
     assert f"  maveriq plan tiny --ttft-ms 900 --url {ingress.url}" in called.out.splitlines()
     assert "slo.ttft_ms" in called.out and "+200 %" in called.out
     assert "tiny cannot be planned" in called.err
+
+
+def test_a_list_of_what_is_allowed_is_offered_by_its_names(ingress: ScriptedIngress, call: Call) -> None:
+    wider = Intent(model="tiny", precisions=(Precision.INT4, Precision.BF16))
+    offer = Counteroffer(constraint="precisions", wanted=1, offered=2, intent=wider)
+    refused = Failure(reason=FailureReason.NO_FEASIBLE_PLAN, detail="no variant", counteroffers=(offer,))
+    narrow = Intent(model="tiny", precisions=(Precision.INT4,))
+    failed = deployment(State.FAILED, dry_run=True).model_copy(update={"failure": refused, "intent": narrow})
+    body = failed.model_dump(mode="json")
+    ingress.answer("POST /v1/intents?dry_run=true", body, 202)
+    ingress.answer(f"GET /v1/deployments/{FIRST}/events", Events([body]))
+    told = [" ".join(line.split()) for line in call("plan", "tiny").out.splitlines()]
+    assert "precisions int4 int4, bf16" in told
+    assert any(line.startswith("maveriq plan tiny --precision int4 --precision bf16") for line in told)
 
 
 @pytest.mark.parametrize("suffix", PICTURES)
