@@ -9,6 +9,8 @@ import pytest
 from maveriq.bus import Bus, Handler, Rejected
 from maveriq.bus.handling import check_handlers, decode, replies
 from maveriq.contracts import (
+    Admission,
+    Basis,
     DeploymentFailed,
     FailureReason,
     FingerprintMeasured,
@@ -20,7 +22,7 @@ from maveriq.contracts import (
 from maveriq.topology import PLANNER, Service
 from maveriq_planner.__main__ import run
 from maveriq_planner.handlers import Handlers
-from tests.unit.planner.measurements import DEPLOYMENT, intent, measured
+from tests.unit.planner.measurements import BIG, BIG_MODEL, DEPLOYMENT, calibration, intent, measured
 
 
 async def answer(event: FingerprintMeasured) -> Message:
@@ -42,6 +44,20 @@ async def test_a_feasible_intent_yields_candidates_best_first() -> None:
     assert scores == sorted(scores)
     assert reply.plan.num_considered == 4 * 4 * 4
     assert {candidate.configuration.pp for candidate in reply.plan.candidates} == {1, 2, 3, 4}
+
+
+async def test_a_calibrated_gpu_type_needs_no_fingerprint() -> None:
+    """Every field that a prediction has is filled, but for a price that nobody gave."""
+    wanted = intent(slo=Slo(ttft_ms=500, percentile=99), rate=5)
+    accepted = Admission(intent=wanted, model=BIG_MODEL)
+    event = measured(wanted, admission=accepted, facts=BIG, fingerprints=(), calibrations=(calibration(),))
+    reply = await answer(event)
+    assert isinstance(reply, PlanComputed)
+    for candidate in (*reply.plan.candidates, *reply.plan.front):
+        p = candidate.prediction
+        assert p.basis is Basis.CALIBRATION
+        missing = {name for name in type(p).model_fields if getattr(p, name) is None}
+        assert missing <= {"price_per_hour", "price_per_million_tokens", "accuracy"}
 
 
 async def test_a_dry_run_is_answered_with_the_same_plan_which_nobody_places() -> None:
@@ -82,7 +98,7 @@ def broken(**changes: object) -> bytes:
         (b'{"deployment_id": ', ""),
         (b"[]", ""),
         (broken(deployment_id="seven"), "deployment_id"),
-        (broken(fingerprints=[]), "fingerprints"),
+        (broken(fingerprints=[]), ""),  # and no calibration: the message says so
         (broken(facts=None), "facts"),
         (broken(admission={"intent": {"model": "m", "slos": {}}}), "admission.intent.slos"),
     ],
@@ -109,12 +125,14 @@ class RecordingBus:
         self.ran.append((service, handlers))
 
 
-async def test_the_service_runs_as_the_topology_says_with_the_depth_from_the_environment() -> None:
+async def test_the_service_runs_as_the_topology_says_with_depth_and_prices_from_the_environment() -> None:
     bus = RecordingBus()
-    env: Mapping[str, str] = {"MAVERIQ_MAX_PP": "2"}
+    env: Mapping[str, str] = {"MAVERIQ_MAX_PP": "2", "MAVERIQ_PRICES": "cpu-1t=0.05"}
     await run(cast(Bus, bus), env)
     ((service, (handler,)),) = bus.ran
     assert service is PLANNER
     reply = await handler.run(measured(intent()))
     assert isinstance(reply, PlanComputed)
     assert max(candidate.configuration.pp for candidate in reply.plan.candidates) == 2
+    best = reply.plan.candidates[0]
+    assert best.prediction.price_per_hour == pytest.approx(0.05 * best.configuration.num_gpus)

@@ -68,5 +68,5 @@ def test_maveriq_and_the_planner_alone_reach_neither_redis_nor_torch(planner_alo
         "maveriq_planner.__main__",
     )
     assert importable(planner_alone, *modules) == dict.fromkeys(modules, True)
-    strangers = ("redis", "torch", "transformers", "numpy", "maveriq_allocator", "maveriq_worker")
+    strangers = ("redis", "torch", "transformers", "scipy", "maveriq_allocator", "maveriq_worker")
     assert importable(planner_alone, *strangers) == dict.fromkeys(strangers, False)

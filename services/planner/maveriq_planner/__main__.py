@@ -8,10 +8,12 @@ from maveriq.contracts import FingerprintMeasured
 from maveriq.topology import PLANNER
 from maveriq_planner.handlers import Handlers
 from maveriq_planner.settings import Settings
+from maveriq_planner.sources import sources_of
 
 
 async def run(bus: Bus, env: Mapping[str, str]) -> None:
-    handlers = Handlers(max_pp=Settings.from_env(env).max_pp)
+    settings = Settings.from_env(env)
+    handlers = Handlers(max_pp=settings.max_pp, prices=settings.prices, sources=sources_of(settings.estimator))
     await bus.run(PLANNER, [Handler(FingerprintMeasured, handlers.on_fingerprint_measured)])
 
 

@@ -1,85 +1,182 @@
 """The nearest intents that would be met, one constraint relaxed each. Pure: a refused intent in, counteroffers out."""
 
-from collections.abc import Iterable, Iterator
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context
-from math import floor
+from collections.abc import Iterator
 
-from maveriq.contracts import DAY_MS, Configuration, Counteroffer, Intent, ModelFacts, Workload
-from maveriq_planner.constraints import ACCURACY, E2E, GPUS, RATE, TPOT, TTFT
-from maveriq_planner.estimate import Estimator
-from maveriq_planner.search import Outcome, Space, configurations, context_tokens, judge, replica_share
+import numpy as np
+
+from maveriq.contracts import DAY_MS, Counteroffer, Intent, ModelFacts
+from maveriq_planner.columns import Columns
+from maveriq_planner.constraints import ACCURACY, GPUS, LATENCIES, PRICE, RATE, limited
+from maveriq_planner.figures import rounded
+from maveriq_planner.offering import CONCURRENCY, DIGITS, PERCENTILE, offer, without
+from maveriq_planner.replicas import latencies, most_allowed, smallest
+from maveriq_planner.search import Judged, Outcome, goodput_per_ms, judge, search
+from maveriq_planner.space import Space
+from maveriq_planner.workloads import context_tokens
 
 CONTEXT = "workload.context_tokens"
 INPUT = "workload.input_tokens"
 OUTPUT = "workload.output_tokens"
 REPLICAS = "replicas"
+UNMEASURED = "allow_unmeasured_accuracy"
+GPU_TYPES = "gpu_types"
+PRECISIONS = "precisions"
 
-_DIGITS = 4  # of an offered figure: people retype it
-_HALVINGS = 20  # an intent that a millionth of its rate does not help fails for another reason
-_NEAR = 1.0005  # factor to which the offered rate is searched
-_MAX_REPLICAS = 1000  # of an intent
-_REPLICAS_TRIED = 16  # with more of them max_gpus may leave smaller configurations only
-
-Measured = Iterable[tuple[Configuration, Estimator]]
+_SLOW = 2.0**-20  # an intent that a millionth of its rate does not help fails for another reason
+_NUDGES = 3  # of the last digit, where rounding met a limit from the wrong side
+_LOWEST_PERCENTILE = 50.0
+_MOST_IN_FLIGHT = 1_000_000
 
 
 def counteroffers(intent: Intent, space: Space, outcome: Outcome) -> tuple[Counteroffer, ...]:
-    """Each is met, and nothing nearer in its one field would be (to four digits). Smallest relative change first."""
+    """Each was planned for and is met; nothing nearer in its one field would be, to three digits. Nearest first."""
     if context_tokens(intent.workload, space.facts) is None:
-        shorter = _shorter(intent, space.facts)
-        found = [
-            offer for offer in shorter if _meets(offer.intent, configurations(offer.intent.workload, space), space)
-        ]
+        found = [made for made in _shorter(intent, space.facts) if len(search(made.intent, space).met)]
     else:
-        found = [*_limits(intent, outcome), *_rates(intent, space)]
-    return tuple(sorted(found, key=lambda offer: abs(offer.offered - offer.wanted) / (offer.wanted or 1.0)))
+        found = [*_wider(intent, space)]
+        if outcome.judged is not None:
+            found += [*_limits(outcome.judged), *_slo(outcome.judged), *_load(outcome.judged)]
+    return tuple(sorted(found, key=lambda made: abs(made.offered - made.wanted) / (made.wanted or 1.0)))
 
 
-def _limits(intent: Intent, outcome: Outcome) -> Iterator[Counteroffer]:
-    """From the configurations that miss one constraint only, which no prediction depends on."""
-    alone = [j.misses[0] for j in outcome.missed if len(j.misses) == 1]
-    for constraint in (TTFT, TPOT, E2E, ACCURACY, GPUS):
-        nearest = min(
-            (miss for miss in alone if miss.constraint == constraint and miss.predicted is not None),
-            key=lambda miss: miss.excess,
-            default=None,
-        )
-        if nearest is None or nearest.predicted is None:
+def _limits(judged: Judged) -> Iterator[Counteroffer]:
+    """From configurations that miss one constraint only, which no prediction depends on."""
+    alone = np.sum([miss.missed for miss in judged.misses], axis=0) == 1
+    for miss in judged.misses:
+        only = alone & miss.missed
+        if miss.constraint == ACCURACY and (only & np.isnan(miss.predicted)).any():
+            yield offer(judged.intent, UNMEASURED, 0, 1, "allow_unmeasured_accuracy: true")
+        known = miss.predicted[only & ~np.isnan(miss.predicted)]
+        if not len(known):
             continue
-        offered = nearest.predicted if constraint == GPUS else _rounded(nearest.predicted, up=constraint != ACCURACY)
-        if constraint in (ACCURACY, GPUS) or offered <= DAY_MS:
-            yield _offer(intent, constraint, nearest.wanted, offered)
+        if miss.constraint == GPUS:
+            yield offer(judged.intent, GPUS, miss.wanted, float(known.min()))
+        elif miss.constraint == PRICE:
+            yield offer(judged.intent, PRICE, miss.wanted, rounded(float(known.min()), DIGITS, up=True))
+        elif miss.constraint == ACCURACY:
+            yield offer(judged.intent, ACCURACY, miss.wanted, rounded(float(known.max()), 4, up=False))
 
 
-def _rates(intent: Intent, space: Space) -> Iterator[Counteroffer]:
-    """Fewer requests, or more replicas for them. Predictions only fall with the rate: halving finds the limit."""
-    wanted = intent.workload.request_rate_per_s
-    slowest = _at_rate(intent, wanted / 2**_HALVINGS)
-    viable = [pair for pair in configurations(intent.workload, space) if _meets(slowest, [pair], space)]
-    if not viable:
+def _slo(judged: Judged) -> Iterator[Counteroffer]:
+    """What configurations that meet all else do at their best: with as many replicas as the budgets hold."""
+    intent, columns = judged.intent, judged.columns
+    for constraint in LATENCIES:
+        wanted = getattr(intent.slo, constraint.removeprefix("slo."))
+        if wanted is None:
+            continue
+        viable = columns.take(np.flatnonzero(judge(without(intent, constraint), columns).met))
+        if not len(viable):
+            continue
+        replicas = np.full(len(viable), float(intent.replicas)) if intent.replicas else most_allowed(intent, viable)
+        at_best = {name: values for name, _, values in limited(intent.slo, latencies(intent, viable, replicas))}
+        offered = rounded(float(at_best[constraint].min()), DIGITS, up=True)
+        if wanted < offered <= DAY_MS:
+            yield from _nudged(intent, constraint, wanted, offered, viable, up=True)
+    if intent.slo.percentile is not None:
+        yield from _percentile(intent, intent.slo.percentile, columns)
+
+
+def _percentile(intent: Intent, wanted: float, columns: Columns) -> Iterator[Counteroffer]:
+    """The highest share of requests for which the limits hold."""
+    least = offer(intent, PERCENTILE, wanted, _LOWEST_PERCENTILE)
+    viable = columns.take(np.flatnonzero(judge(least.intent, columns).met))
+    if not len(viable) or wanted <= _LOWEST_PERCENTILE:
         return
-    met, missed = wanted / 2**_HALVINGS, wanted
-    while missed / met > _NEAR:
-        middle = missed / 2 if missed / met > 4 else (met * missed) ** 0.5
-        if _meets(_at_rate(intent, middle), viable, space):
-            met = middle
-        else:
-            missed = middle
-    yield _offer(intent, RATE, wanted, _rounded(met, up=False))
-    enough = floor((intent.replicas or 1) * wanted / missed)
-    first = max((intent.replicas or 1) + 1, enough)
-    for replicas in range(first, min(_MAX_REPLICAS + 1, first + _REPLICAS_TRIED)):
-        offer = _offer(intent, REPLICAS, (intent.replicas or 1), replicas)
-        if _meets(offer.intent, viable, space):
-            yield offer
+    low, high = round(_LOWEST_PERCENTILE * 10), int(np.ceil(wanted * 10))  # tenths of a percent
+    while high - low > 1:
+        middle = (low + high) // 2
+        meets = judge(offer(intent, PERCENTILE, wanted, middle / 10).intent, viable).met.any()
+        low, high = (middle, high) if meets else (low, middle)
+    yield offer(intent, PERCENTILE, wanted, low / 10)
+
+
+def _load(judged: Judged) -> Iterator[Counteroffer]:
+    """Fewer requests, more or fewer replicas for them, or more or fewer in flight."""
+    intent, columns = judged.intent, judged.columns
+    wanted = intent.workload.request_rate_per_s
+    slow = offer(intent, RATE, wanted, max(wanted * _SLOW, 5e-324)).intent
+    viable = columns.take(np.flatnonzero(judge(slow, columns).met))
+    if len(viable):
+        replicas = np.full(len(viable), float(intent.replicas)) if intent.replicas else most_allowed(intent, viable)
+        borne = goodput_per_ms(intent, viable, np.maximum(replicas, 1.0)) * 1e3 * replicas
+        best = float(np.nan_to_num(borne).max())
+        if 0 < best < wanted:
+            yield from _nudged(intent, RATE, wanted, rounded(best, DIGITS, up=False), viable, up=False)
+    if intent.replicas is not None:
+        yield from _replicas(intent, intent.replicas, columns)
+    if intent.workload.concurrency is not None:
+        yield from _in_flight(intent, intent.workload.concurrency, columns)
+
+
+def _replicas(intent: Intent, wanted: int, columns: Columns) -> Iterator[Counteroffer]:
+    free = without(intent, REPLICAS)
+    met = np.flatnonzero(judge(free, columns).met)
+    if not len(met):
+        return
+    viable = columns.take(met)
+    needed, allowed = smallest(free, viable), most_allowed(free, viable)
+    more = needed[needed > wanted]
+    fewer = np.minimum(allowed, wanted - 1)[needed < wanted]
+    if len(fewer) and (allowed < wanted).all():
+        yield offer(intent, REPLICAS, wanted, float(fewer.max()))
+    elif len(more):
+        yield offer(intent, REPLICAS, wanted, float(more.min()))
+
+
+def _in_flight(intent: Intent, wanted: int, columns: Columns) -> Iterator[Counteroffer]:
+    """Fewer wait less; more let a larger batch work. Doubles or halves until it does, then halves the gap."""
+
+    def meets(number: int) -> bool:
+        return bool(judge(offer(intent, CONCURRENCY, wanted, number).intent, columns).met.any())
+
+    for steps in (
+        [wanted >> i for i in range(1, wanted.bit_length())],
+        [wanted << i for i in range(1, 21) if wanted << i <= _MOST_IN_FLIGHT],
+    ):
+        does = next((number for number in steps if meets(number)), None)
+        if does is None:
+            continue
+        fails = wanted if does == steps[0] else steps[steps.index(does) - 1]
+        while abs(does - fails) > 1:
+            middle = (does + fails) // 2
+            does, fails = (middle, fails) if meets(middle) else (does, middle)
+        yield offer(intent, CONCURRENCY, wanted, does)
+
+
+def _wider(intent: Intent, space: Space) -> Iterator[Counteroffer]:
+    """One GPU type or precision more: that of the configuration that is then best."""
+    for constraint, names in ((GPU_TYPES, intent.gpu_types), (PRECISIONS, intent.precisions)):
+        if names is None:
+            continue
+        outcome = search(without(intent, constraint), space)
+        if outcome.judged is None or not len(outcome.met):
+            continue
+        kind = outcome.judged.columns.kind(int(outcome.met[0]))
+        added = kind.gpu_type if constraint == GPU_TYPES else kind.precision
+        wider = intent.model_copy(update={constraint: (*names, added)})
+        yield Counteroffer(
+            constraint=constraint, wanted=len(names), offered=len(names) + 1, intent=wider,
+            words=f"{constraint} with {added} among them",
+        )  # fmt: skip
+
+
+def _nudged(
+    intent: Intent, constraint: str, wanted: float, offered: float, columns: Columns, *, up: bool
+) -> Iterator[Counteroffer]:
+    """Planned for; a last digit more where it takes that."""
+    for _ in range(_NUDGES):
+        made = offer(intent, constraint, wanted, offered)
+        if judge(made.intent, columns).met.any():
+            yield made
             return
+        offered = rounded(offered * (1 + 10.0**-DIGITS if up else 1 - 10.0**-DIGITS), DIGITS, up=up)
 
 
 def _shorter(intent: Intent, facts: ModelFacts) -> Iterator[Counteroffer]:
     """Workloads that the model's context holds; the longest request asked for follows where it has to."""
     work, most = intent.workload, facts.max_context_tokens
     if work.context_tokens is not None and work.input_tokens + work.output_tokens <= most:
-        yield _offer(intent, CONTEXT, work.context_tokens, most)
+        yield offer(intent, CONTEXT, work.context_tokens, most)
         return
     held = intent.model_copy(update={"workload": work.model_copy(update={"context_tokens": None})})
     for constraint, wanted, rest in (
@@ -87,33 +184,4 @@ def _shorter(intent: Intent, facts: ModelFacts) -> Iterator[Counteroffer]:
         (OUTPUT, work.output_tokens, work.input_tokens),
     ):
         if rest < most:
-            yield _offer(held, constraint, wanted, most - rest)
-
-
-def _meets(intent: Intent, measured: Measured, space: Space) -> bool:
-    share = replica_share(intent)
-    return any(not judge(intent, share, c, estimator, space).misses for c, estimator in measured)
-
-
-def _at_rate(intent: Intent, rate_per_s: float) -> Intent:
-    return intent.model_copy(update={"workload": _changed(intent.workload, "request_rate_per_s", rate_per_s)})
-
-
-def _offer(intent: Intent, constraint: str, wanted: float, offered: float) -> Counteroffer:
-    section, _, field = constraint.rpartition(".")
-    if section == "slo":
-        update: dict[str, object] = {"slo": intent.slo.model_copy(update={field: offered})}
-    elif section == "workload":
-        update = {"workload": _changed(intent.workload, field, offered)}
-    else:
-        update = {field: offered if constraint == ACCURACY else round(offered)}
-    return Counteroffer(constraint=constraint, wanted=wanted, offered=offered, intent=intent.model_copy(update=update))
-
-
-def _changed(workload: Workload, field: str, value: float) -> Workload:
-    return workload.model_copy(update={field: round(value) if field.endswith("_tokens") else value})
-
-
-def _rounded(value: float, *, up: bool) -> float:
-    """To _DIGITS, never past `value` on the wrong side."""
-    return float(Context(prec=_DIGITS, rounding=ROUND_CEILING if up else ROUND_FLOOR).create_decimal(repr(value)))
+            yield offer(held, constraint, wanted, most - rest)

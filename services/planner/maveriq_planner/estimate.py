@@ -1,122 +1,111 @@
-"""What one engine configuration does for a workload. Pure: measured facts in, predictions out.
+"""What an estimator says of a model on one kind of GPU, as arrays. Pure: shapes asked for in, times and bytes out.
 
-`Fit` is the seam: another law is another function of its type. docs/law.md derives this one.
+`Estimator` is the seam: another law is another class beside those in `estimators`. docs/law.md derives ours.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from maveriq.contracts import Configuration, Fingerprint, ModelFacts, Prediction, StageMemory, Workload
-from maveriq_planner.latency import DecodeLaw, PrefillLaw, fit_decode, fit_prefill
-from maveriq_planner.load import Replica, settle
-from maveriq_planner.memory import ActivationLaw, fit_activations, replica_bytes, stage_memory
+import numpy as np
+from numpy.typing import NDArray
 
-_ALL_REDUCES = 2  # a layer: after attention and after the MLP
+from maveriq.contracts import Basis, ModelFacts, Precision, Variant, Workload
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    prediction: Prediction
-    memory: StageMemory
-    busy_batch: int
-    """Requests that the workload keeps in hand: the batch at which TPOT is quoted."""
-    capacity_per_s: float
-    """Requests that one replica finishes with every slot busy."""
-    sustained: bool
-    """Whether the workload's rate stays below that."""
+class Kind:
+    """What one estimator speaks for."""
+
+    engine: str
+    gpu_type: str
+    precision: Precision
+    kv_precision: Precision
+    variant: Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of one TP degree, with P pipeline degrees and B batches. Errors are relative standard errors."""
+
+    prefill_ms: Array  # [P]
+    """One prompt through all stages."""
+    prefill_stage_ms: Array  # [P]
+    """One prompt on the stage that it occupies longest."""
+    step_ms: Array  # [P, B]
+    """Between two tokens of each of B requests."""
+    prefill_error: Array  # [P]
+    step_error: Array  # [P, B]
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes on each GPU, with P pipeline degrees and S numbers of slots; see contracts.StageMemory."""
+
+    layer_bytes: Array  # [S]
+    first_bytes: float
+    last_bytes: float
+    tied_saving_bytes: float
+    """0 where the ends are on different stages does not have to be said here."""
+    runtime_bytes: Array  # [P, S]
+    runtime_low_bytes: Array  # [P, S]
+    """Least and most that the runtime may take in nine cases of ten; the rest is counted."""
+    runtime_high_bytes: Array  # [P, S]
 
 
 class Estimator(Protocol):
-    """What one fingerprint says of one model."""
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def basis(self) -> Basis: ...
+
+    @property
+    def tp_degrees(self) -> tuple[int, ...]:
+        """Ascending; each divides the model's heads and key-value heads."""
+        ...
+
+    @property
+    def max_pp(self) -> int: ...
 
     @property
     def max_batch(self) -> int:
         """Largest batch that it speaks for."""
         ...
 
-    def estimate(self, configuration: Configuration, workload: Workload, accuracy: float | None) -> Estimate:
-        """
-        Args:
-            configuration: of the fingerprint's engine, GPU type and precisions; at most `max_batch`.
-            workload: what one replica gets of it.
-            accuracy: of this precision, where measured; passed on.
-        """
-        ...
+    def times(self, tp: int, pps: Array, batches: Array, workload: Workload) -> Times: ...
+
+    def footprint(self, tp: int, pps: Array, slots: Array, context_tokens: int) -> Footprint: ...
 
 
-Fit = Callable[[ModelFacts, Fingerprint], Estimator]
-"""From samples to an estimator; done once for many configurations."""
+def dividing(degrees: tuple[int, ...], facts: ModelFacts) -> tuple[int, ...]:
+    """Those that give each rank as many heads, and as many key-value heads, as the others."""
+    heads = (facts.num_heads, facts.num_kv_heads)
+    return tuple(tp for tp in sorted(set(degrees)) if all(number % tp == 0 for number in heads))
 
 
-@dataclass(frozen=True, slots=True)
-class SampledLaw:
-    """The law fitted to this model's own samples, cut or whole."""
-
-    facts: ModelFacts
-    hop_ms: float
-    runtime_bytes: int
-    decode: DecodeLaw
-    prefill: PrefillLaw
-    activations: ActivationLaw
-
-    @property
-    def max_batch(self) -> int:
-        """Beyond the measured batches a layer may turn from memory-bound to compute-bound: nothing is claimed there."""
-        return self.decode.batches[-1]
-
-    def estimate(self, configuration: Configuration, workload: Workload, accuracy: float | None) -> Estimate:
-        output_tokens = workload.output_tokens
-        load = settle(self._replica(configuration, workload), workload.request_rate_per_s)
-        e2e_ms = load.e2e_ms(output_tokens)
-        memory = stage_memory(self.facts, configuration, self.activations, self.runtime_bytes)
-        prediction = Prediction(
-            ttft_ms=load.ttft_ms,
-            tpot_ms=load.tpot_ms,
-            e2e_ms=e2e_ms,
-            throughput_tokens_per_s=load.capacity_per_s * output_tokens,
-            memory_bytes=replica_bytes(memory, configuration, self.facts.num_layers),
-            gpu_s=e2e_ms / 1e3 * configuration.num_gpus,
-            accuracy=accuracy,
-        )
-        return Estimate(prediction, memory, load.busy_batch, load.capacity_per_s, load.sustained)
-
-    def _replica(self, c: Configuration, workload: Workload) -> Replica:
-        hops_ms = self.hop_ms * (c.pp - 1)
-        reduce_ms = _ALL_REDUCES * 2 * (c.tp - 1) * self.hop_ms  # a ring, in hops; measured nowhere yet: an upper bound
-        # A prompt's layers are not credited with TP: their all-reduces are bound by bandwidth, which is not measured.
-        prompt_layer_ms = self.prefill.at_layer(workload.input_tokens) + reduce_ms
-        prompt_ends_ms = self.prefill.at_ends(workload.input_tokens)
-        context_tokens = workload.input_tokens + workload.output_tokens / 2
-
-        def step_ms(batch: int) -> float:
-            """Up to pp micro-batches follow one another: bound by the way through, or by the fullest stage."""
-            groups = min(c.pp, batch)
-            layer_ms = self.decode.at_layer(batch / groups, context_tokens) / c.tp + reduce_ms
-            ends_ms = self.decode.at_ends(batch / groups)
-            through_ms = self.facts.num_layers * layer_ms + ends_ms + hops_ms
-            return max(through_ms, groups * self._fullest_ms(c.pp, layer_ms, ends_ms))
-
-        return Replica(
-            prefill_ms=self.facts.num_layers * prompt_layer_ms + prompt_ends_ms + hops_ms,
-            prefill_stage_ms=self._fullest_ms(c.pp, prompt_layer_ms, prompt_ends_ms),
-            step_ms=step_ms,
-            output_tokens=workload.output_tokens,
-            max_batch=c.max_batch,
-        )
-
-    def _fullest_ms(self, pp: int, layer_ms: float, ends_ms: float) -> float:
-        """Layers split evenly, the remainder to the first stages, the ends' time on the last."""
-        floor, more = divmod(self.facts.num_layers, pp)
-        return max((floor + (more > 0)) * layer_ms, floor * layer_ms + ends_ms)
+def micro_batches(pps: Array, batches: Array) -> Array:
+    """[P, B]: a pipeline runs its requests in up to as many groups as it has stages."""
+    return np.minimum(pps[:, None], batches)
 
 
-def fit(facts: ModelFacts, fingerprint: Fingerprint) -> Estimator:
-    return SampledLaw(
-        facts=facts,
-        hop_ms=fingerprint.hop_ms,
-        runtime_bytes=max(sample.runtime_bytes for sample in fingerprint.samples),
-        decode=fit_decode(facts, fingerprint),
-        prefill=fit_prefill(facts, fingerprint),
-        activations=fit_activations(fingerprint),
-    )
+def fullest_ms(num_layers: int, pps: Array, layer_ms: Array, ends_ms: Array) -> Array:
+    """Of the stage that takes longest: layers split evenly, the remainder to the first stages, the ends on the last.
+
+    Args:
+        pps: broadcasts with the times.
+    """
+    floor = np.floor(num_layers / pps)
+    most = np.ceil(num_layers / pps)
+    longest: Array = np.maximum(most * layer_ms, floor * layer_ms + ends_ms)
+    return longest
+
+
+def replica_bytes(footprint: Footprint, num_layers: int, tp: int, pps: Array) -> Array:
+    """[P, S], over all GPUs of a replica. How the layers are split makes no difference to the sum."""
+    stages = pps[:, None]
+    total = num_layers * footprint.layer_bytes + stages * footprint.runtime_bytes
+    total = total + footprint.first_bytes + footprint.last_bytes
+    whole: Array = tp * (total - np.where(stages == 1, footprint.tied_saving_bytes, 0.0))
+    return whole

@@ -1,25 +1,33 @@
-"""Why no configuration meets an intent, in words. Pure: intent, outcome and counteroffers in, one sentence each out."""
+"""Why no configuration meets an intent, in words. Pure: intent, outcome and counteroffers in, sentences out."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from maveriq.contracts import Configuration, Counteroffer, Intent, ModelFacts
-from maveriq_planner.constraints import Miss
-from maveriq_planner.search import Outcome, Space, context_tokens
+import numpy as np
+
+from maveriq.contracts import Counteroffer, Intent, ModelFacts, Objective
+from maveriq_planner.constraints import LATENCIES, PRICE, RATE, Miss
+from maveriq_planner.figures import counted, figure
+from maveriq_planner.prices import EXAMPLE
+from maveriq_planner.search import Judged, Outcome
+from maveriq_planner.space import Space
+from maveriq_planner.workloads import context_tokens
+
+_SILENT_SHOWN = 3
 
 
 def explain(intent: Intent, space: Space, outcome: Outcome, offers: Sequence[Counteroffer]) -> str:
     """Names each constraint as the intent's field, so that the reader knows what to change."""
     if context_tokens(intent.workload, space.facts) is None:
         reason = _too_long(intent, space.facts)
-    elif not outcome.num_considered:
-        reason = "no tensor-parallel degree of the engine divides the model's attention heads and key-value heads"
+    elif outcome.judged is None:
+        reason = _nothing_left(intent, space)
     else:
-        reason = f"none of {outcome.num_considered} configurations of {intent.model} meets the intent: " + "; ".join(
-            [*_by_constraint(outcome), *_nearest(outcome, offers)]
+        configurations = counted(outcome.num_considered, "configuration")
+        reason = f"none of {configurations} of {intent.model} meets the intent: " + "; ".join(
+            [*_by_constraint(outcome.judged), *_nearest(outcome.judged, outcome, offers)]
         )
     if offers:
-        met = ", or ".join(f"{offer.constraint} {offer.offered:.6g}" for offer in offers)
+        met = ", or ".join(offer.words or f"{offer.constraint} {figure(offer.offered)}" for offer in offers)
         return f"{reason}. It would be met with {met}"
     return f"{reason}. No change of a single field would be met"
 
@@ -34,28 +42,79 @@ def _too_long(intent: Intent, facts: ModelFacts) -> str:
     return f"{most}: workload.context_tokens {work.context_tokens} is more"
 
 
-def _by_constraint(outcome: Outcome) -> Iterator[str]:
-    missed: defaultdict[str, list[Miss]] = defaultdict(list)
-    for judged in outcome.missed:
-        for miss in judged.misses:
-            missed[miss.constraint].append(miss)
-    for constraint, found in sorted(missed.items(), key=lambda item: -len(item[1])):
-        nearest = min(found, key=lambda miss: miss.excess)
-        best = "not measured" if nearest.predicted is None else f"at best {nearest.predicted:.4g}"
-        yield f"{len(found)} miss {constraint} {nearest.wanted:.6g} ({best})"
+def _nothing_left(intent: Intent, space: Space) -> str:
+    """The intent, or what is known, leaves no configuration at all."""
+    if not space.estimators:
+        return f"nothing can be predicted for {intent.model}: {_silent(space)}"
+    named = [estimator.kind for estimator in space.estimators]
+    if intent.gpu_types is not None:
+        named = [kind for kind in named if kind.gpu_type in intent.gpu_types]
+        if not named:
+            return _strangers("gpu_types", intent.gpu_types, "GPU types that are known here are", space.gpu_types)
+    if intent.precisions is not None:
+        named = [kind for kind in named if kind.precision in intent.precisions]
+        if not named:
+            known = f"precisions that {intent.model} has a variant of, and that were measured, are"
+            return _strangers("precisions", intent.precisions, known, space.precisions)
+    types = tuple(dict.fromkeys(kind.gpu_type for kind in named))
+    if intent.objective is Objective.MIN_PRICE and all(space.price_of(name) is None for name in types):
+        return f"objective min_price needs prices, and {_priceless(types)}"
+    return "no tensor-parallel degree of the engine divides the model's attention heads and key-value heads"
 
 
-def _nearest(outcome: Outcome, offers: Sequence[Counteroffer]) -> Iterator[str]:
+def _strangers(field: str, wanted: Sequence[str], known: str, names: Sequence[str]) -> str:
+    return f"{field} allows only {', '.join(wanted)}; the {known} {', '.join(names)}"
+
+
+def _silent(space: Space) -> str:
+    shown = "; ".join(space.silent[:_SILENT_SHOWN])
+    more = len(space.silent) - _SILENT_SHOWN
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def _priceless(gpu_types: Sequence[str]) -> str:
+    return f"no price is known for {', '.join(gpu_types)}: give the planner {EXAMPLE}, money an hour of one GPU"
+
+
+def _by_constraint(judged: Judged) -> Iterator[str]:
+    for miss in sorted(judged.misses, key=lambda miss: -int(miss.missed.sum())):
+        count = int(miss.missed.sum())
+        if count:
+            yield f"{count:,} miss {miss.constraint} {figure(miss.wanted)} ({_best(judged, miss)})"
+
+
+def _best(judged: Judged, miss: Miss) -> str:
+    nearest = int(np.where(miss.missed, miss.excess, np.inf).argmin())
+    best = float(miss.predicted[nearest])
+    if np.isnan(best):
+        if miss.constraint != PRICE:
+            return "not measured"
+        c = judged.columns
+        unpriced = dict.fromkeys(c.kind(int(i)).gpu_type for i in np.flatnonzero(np.isnan(miss.predicted)))
+        return _priceless(tuple(unpriced))
+    slo = judged.intent.slo
+    at = f"at percentile {figure(slo.percentile)} " if slo.percentile and miss.constraint in LATENCIES else ""
+    if miss.constraint == RATE and judged.running[nearest] > 1:
+        return f"at best {figure(best)}, with {counted(int(judged.running[nearest]), 'replica')}"
+    return f"{at}at best {figure(best)}"
+
+
+def _nearest(judged: Judged, outcome: Outcome, offers: Sequence[Counteroffer]) -> Iterator[str]:
     """The nearest miss in full where no single field helps: its misses belong together."""
-    judged = outcome.missed[0]
-    if offers or len(judged.misses) == 1:
+    first = int(outcome.missed[0])
+    missed = [miss for miss in judged.misses if miss.missed[first]]
+    if offers or len(missed) == 1:
         return
-    together = " and ".join(
-        f"{miss.constraint} {'not measured' if miss.predicted is None else format(miss.predicted, '.4g')}"
-        for miss in judged.misses
-    )
-    yield f"the nearest, {_name(judged.configuration)}, has {together}"
+    together = " and ".join(f"{miss.constraint} {_value(float(miss.predicted[first]))}" for miss in missed)
+    yield f"the nearest, {_name(judged, first)}, has {together}"
 
 
-def _name(c: Configuration) -> str:
-    return f"{c.precision} on {c.num_gpus} x {c.gpu_type} (TP {c.tp}, PP {c.pp}, {c.max_batch} slots)"
+def _value(predicted: float) -> str:
+    return "not measured" if np.isnan(predicted) else figure(predicted)
+
+
+def _name(judged: Judged, i: int) -> str:
+    c = judged.columns
+    kind = c.kind(i)
+    shape = f"TP {c.tp[i]}, PP {c.pp[i]}, {counted(int(c.slots[i]), 'slot')}"
+    return f"{kind.variant.label} on {c.num_gpus[i]} x {kind.gpu_type} ({shape})"

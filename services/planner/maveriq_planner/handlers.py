@@ -1,6 +1,7 @@
 """fingerprint.measured -> plan.computed | plan.previewed | deployment.failed"""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from maveriq.contracts import (
     DeploymentFailed,
@@ -11,24 +12,27 @@ from maveriq.contracts import (
     PlanPreviewed,
 )
 from maveriq_planner.counteroffers import counteroffers
-from maveriq_planner.estimate import Fit, fit
 from maveriq_planner.explanation import explain
-from maveriq_planner.search import measured_space, search
+from maveriq_planner.listing import candidates, front, rejections
+from maveriq_planner.search import search
+from maveriq_planner.space import Sources, Space, by_law
 
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
     max_pp: int
-    fit: Fit = fit
-    """The law."""
+    prices: Mapping[str, float] = field(default_factory=dict[str, float])
+    sources: Sources = by_law
+    """Which law speaks for what."""
 
     async def on_fingerprint_measured(
         self, event: FingerprintMeasured
     ) -> PlanComputed | PlanPreviewed | DeploymentFailed:
         intent, model = event.admission.intent, event.admission.model
-        space = measured_space(model, event.facts, event.fingerprints, max_pp=self.max_pp, fit=self.fit)
+        estimators, silent = self.sources(model, event.facts, event.fingerprints, event.calibrations)
+        space = Space(model, event.facts, estimators, self.max_pp, self.prices, silent)
         outcome = search(intent, space)
-        if not outcome.met:
+        if not len(outcome.met):
             offers = counteroffers(intent, space, outcome)
             return DeploymentFailed(
                 deployment_id=event.deployment_id,
@@ -39,8 +43,9 @@ class Handlers:
         answer = PlanPreviewed if event.admission.dry_run else PlanComputed
         plan = Plan(
             facts=event.facts,
-            candidates=outcome.candidates(),
-            rejected=outcome.rejections(),
+            candidates=candidates(outcome),
+            rejected=rejections(outcome),
+            front=front(outcome),
             num_considered=outcome.num_considered,
         )
         return answer(deployment_id=event.deployment_id, admission=event.admission, plan=plan)

@@ -1,15 +1,20 @@
 """How long a model's layers and ends take. Pure: samples in, times at any shape out. See docs/law.md."""
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maveriq.contracts import BYTES_PER_ELEMENT, Fingerprint, ModelFacts, Sample
-from maveriq_planner.least_squares import fit_non_negative
+from maveriq_planner.least_squares import Uncertainty, fit_non_negative, uncertainty
 
 _CONTEXT_SPREAD = 1.5  # contexts nearer to each other than this tell attention from noise no longer
+
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +36,28 @@ class DecodeLaw:
     """Reading one token's keys and values, per layer."""
     context_tokens: float
     """Context whose reading layer_ms contains already; 0 where it was measured apart."""
+    uncertainty: Uncertainty
+    """Of the increments of layer_ms, those of ends_ms, and kv_ms where it was fitted."""
 
-    def at_ends(self, batch: float) -> float:
-        return _between(self.batches, self.ends_ms, batch)
+    def at_ends(self, batch: Array | float) -> Array:
+        """Below the smallest measured batch its time, which is too much rather than too little."""
+        return np.asarray(np.interp(batch, self.batches, self.ends_ms))
 
-    def at_layer(self, batch: float, context_tokens: float) -> float:
+    def at_layer(self, batch: Array | float, context_tokens: float) -> Array:
         beyond = max(0.0, context_tokens - self.context_tokens)
-        return _between(self.batches, self.layer_ms, batch) + self.kv_ms * batch * beyond
+        layer: Array = np.interp(batch, self.batches, self.layer_ms) + self.kv_ms * np.asarray(batch) * beyond
+        return layer
+
+    def deviation_ms(self, num_layers: int, batch: Array, context_tokens: float) -> Array:
+        """Standard error of ends + num_layers x layer."""
+        known = np.asarray(self.batches, dtype=float)
+        below = np.concatenate([[known[0] - 1], known[:-1]])
+        reached = np.clip((batch[..., None] - below) / (known - below), 0.0, 1.0)
+        reached[..., 0] = 1.0
+        rows = np.concatenate([num_layers * reached, reached], axis=-1)
+        if self.context_tokens == 0.0:
+            rows = np.concatenate([rows, num_layers * (batch * context_tokens)[..., None]], axis=-1)
+        return self.uncertainty.of(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,13 @@ class PrefillLaw:
     layer_params: int
     attention_width: int
     """heads x head_dim."""
+    uncertainty: Uncertainty
+
+    def deviation_ms(self, num_layers: int, input_tokens: int) -> float:
+        """Standard error of ends + num_layers x layer."""
+        flops = _prefill_flops(self.layer_params, self.attention_width, 1, input_tokens)
+        row = [num_layers * flops, num_layers * input_tokens, num_layers, input_tokens, 1.0]
+        return float(self.uncertainty.of(np.array(row)))
 
     def at_ends(self, input_tokens: int) -> float:
         return self.ends_fixed_ms + self.ends_token_ms * input_tokens
@@ -74,13 +101,15 @@ def fit_decode(facts: ModelFacts, fingerprint: Fingerprint) -> DecodeLaw:
         reached = [float(s.batch >= batch) for batch in batches]
         row = [s.num_layers * flag for flag in reached] + reached
         rows.append(row + [s.num_layers * s.batch * _context(s)] * apart)
-    constants = fit_non_negative(rows, [sample.decode_ms for sample in samples])
+    readings = [sample.decode_ms for sample in samples]
+    constants = fit_non_negative(rows, readings)
+    unsure = uncertainty(rows, readings, constants)
     layer_ms = tuple(accumulate(constants[: len(batches)]))
     ends_ms = tuple(accumulate(constants[len(batches) : 2 * len(batches)]))
     if apart:
-        return DecodeLaw(batches, ends_ms, layer_ms, constants[-1], 0.0)
+        return DecodeLaw(batches, ends_ms, layer_ms, constants[-1], 0.0, unsure)
     return DecodeLaw(batches, ends_ms, layer_ms, _kv_ms_as_weights(facts, fingerprint, layer_ms[0]),
-                     max(_context(sample) for sample in samples))  # fmt: skip
+                     max(_context(sample) for sample in samples), unsure)  # fmt: skip
 
 
 def fit_prefill(facts: ModelFacts, fingerprint: Fingerprint) -> PrefillLaw:
@@ -90,9 +119,10 @@ def fit_prefill(facts: ModelFacts, fingerprint: Fingerprint) -> PrefillLaw:
         tokens = s.batch * s.input_tokens
         flops = _prefill_flops(facts.layer_params, width, s.batch, s.input_tokens)
         rows.append([s.num_layers * flops, float(s.num_layers * tokens), float(s.num_layers), float(tokens), 1.0])
-    constants = fit_non_negative(rows, [sample.prefill_ms for sample in fingerprint.samples])
-    flop, layer_token, layer_fixed, ends_token, ends_fixed = constants
-    return PrefillLaw(flop, layer_token, layer_fixed, ends_token, ends_fixed, facts.layer_params, width)
+    readings = [sample.prefill_ms for sample in fingerprint.samples]
+    flop, layer_token, layer_fixed, ends_token, ends_fixed = constants = fit_non_negative(rows, readings)
+    unsure = uncertainty(rows, readings, constants)
+    return PrefillLaw(flop, layer_token, layer_fixed, ends_token, ends_fixed, facts.layer_params, width, unsure)
 
 
 def _prefill_flops(layer_params: int, attention_width: int, batch: int, input_tokens: int) -> float:
@@ -115,14 +145,3 @@ def _kv_ms_as_weights(facts: ModelFacts, fingerprint: Fingerprint, layer_ms: flo
     """As slow as a layer's weights at the smallest batch: an upper bound, as that time does more than read."""
     kv_bytes = 2 * facts.num_kv_heads * facts.head_dim * BYTES_PER_ELEMENT[fingerprint.kv_precision]
     return layer_ms * kv_bytes / (facts.layer_params * BYTES_PER_ELEMENT[fingerprint.precision])
-
-
-def _between(batches: Sequence[int], times: Sequence[float], batch: float) -> float:
-    """Linear between measured batches; the smallest batch's time below it, which is too much rather than too little."""
-    right = bisect_right(batches, batch)
-    if right == 0:
-        return times[0]
-    if right == len(batches):
-        return times[-1]
-    share = (batch - batches[right - 1]) / (batches[right] - batches[right - 1])
-    return times[right - 1] + share * (times[right] - times[right - 1])

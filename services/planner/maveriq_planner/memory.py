@@ -1,4 +1,4 @@
-"""What a stage takes of each of its GPUs. Pure: facts, fingerprint and configuration in, bytes out.
+"""What a stage takes of each of its GPUs. Pure: facts, precisions and shapes in, bytes out.
 
 Weights and KV cache are never too small: an engine refuses to start in less than they need. See docs/law.md.
 """
@@ -6,18 +6,27 @@ Weights and KV cache are never too small: an engine refuses to start in less tha
 from dataclasses import dataclass
 from math import ceil
 
-from maveriq.contracts import (
-    BYTES_PER_ELEMENT,
-    FULL_PRECISIONS,
-    Configuration,
-    Fingerprint,
-    ModelFacts,
-    Precision,
-    StageMemory,
-)
+import numpy as np
+from numpy.typing import NDArray
+
+from maveriq.contracts import BYTES_PER_ELEMENT, FULL_PRECISIONS, Fingerprint, ModelFacts, Precision
 from maveriq_planner.least_squares import fit_non_negative
 
+GIB = 2**30
 _SCALE_BYTES = 4  # of one output channel of an 8-bit matrix
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """On each GPU, what can be counted from the model's shape."""
+
+    layer_bytes: Array  # [S]
+    """Weights of a layer and the cache of its slots."""
+    first_bytes: float
+    last_bytes: float
+    tied_saving_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +36,14 @@ class ActivationLaw:
     token_bytes: float
     attention_bytes: float
     fixed_bytes: float
+    raised: float = 1.0
+    """Factor by which it was."""
 
-    def at(self, input_tokens: int, decoding: int) -> int:
+    def at(self, input_tokens: int, decoding: Array) -> Array:
         """One prompt being read while `decoding` requests take a step."""
         quadratic = self.attention_bytes * input_tokens**2
-        return ceil(self.token_bytes * (input_tokens + decoding) + quadratic + self.fixed_bytes)
+        total: Array = np.ceil(self.token_bytes * (input_tokens + decoding) + quadratic + self.fixed_bytes)
+        return total
 
 
 def fit_activations(fingerprint: Fingerprint) -> ActivationLaw:
@@ -40,61 +52,43 @@ def fit_activations(fingerprint: Fingerprint) -> ActivationLaw:
         return ActivationLaw(0.0, 0.0, 0.0)
     rows = [[float(s.batch * s.input_tokens), float(s.batch * s.input_tokens**2), 1.0] for s in samples]
     constants = fit_non_negative(rows, [float(sample.activation_bytes) for sample in samples])
-    raised = max(
+    most = max(
         sample.activation_bytes / sum(x * c for x, c in zip(row, constants, strict=True))
         for sample, row in zip(samples, rows, strict=True)
     )
-    token, attention, fixed = (constant * max(1.0, raised) for constant in constants)
-    return ActivationLaw(token, attention, fixed)
+    raised = max(1.0, most)
+    token, attention, fixed = (constant * raised for constant in constants)
+    return ActivationLaw(token, attention, fixed, raised)
 
 
-def stage_memory(
-    facts: ModelFacts, configuration: Configuration, activations: ActivationLaw, runtime_bytes: int
-) -> StageMemory:
-    """
-    Args:
-        runtime_bytes: what a process takes of a GPU before any tensor.
-    """
-    c = configuration
-    unquantised = _unquantised_bytes(c.precision, c.kv_precision)
+def counted(
+    facts: ModelFacts, precision: Precision, kv_precision: Precision, tp: int, slots: Array, context_tokens: int
+) -> Counted:
+    unquantised = _unquantised_bytes(precision, kv_precision)
     head = facts.lm_head_params - facts.hidden_size
-    norm = facts.hidden_size * (1 if c.tp == 1 else 2)  # a bias of the norm is in `head`, but whole on each rank
+    norm = facts.hidden_size * (1 if tp == 1 else 2)  # a bias of the norm is in `head`, but whole on each rank
     tied = min(facts.vocab_size * facts.hidden_size, facts.embedding_params, head) if facts.tied_embeddings else 0
-    return StageMemory(
-        layer_bytes=_layer_weight_bytes(facts, c, unquantised) + _layer_kv_bytes(facts, c),
+    of_token = 2 * ceil(facts.num_kv_heads / tp) * facts.head_dim * BYTES_PER_ELEMENT[kv_precision]
+    return Counted(
+        layer_bytes=_layer_weight_bytes(facts, precision, tp, unquantised) + np.ceil(slots * context_tokens * of_token),
         first_bytes=ceil(facts.embedding_params * unquantised),
         # MaverIQ's data show (tp + 1) x V x H over a TP group: the embedding whole on each rank, the lm_head divided.
-        last_bytes=ceil(head / c.tp * unquantised) + ceil(norm * unquantised),
-        tied_saving_bytes=int(tied * unquantised) if c.tp == 1 else 0,
-        runtime_bytes=runtime_bytes + activations.at(c.context_tokens, c.max_batch),
+        last_bytes=ceil(head / tp * unquantised) + ceil(norm * unquantised),
+        tied_saving_bytes=int(tied * unquantised) if tp == 1 else 0,
     )
 
 
-def replica_bytes(memory: StageMemory, configuration: Configuration, num_layers: int) -> int:
-    """Over all GPUs of a replica. How the layers are split makes no difference to the sum."""
-    pp = configuration.pp
-    if pp == 1:
-        return configuration.tp * memory.of_stage(num_layers, first=True, last=True)
-    total = num_layers * memory.layer_bytes + pp * memory.runtime_bytes
-    return configuration.tp * (total + memory.first_bytes + memory.last_bytes)
-
-
-def _layer_kv_bytes(facts: ModelFacts, c: Configuration) -> int:
-    of_token = 2 * ceil(facts.num_kv_heads / c.tp) * facts.head_dim * BYTES_PER_ELEMENT[c.kv_precision]
-    return ceil(c.max_batch * c.context_tokens * of_token)
-
-
-def _layer_weight_bytes(facts: ModelFacts, c: Configuration, unquantised: float) -> int:
+def _layer_weight_bytes(facts: ModelFacts, precision: Precision, tp: int, unquantised: float) -> int:
     """Matrices divided over the ranks; norms and biases whole on each, and never quantised."""
     vectors = 4 * facts.hidden_size + 4 * facts.head_dim  # two norms, two biases, norms of queries and keys
     scales = 0.0
-    if c.precision in (Precision.INT8, Precision.FP8):
+    if precision in (Precision.INT8, Precision.FP8):
         shortest_row = min(facts.hidden_size, facts.intermediate_size, facts.num_heads * facts.head_dim)
         scales = _SCALE_BYTES * facts.layer_params / shortest_row
-    if c.tp == 1 and c.precision in FULL_PRECISIONS:
+    if tp == 1 and precision in FULL_PRECISIONS:
         return ceil(facts.layer_params * unquantised)
-    matrices = facts.layer_params * BYTES_PER_ELEMENT[c.precision] + scales
-    return ceil(matrices / c.tp + vectors * unquantised)
+    matrices = facts.layer_params * BYTES_PER_ELEMENT[precision] + scales
+    return ceil(matrices / tp + vectors * unquantised)
 
 
 def _unquantised_bytes(precision: Precision, kv_precision: Precision) -> float:

@@ -1,23 +1,29 @@
 """Fingerprints that a known law wrote, so that tests know what the planner has to find."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from maveriq.contracts import (
     Admission,
+    Calibration,
+    Constant,
     Fingerprint,
     FingerprintMeasured,
     Intent,
     Model,
     ModelFacts,
     Precision,
+    Residuals,
     Sample,
+    Scope,
     Slo,
     Variant,
     Workload,
 )
+from maveriq_planner.space import Space, by_law
 
 DEPLOYMENT = UUID("00000000-0000-4000-8000-000000000001")
 FACTS = ModelFacts(
@@ -121,6 +127,77 @@ def fingerprints() -> tuple[Fingerprint, ...]:
     )
 
 
+BIG = ModelFacts(
+    architecture="LlamaForCausalLM", shape_key="big", num_layers=32, hidden_size=4096, intermediate_size=14336,
+    vocab_size=128256, num_heads=32, num_kv_heads=8, head_dim=128, max_context_tokens=131072,
+    layer_params=218_112_000, embedding_params=128256 * 4096, lm_head_params=128256 * 4096 + 4096,
+    tied_embeddings=False,
+)  # fmt: skip
+BIG_MODEL = Model(
+    name="llama-8b",
+    source="meta-llama/Llama-3.1-8B-Instruct",
+    variants=(
+        Variant(precision=Precision.FP16, accuracy=1.0),
+        Variant(precision=Precision.FP8, kv_precision=Precision.FP8, accuracy=0.99),
+        Variant(precision=Precision.INT8, accuracy=0.98),
+        Variant(precision=Precision.INT4),
+    ),
+)
+# Of the order of what MaverIQ's released data say of an RTX A6000: ms per GB, per TFLOP or per piece.
+CONSTANTS = {
+    "layer[full]": 0.094, "layer[quantised]": 0.074, "weights": 1.45, "cache": 1.195, "step": 0.3, "head": 1.45,
+    "requests": 0.01, "idle.tp1": 0.04, "hop.tp1": 0.02, "hop.tp2": 0.2, "hop.tp4": 0.4, "hop.bytes.tp1": 40.0,
+    "step.tp2": 0.1, "step.tp4": 0.2, "rows@8": 5.0, "rows@64": 9.0, "rows@64[fp16]": 3.0, "compute": 8.5,
+    "prompt_layer[full]": 0.05, "prompt_layer[quantised]": 0.05, "prompt_activations": 3.0, "prompt": 1.0,
+    "prompt.tp2": 3.7, "prompt.tp4": 14.4, "prompt_hop.tp1": 20.0, "prompt_hop.tp2": 20.0, "prompt_hop.tp4": 20.0,
+    "reduce.one_shot.tp2": 37.0, "reduce.one_shot.tp4": 1813.0, "reduce.two_shot.tp4": 526.0, "reduce.ring.tp2": 41.0,
+    "reduce.ring.tp4": 37.0,
+}  # fmt: skip
+
+
+def calibration(*, slower: float = 1.0, error: float = 0.01, **changes: Any) -> Calibration:
+    """Every constant known to a share of `error`, each apart from the others."""
+    latency = tuple(
+        Constant(name=name, value=value * slower, standard_error=value * slower * error)
+        for name, value in CONSTANTS.items()
+    )
+    covariance = tuple(
+        tuple(latency[i].standard_error ** 2 if i == j else 0.0 for j in range(i + 1)) for i in range(len(latency))
+    )
+    scope = Scope(
+        num_models=6, num_samples=400, layer_params=(10_000_000, 500_000_000), hidden_size=(1024, 8192),
+        vocab_size=(32000, 128256), num_layers=(2, 40),
+        precisions=(Precision.FP16, Precision.FP8, Precision.INT8, Precision.INT4),
+        kv_precisions=(Precision.FP16, Precision.FP8), tp_degrees=(1, 2, 4), pp_degrees=(1, 2, 4),
+        batches=(1, 8, 64), max_input_tokens=2048, max_context_tokens=4096,
+    )  # fmt: skip
+    memory = {"runtime.tp1.pp1": 0.6, "runtime.tp2.pp1": 1.8, "activation.hidden": 4.0, "activation.wide": 2.0}
+    fields: dict[str, Any] = {
+        "engine": "trtllm", "engine_version": "0.9", "gpu_type": "NVIDIA RTX A6000", "max_pp": 8, "latency": latency,
+        "covariance": covariance,
+        "memory": tuple(Constant(name=n, value=v, standard_error=0.01 * v) for n, v in memory.items()),
+        "memory_margin": 0.02, "scope": scope,
+        "latency_residuals": Residuals(median=0.005, p90=0.015, maximum=0.1),
+        "memory_residuals": Residuals(median=0.004, p90=0.01, maximum=0.03),
+        "fitted_at": datetime(2026, 11, 21, tzinfo=UTC), "cost_s": 900.0,
+    }  # fmt: skip
+    return Calibration(**(fields | changes))
+
+
+def space_of(
+    prints: Iterable[Fingerprint] | None = None,
+    calibrations: Iterable[Calibration] = (),
+    *,
+    model: Model = MODEL,
+    facts: ModelFacts = FACTS,
+    max_pp: int = 4,
+    prices: Mapping[str, float] | None = None,
+) -> Space:
+    known = fingerprints() if prints is None else tuple(prints)
+    estimators, silent = by_law(model, facts, known, tuple(calibrations))
+    return Space(model, facts, estimators, max_pp, prices or {}, silent)
+
+
 def intent(
     *,
     slo: Slo | None = None,
@@ -128,18 +205,20 @@ def intent(
     output_tokens: int = 64,
     rate: float = 0.2,
     context_tokens: int | None = None,
+    concurrency: int | None = None,
     **fields: Any,
 ) -> Intent:
     workload = Workload(
-        input_tokens=input_tokens, output_tokens=output_tokens, request_rate_per_s=rate, context_tokens=context_tokens
-    )
+        input_tokens=input_tokens, output_tokens=output_tokens, request_rate_per_s=rate,
+        context_tokens=context_tokens, concurrency=concurrency,
+    )  # fmt: skip
     return Intent(model=MODEL.name, slo=slo or Slo(), workload=workload, **fields)
 
 
 def measured(wanted: Intent, *, dry_run: bool = False, **changes: Any) -> FingerprintMeasured:
-    fields: dict[str, Any] = {"facts": FACTS, "fingerprints": fingerprints()}
-    return FingerprintMeasured(
-        deployment_id=DEPLOYMENT,
-        admission=Admission(intent=wanted, model=MODEL, dry_run=dry_run),
-        **(fields | changes),
-    )
+    fields: dict[str, Any] = {
+        "facts": FACTS,
+        "fingerprints": fingerprints(),
+        "admission": Admission(intent=wanted, model=MODEL, dry_run=dry_run),
+    }
+    return FingerprintMeasured(deployment_id=DEPLOYMENT, **(fields | changes))

@@ -1,0 +1,79 @@
+"""The law fitted to the model's own fingerprint. Pure: samples of a few layers in, times and bytes of the whole out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from maveriq.contracts import Basis, Fingerprint, ModelFacts, Workload
+from maveriq_planner.estimate import Array, Footprint, Kind, Times, dividing, fullest_ms, micro_batches
+from maveriq_planner.latency import DecodeLaw, PrefillLaw, fit_decode, fit_prefill
+from maveriq_planner.memory import ActivationLaw, counted, fit_activations
+
+_ALL_REDUCES = 2  # a layer: after attention and after the MLP
+
+
+@dataclass(frozen=True, slots=True)
+class SampledLaw:
+    kind: Kind
+    facts: ModelFacts
+    fingerprint: Fingerprint
+    decode: DecodeLaw
+    prefill: PrefillLaw
+    activations: ActivationLaw
+    basis: Basis = Basis.FINGERPRINT
+
+    @property
+    def tp_degrees(self) -> tuple[int, ...]:
+        return dividing(self.fingerprint.tp_degrees, self.facts)
+
+    @property
+    def max_pp(self) -> int:
+        return self.fingerprint.max_pp
+
+    @property
+    def max_batch(self) -> int:
+        """Beyond the measured batches a layer may turn from memory-bound to compute-bound: nothing is claimed there."""
+        return self.decode.batches[-1]
+
+    def times(self, tp: int, pps: Array, batches: Array, workload: Workload) -> Times:
+        hop_ms, num_layers = self.fingerprint.hop_ms, self.facts.num_layers
+        reduce_ms = _ALL_REDUCES * 2 * (tp - 1) * hop_ms  # a ring, in hops; measured nowhere yet: an upper bound
+        # A prompt's layers are not credited with TP: their all-reduces are bound by bandwidth, which is not measured.
+        prompt_layer_ms = np.full(len(pps), self.prefill.at_layer(workload.input_tokens) + reduce_ms)
+        prompt_ends_ms = np.full(len(pps), self.prefill.at_ends(workload.input_tokens))
+        context_tokens = workload.input_tokens + workload.output_tokens / 2
+        hops_ms = hop_ms * (pps - 1)
+        groups = micro_batches(pps, batches)
+        each = batches / groups
+        layer_ms = self.decode.at_layer(each, context_tokens) / tp + reduce_ms
+        ends_ms = self.decode.at_ends(each)
+        through_ms = num_layers * layer_ms + ends_ms
+        stage_ms = fullest_ms(num_layers, pps[:, None], layer_ms, ends_ms)
+        prompt_ms = num_layers * prompt_layer_ms + prompt_ends_ms
+        deviation_ms = self.decode.deviation_ms(num_layers, each, context_tokens)
+        prompt_deviation_ms = self.prefill.deviation_ms(num_layers, workload.input_tokens)
+        return Times(
+            prefill_ms=prompt_ms + hops_ms,
+            prefill_stage_ms=fullest_ms(num_layers, pps, prompt_layer_ms, prompt_ends_ms),
+            step_ms=np.maximum(through_ms + hops_ms[:, None], groups * stage_ms),
+            prefill_error=np.hypot(prompt_deviation_ms / prompt_ms, self.prefill.uncertainty.noise),
+            step_error=np.hypot(deviation_ms / through_ms, self.decode.uncertainty.noise),
+        )
+
+    def footprint(self, tp: int, pps: Array, slots: Array, context_tokens: int) -> Footprint:
+        """As much as any sample took; the least is what the fit says of the samples' middle."""
+        count = counted(self.facts, self.kind.precision, self.kind.kv_precision, tp, slots, context_tokens)
+        taken = [sample.runtime_bytes for sample in self.fingerprint.samples]
+        activations = np.tile(self.activations.at(context_tokens, slots), (len(pps), 1))
+        return Footprint(
+            count.layer_bytes, count.first_bytes, count.last_bytes, count.tied_saving_bytes,
+            max(taken) + activations, min(taken) + activations / self.activations.raised, max(taken) + activations,
+        )  # fmt: skip
+
+
+def sampled(kind: Kind, facts: ModelFacts, fingerprint: Fingerprint) -> SampledLaw:
+    """Fits; done once for many configurations."""
+    return SampledLaw(
+        kind, facts, fingerprint, fit_decode(facts, fingerprint), fit_prefill(facts, fingerprint),
+        fit_activations(fingerprint),
+    )  # fmt: skip

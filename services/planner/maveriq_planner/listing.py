@@ -1,0 +1,208 @@
+"""What a plan lists of an outcome: candidates, rejections, the front. Pure: outcome in, contract values out."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from maveriq.contracts import (
+    DAY_MS,
+    Candidate,
+    Configuration,
+    Interval,
+    Prediction,
+    Rejection,
+    StageMemory,
+)
+from maveriq_planner.columns import Chosen, Columns
+from maveriq_planner.estimate import Array
+from maveriq_planner.front import pareto, thinned
+from maveriq_planner.queueing import settle
+from maveriq_planner.replicas import percentile_of
+from maveriq_planner.search import Judged, Outcome, goodput_per_ms
+from maveriq_planner.workloads import share
+
+MAX_LISTED = 64
+_Z = 1.645  # nine cases of ten
+
+_MAX_KEY = 1 << 10
+
+
+def candidates(outcome: Outcome) -> tuple[Candidate, ...]:
+    """Best first, at most MAX_LISTED, and diverse: whatever fragments are left over should find one that fits."""
+    judged, met = outcome.judged, outcome.met
+    if judged is None:
+        return ()
+    leanest = met[np.argsort(judged.columns.memory_bytes[met], kind="stable")]
+    shapes, kinds = _shapes(judged), _kinds(judged)
+    firsts = [*_first_of_each(met, shapes), *_first_of_each(leanest, shapes), *_first_of_each(met, kinds)]
+    return _candidates(judged, _at_most(met, firsts))
+
+
+def rejections(outcome: Outcome) -> tuple[Rejection, ...]:
+    """Nearest miss first, at most MAX_LISTED, and diverse."""
+    judged, missed = outcome.judged, outcome.missed
+    if judged is None:
+        return ()
+    chosen = _at_most(missed, [*_first_of_each(missed, _shapes(judged)), *_first_of_each(missed, _kinds(judged))])
+    found: list[Rejection] = []
+    for i, configuration, prediction in zip(
+        chosen, configurations(judged, chosen), predictions(judged, chosen), strict=True
+    ):
+        worst = max((miss for miss in judged.misses if miss.missed[i]), key=lambda miss: float(miss.excess[i]))
+        predicted = float(worst.predicted[i])
+        found.append(
+            Rejection.model_construct(
+                configuration=configuration,
+                prediction=prediction,
+                constraint=worst.constraint,
+                wanted=worst.wanted,
+                predicted=None if np.isnan(predicted) else predicted,
+            )
+        )
+    return tuple(found)
+
+
+def front(outcome: Outcome) -> tuple[Candidate, ...]:
+    """Of what meets the intent: latency, memory, price (GPUs where one is not priced), accuracy; fastest first."""
+    judged, met = outcome.judged, outcome.met
+    if judged is None or not len(met):
+        return ()
+    costs = costs_of(judged)[met]
+    best = met[pareto(costs)]
+    return _candidates(judged, best[thinned(costs_of(judged)[best], MAX_LISTED)])
+
+
+def costs_of(judged: Judged) -> Array:
+    """[C, 4], smaller is better. An accuracy that nobody measured is worse than any other."""
+    price = judged.price_per_hour
+    money = judged.num_gpus if np.isnan(price[judged.met]).any() else price
+    accuracy = np.where(np.isnan(judged.columns.accuracy), -1.0, judged.columns.accuracy)
+    return np.stack([judged.latencies.e2e_ms, judged.memory_bytes, money, -accuracy], axis=1)
+
+
+def _candidates(judged: Judged, chosen: Chosen) -> tuple[Candidate, ...]:
+    return tuple(
+        Candidate.model_construct(
+            configuration=configuration,
+            prediction=prediction,
+            memory=stage_memory(judged, int(i)),
+            score=float(judged.score[i]),
+            replicas=int(judged.replicas[i]),
+        )
+        for i, configuration, prediction in zip(
+            chosen, configurations(judged, chosen), predictions(judged, chosen), strict=True
+        )
+    )
+
+
+def configurations(judged: Judged, chosen: Chosen) -> list[Configuration]:
+    return [_configuration(judged.columns, int(i)) for i in chosen]
+
+
+def _configuration(c: Columns, i: int) -> Configuration:
+    kind = c.kind(i)
+    return Configuration.model_construct(
+        engine=kind.engine, gpu_type=kind.gpu_type, tp=int(c.tp[i]), pp=int(c.pp[i]), precision=kind.precision,
+        kv_precision=kind.kv_precision, max_batch=int(c.slots[i]), context_tokens=c.context_tokens,
+        variant=str(kind.variant.label),
+    )  # fmt: skip
+
+
+def stage_memory(judged: Judged, i: int) -> StageMemory:
+    c = judged.columns
+    return StageMemory.model_construct(
+        layer_bytes=int(c.layer_bytes[i]),
+        first_bytes=int(c.first_bytes[i]),
+        last_bytes=int(c.last_bytes[i]),
+        tied_saving_bytes=int(c.tied_saving_bytes[i]),
+        runtime_bytes=int(np.ceil(c.runtime_bytes[i])),
+    )
+
+
+def predictions(judged: Judged, chosen: Chosen) -> list[Prediction]:
+    """Of one replica, with intervals: the same load met by a replica as slow, or as fast, as the errors let be.
+
+    A queue amplifies what a replica is slower: the intervals hold that too. A day is as long as without end.
+    """
+    intent, c, running = judged.intent, judged.columns.take(chosen), judged.running[chosen]
+    slow, fast = (c.replicas.slower(np.exp(z * c.prefill_error), np.exp(z * c.step_error)) for z in (_Z, -_Z))
+    rate, in_flight = share(intent.workload, running)
+    percentile = percentile_of(intent.slo)
+    high, low = settle(slow, rate, in_flight, percentile), settle(fast, rate, in_flight, percentile)
+    endless = np.where(high.sustained | ~judged.latencies.sustained[chosen], 0.0, DAY_MS)
+    tokens_per_s = intent.workload.output_tokens * 1e3
+    most = c.replicas.slots
+    found = {
+        "ttft_ms": judged.latencies.ttft_ms[chosen],
+        "tpot_ms": judged.latencies.tpot_ms[chosen],
+        "e2e_ms": judged.latencies.e2e_ms[chosen],
+        "throughput_tokens_per_s": c.replicas.capacity_per_ms(most) * tokens_per_s,
+        "memory_bytes": np.ceil(c.memory_bytes),
+        "gpu_s": judged.latencies.e2e_ms[chosen] / 1e3 * c.num_gpus,
+        "accuracy": c.accuracy,
+        "ttft_percentile_ms": judged.latencies.ttft_percentile_ms[chosen],
+        "tpot_percentile_ms": judged.latencies.tpot_percentile_ms[chosen],
+        "e2e_percentile_ms": judged.latencies.e2e_percentile_ms[chosen],
+        "goodput_tokens_per_s": goodput_per_ms(intent, c, running) * tokens_per_s,
+        "price_per_hour": c.price_per_hour,
+        "price_per_million_tokens": c.price_per_hour / 3600 / (c.replicas.capacity_per_ms(most) * tokens_per_s) * 1e6,
+    }
+    ranges = {
+        "ttft_interval_ms": (low.ttft_ms, np.maximum(high.ttft_ms, endless)),
+        "tpot_interval_ms": (low.tpot_ms, high.tpot_ms),
+        "e2e_interval_ms": (low.e2e_ms, np.maximum(high.e2e_ms, endless)),
+        "throughput_interval_tokens_per_s": (
+            slow.capacity_per_ms(most) * tokens_per_s,
+            fast.capacity_per_ms(most) * tokens_per_s,
+        ),
+        "memory_interval_bytes": (np.floor(c.memory_low_bytes), np.ceil(c.memory_high_bytes)),
+    }
+    columns: dict[str, Sequence[object]] = {name: _floats(values) for name, values in found.items()}
+    columns["memory_bytes"] = [int(value) for value in found["memory_bytes"]]
+    for name, (least, most_) in ranges.items():
+        columns[name] = [
+            Interval.model_construct(low=a, high=b) for a, b in zip(least.tolist(), most_.tolist(), strict=True)
+        ]
+    columns["basis"] = [c.estimator(i).basis for i in range(len(c))]
+    names = tuple(columns)
+    rows = zip(*columns.values(), strict=True)
+    return [
+        Prediction.model_construct(None, percentile=percentile, **dict(zip(names, row, strict=True))) for row in rows
+    ]
+
+
+def _floats(values: Array) -> list[float | None]:
+    """None where not known."""
+    numbers: list[float] = values.tolist()
+    return [None if number != number else number for number in numbers]
+
+
+def _shapes(judged: Judged) -> Chosen:
+    """One number for each GPU type, TP and PP."""
+    c = judged.columns
+    types = {name: i for i, name in enumerate(dict.fromkeys(e.kind.gpu_type for e in c.estimators))}
+    of_type = np.array([types[e.kind.gpu_type] for e in c.estimators], dtype=np.intp)[c.which]
+    keys: Chosen = (of_type * _MAX_KEY + c.tp) * _MAX_KEY + c.pp
+    return keys
+
+
+def _kinds(judged: Judged) -> Chosen:
+    """One number for each estimator, which is a GPU type and variant, TP and PP."""
+    c = judged.columns
+    keys: Chosen = (c.which * _MAX_KEY + c.tp) * _MAX_KEY + c.pp
+    return keys
+
+
+def _first_of_each(ranked: Chosen, keys: Chosen) -> Chosen:
+    """Of `ranked`, those with a key not seen before, in its order."""
+    return ranked[np.sort(np.unique(keys[ranked], return_index=True)[1])]
+
+
+def _at_most(ranked: Chosen, firsts: Iterable[np.intp]) -> Chosen:
+    """MAX_LISTED of `ranked`, in its order: its first, then `firsts` as listed, then the rest as ranked."""
+    kept: dict[int, None] = {}
+    for i in (*ranked[:1], *firsts, *ranked[:MAX_LISTED]):
+        if len(kept) == MAX_LISTED:
+            break
+        kept.setdefault(int(i))
+    return ranked[np.isin(ranked, list(kept))]

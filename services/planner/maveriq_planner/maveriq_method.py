@@ -1,0 +1,199 @@
+"""MaverIQ's published estimator, for comparison. Pure: readings of cut models in, latency and memory out.
+
+UT-SysML/MaverIQ, tools/estimator (README: "fingerprint-guided extrapolation"): models cut to n1 and n2 layers, read at
+two output lengths, give time to first token and time per token, a layer and all else apart:
+
+    L(1,1) = TTFT + o TPOT          L(tp,pp) = L(1,1) / (tp pp^alpha) + (tp-1)^beta / pp^gamma A + (pp-1)^delta B
+    A = L(2,1) - L(1,1) / 2         B = L(1,2) - L(1,1) / 2^alpha, in which L(1,2) is taken as L(1,1), as it is there
+    M(tp,pp) = M(1,1) + (tp-1) (M(2,1) - M(1,1)) + tp (pp-1) (M(1,2) - M(1,1))
+    batch b: what 1 takes, and (b-1) times what 2 take more
+
+Negative parts count as 0. Exponents belong to a pair of number formats, fitted to whole models.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maveriq.contracts import ModelFacts, Precision, RunSample
+
+Kind = tuple[Precision, Precision]
+"""Formats of weights and KV cache."""
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Exponents:
+    alpha: float = 0.05
+    beta: float = 0.75
+    gamma: float = 0.5
+    delta: float = 0.1
+
+
+START = Exponents()
+"""Where its fit begins."""
+_F16, _I8, _I4, _I4C = Precision.FP16, Precision.INT8, Precision.INT4, Precision.INT4_CHANNEL
+PUBLISHED: Mapping[Kind, Exponents] = {
+    (_F16, _F16): Exponents(0.049085, 0.685841, 0.187651, 0.568637),
+    (_F16, _I8): Exponents(0.056720, 0.476995, 0.647168, 0.308824),
+    (_I8, _F16): Exponents(0.073400, 0.684791, 0.945650, 0.498235),
+    (_I8, _I8): Exponents(0.000001, 0.388597, 0.551791, 0.702002),
+    (_I4C, _F16): Exponents(0.155457, 0.813981, 0.506217, 0.321953),
+    (_I4C, _I8): Exponents(0.074400, 0.438015, 0.804590, 0.430627),
+    (_I4, _F16): Exponents(0.058379, 0.591211, 0.682221, 0.435619),
+}
+"""Released with it: RTX A6000, fitted to the six models that it reports."""
+
+
+class Unmeasured(ValueError):
+    """The fingerprint lacks a reading that the method needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the exponents act on."""
+
+    alone: float
+    tp_overhead: float
+
+    def at(self, tp: int, pp: int, by: Exponents) -> float:
+        pp_overhead = max(0.0, self.alone * (1 - 0.5**by.alpha))
+        shared = self.alone / (tp * pp**by.alpha)
+        return shared + (tp - 1) ** by.beta / pp**by.gamma * self.tp_overhead + (pp - 1) ** by.delta * pp_overhead
+
+
+@dataclass(frozen=True, slots=True)
+class MaveriqModel:
+    """A model's fingerprint as the method reads it; of one prompt length."""
+
+    facts: ModelFacts
+    samples: tuple[RunSample, ...]
+
+    def latency_ms(
+        self, tp: int, pp: int, kind: Kind, *, output_tokens: int, batch: int = 1, by: Exponents | None = None
+    ) -> float:
+        """Of a whole request. Raises Unmeasured."""
+        exponents = by or PUBLISHED.get(kind, START)
+        one = self.parts(kind, 1, output_tokens).at(tp, pp, exponents)
+        if batch == 1:
+            return one
+        two = self.parts(kind, 2, output_tokens).at(tp, pp, exponents)
+        return one + (batch - 1) * max(0.0, two - one)
+
+    def memory_gib(self, tp: int, pp: int, kind: Kind, *, batch: int = 1) -> float:
+        """Over all GPUs. Raises Unmeasured."""
+        one = self._memory(tp, pp, kind, 1)
+        return one if batch == 1 else one + (batch - 1) * max(0.0, self._memory(tp, pp, kind, 2) - one)
+
+    def parts(self, kind: Kind, batch: int, output_tokens: int) -> Parts:
+        """Raises Unmeasured."""
+        alone = max(0.0, self._extrapolated_ms(1, kind, batch, output_tokens))
+        if not self._runs(2, 1, kind, batch):
+            return Parts(alone, 0.0)  # as it does for a model that two GPUs cannot share
+        return Parts(alone, max(0.0, self._extrapolated_ms(2, kind, batch, output_tokens) - alone / 2))
+
+    def _extrapolated_ms(self, tp: int, kind: Kind, batch: int, output_tokens: int) -> float:
+        times = {sum(run.layers): run for run in self._runs(tp, 1, kind, batch)}
+        if len(times) < 2:
+            raise Unmeasured(f"{_named(kind)} at TP {tp}, batch {batch}: two cuts are needed, {len(times)} is there")
+        few, more = sorted(times)[:2]
+        first, second = (self._request(n, tp, kind, batch) for n in (few, more))
+        grown = (self.facts.num_layers - few) / (more - few)
+        ttft, tpot = (a + (b - a) * grown for a, b in zip(first, second, strict=True))
+        return ttft + output_tokens * tpot
+
+    def _request(self, num_layers: int, tp: int, kind: Kind, batch: int) -> tuple[float, float]:
+        """Time to first token and time per token, ms."""
+        runs = [run for run in self._runs(tp, 1, kind, batch) if sum(run.layers) == num_layers]
+        for run in runs:
+            if run.prefill_ms is not None and run.decode_ms is not None:
+                return run.prefill_ms - run.decode_ms, run.decode_ms
+        whole = {run.output_tokens: run.e2e_ms for run in runs if run.e2e_ms is not None}
+        if len(whole) < 2:
+            raise Unmeasured(f"{_named(kind)} at TP {tp}, batch {batch}, {num_layers} layers: one output length only")
+        short, long = sorted(whole)[:2]
+        tpot = (whole[long] - whole[short]) / (long - short)
+        return whole[short] - short * tpot, tpot
+
+    def _memory(self, tp: int, pp: int, kind: Kind, batch: int) -> float:
+        alone = self._extrapolated_gib(1, 1, kind, batch)
+        rank, stage = (
+            max(0.0, self._extrapolated_gib(*degrees, kind, batch) - alone)
+            if self._runs(*degrees, kind, batch)
+            else 0.0
+            for degrees in ((2, 1), (1, 2))
+        )
+        return max(0.0, alone) + (tp - 1) * rank + tp * (pp - 1) * stage
+
+    def _extrapolated_gib(self, tp: int, pp: int, kind: Kind, batch: int) -> float:
+        runs = sorted(self._runs(tp, pp, kind, batch), key=lambda run: -run.output_tokens)
+        sizes = {sum(run.layers): run.memory_bytes / 2**30 for run in runs if run.memory_bytes is not None}
+        if len(sizes) < 2:
+            raise Unmeasured(f"{_named(kind)} at TP {tp}, PP {pp}, batch {batch}: memory of two cuts is needed")
+        few, more = sorted(sizes)[:2]
+        return sizes[few] + (sizes[more] - sizes[few]) * (self.facts.num_layers - few) / (more - few)
+
+    def _runs(self, tp: int, pp: int, kind: Kind, batch: int) -> list[RunSample]:
+        return [
+            run
+            for run in self.samples
+            if (run.tp, len(run.layers), (run.precision, run.kv_precision), run.batch) == (tp, pp, kind, batch)
+        ]
+
+
+def fit_maveriq(facts: ModelFacts, samples: Sequence[RunSample]) -> MaveriqModel:
+    """
+    Args:
+        samples: of this model cut to few layers, with one prompt length.
+    """
+    return MaveriqModel(facts, tuple(samples))
+
+
+def fit_exponents(known: Sequence[tuple[MaveriqModel, RunSample]]) -> Exponents:
+    """Least mean relative error over whole models' runs, all of one kind; exponents stay positive, as there.
+
+    Args:
+        known: a run with one request, and the fingerprint of its model.
+    """
+    points = [
+        (model.parts((run.precision, run.kv_precision), 1, run.output_tokens), run)
+        for model, run in known
+        if run.e2e_ms
+    ]
+    if not points:
+        return START
+    alone, overhead = (np.array([getattr(parts, name) for parts, _ in points]) for name in ("alone", "tp_overhead"))
+    tp = np.array([float(run.tp) for _, run in points])
+    pp = np.array([float(len(run.layers)) for _, run in points])
+    measured = np.array([run.e2e_ms for _, run in points], dtype=float)
+
+    def missed(at: Array) -> float:
+        alpha, beta, gamma, delta = at
+        stages = np.where(pp > 1, (pp - 1) ** delta, 0.0) * np.maximum(0.0, alone * (1 - 0.5**alpha))
+        ranks = np.where(tp > 1, (tp - 1) ** beta, 0.0) / pp**gamma * overhead
+        return float(np.mean(np.abs((alone / (tp * pp**alpha) + ranks + stages) / measured - 1)))
+
+    found = _descended(missed, np.array([START.alpha, START.beta, START.gamma, START.delta]))
+    return Exponents(*(float(value) for value in found))
+
+
+def _descended(missed: Callable[[Array], float], at: Array) -> Array:
+    """One exponent at a time, up or down by a step that is halved where neither is better."""
+    best, step = missed(at), 0.25
+    while step > 1e-3:
+        better = False
+        for i in range(len(at)):
+            for sign in (step, -step):
+                there = at.copy()
+                there[i] = max(1e-6, there[i] + sign)
+                if (found := missed(there)) < best - 1e-9:
+                    at, best, better = there, found, True
+        if not better:
+            step /= 2
+    return at
+
+
+def _named(kind: Kind) -> str:
+    return f"{kind[0]} weights, {kind[1]} cache"
