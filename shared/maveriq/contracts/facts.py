@@ -12,7 +12,7 @@ class ModelFacts(Value):
     shape_key: str = Field(description="Hash of the facts that decide cost: equal keys cost the same.")
     num_layers: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0, description="Width of the MLP; of a mixture: of one expert.")
     vocab_size: int = Field(gt=0)
     num_heads: int = Field(gt=0)
     num_kv_heads: int = Field(gt=0)
