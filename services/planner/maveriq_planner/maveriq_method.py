@@ -60,8 +60,9 @@ class Parts:
 
     def at(self, tp: int, pp: int, by: Exponents) -> float:
         pp_overhead = max(0.0, self.alone * (1 - 0.5**by.alpha))
-        shared = self.alone / (tp * pp**by.alpha)
-        return shared + (tp - 1) ** by.beta / pp**by.gamma * self.tp_overhead + (pp - 1) ** by.delta * pp_overhead
+        shared = self.alone / (tp * float(pp) ** by.alpha)
+        ranks = float(tp - 1) ** by.beta / float(pp) ** by.gamma * self.tp_overhead
+        return shared + ranks + float(pp - 1) ** by.delta * pp_overhead
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +165,11 @@ def fit_exponents(known: Sequence[tuple[MaveriqModel, RunSample]]) -> Exponents:
     ]
     if not points:
         return START
-    alone, overhead = (np.array([getattr(parts, name) for parts, _ in points]) for name in ("alone", "tp_overhead"))
+    alone = np.array([parts.alone for parts, _ in points])
+    overhead = np.array([parts.tp_overhead for parts, _ in points])
     tp = np.array([float(run.tp) for _, run in points])
     pp = np.array([float(len(run.layers)) for _, run in points])
-    measured = np.array([run.e2e_ms for _, run in points], dtype=float)
+    measured = np.array([run.e2e_ms or 0.0 for _, run in points])
 
     def missed(at: Array) -> float:
         alpha, beta, gamma, delta = at
