@@ -3,9 +3,9 @@
 Written apart from `packing` and checked on everything it returns: an over-commitment kills engines that run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from maveriq.contracts import Candidate, Stage
+from maveriq.contracts import Candidate, Stage, StageMemory
 from maveriq_allocator.packing import Fragment
 
 
@@ -13,19 +13,26 @@ class Unsound(Exception):
     """A packing broke a rule: an error of ours, never of the intent."""
 
 
-def check(stages: Sequence[Stage], candidate: Candidate, num_layers: int, fragments: Sequence[Fragment]) -> None:
+def check(
+    stages: Sequence[Stage], candidate: Candidate, num_layers: int, fragments: Sequence[Fragment], *,
+    types: Collection[str] = (), spans_nodes: bool = False,
+) -> None:  # fmt: skip
     """Raises Unsound with every rule that `stages` break."""
-    broken = list(violations(stages, candidate, num_layers, fragments))
+    broken = list(violations(stages, candidate, num_layers, fragments, types=types, spans_nodes=spans_nodes))
     if broken:
         raise Unsound("; ".join(broken))
 
 
 def violations(
-    stages: Sequence[Stage], candidate: Candidate, num_layers: int, fragments: Sequence[Fragment]
-) -> Iterator[str]:
-    """What is wrong, in words; nothing where the stages can be run."""
-    configuration, memory = candidate.configuration, candidate.memory
-    free = {fragment.gpu: fragment for fragment in fragments}
+    stages: Sequence[Stage], candidate: Candidate, num_layers: int, fragments: Sequence[Fragment], *,
+    types: Collection[str] = (), spans_nodes: bool = False,
+) -> Iterator[str]:  # fmt: skip
+    """What is wrong, in words; nothing where the stages can be run.
+
+    Args:
+        types: that may be used; none told: only the candidate's own.
+    """
+    configuration = candidate.configuration
     if len(stages) != configuration.pp:
         yield f"{len(stages)} stages, not {configuration.pp}"
     if sum(stage.num_layers for stage in stages) != num_layers:
@@ -33,19 +40,34 @@ def violations(
     taken = [gpu for stage in stages for gpu in stage.gpus]
     if len(set(taken)) != len(taken):
         yield "a GPU is taken twice"
+    there = {fragment.gpu: fragment for fragment in fragments}
     for number, stage in enumerate(stages):
         if len(stage.gpus) != configuration.tp:
             yield f"stage {number}: {len(stage.gpus)} ranks, not {configuration.tp}"
-        needed = memory.runtime_bytes + stage.num_layers * memory.layer_bytes
-        needed += memory.first_bytes if number == 0 else 0
-        needed += memory.last_bytes if number == len(stages) - 1 else 0
-        needed -= memory.tied_saving_bytes if len(stages) == 1 else 0
+        needed = _needed_bytes(candidate.memory, stage, is_first=number == 0, is_last=number == len(stages) - 1)
         if stage.reserved_bytes != needed:
             yield f"stage {number}: {stage.reserved_bytes} bytes reserved, {needed} needed"
-        for gpu in stage.gpus:
-            if gpu not in free:
-                yield f"stage {number}: {gpu} is not on the node"
-            elif free[gpu].gpu_type != configuration.gpu_type:
-                yield f"stage {number}: {gpu} is no {configuration.gpu_type}"
-            elif free[gpu].free_bytes < needed:
-                yield f"stage {number}: {needed} bytes needed on {gpu}, {free[gpu].free_bytes} free"
+        ranks = [there[gpu] for gpu in stage.gpus if gpu in there]
+        yield from (f"stage {number}: {gpu} is not on the node" for gpu in stage.gpus if gpu not in there)
+        yield from (f"stage {number}: {told}" for told in _misplaced(ranks, types or (configuration.gpu_type,), needed))
+    if not spans_nodes and len({there[gpu].node for gpu in taken if gpu in there}) > 1:
+        yield "the stages are on several nodes"
+
+
+def _needed_bytes(memory: StageMemory, stage: Stage, *, is_first: bool, is_last: bool) -> int:
+    needed = memory.runtime_bytes + stage.num_layers * memory.layer_bytes
+    needed += memory.first_bytes if is_first else 0
+    needed += memory.last_bytes if is_last else 0
+    return needed - (memory.tied_saving_bytes if is_first and is_last else 0)
+
+
+def _misplaced(ranks: Sequence[Fragment], types: Collection[str], needed: int) -> Iterator[str]:
+    if len({fragment.node for fragment in ranks}) > 1:
+        yield "its ranks are on several nodes"
+    if len({fragment.gpu_type for fragment in ranks}) > 1:
+        yield "its ranks are of several GPU types"
+    for fragment in ranks:
+        if fragment.gpu_type not in types:
+            yield f"{fragment.gpu} is no {' or '.join(types)}"
+        elif fragment.free_bytes < needed:
+            yield f"{needed} bytes needed on {fragment.gpu}, {fragment.free_bytes} free"

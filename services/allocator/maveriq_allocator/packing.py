@@ -1,22 +1,30 @@
 """Uneven pipeline stages for fragmented memory. Pure: one node's fragments in, stages out, or what was short.
 
-The rules, in order: it fits; the largest stage has as few layers as can be, because a pipeline runs at the pace
-of its slowest stage; the fragments taken are the smallest that do, so that large ones stay whole for others.
-Each is exact, whichever GPU comes first or last: `tests/unit/allocator` holds them to brute force.
+The rules, in order: it fits; the ranks of each stage are NVLink neighbours, where any such placement fits; least
+latency, which counts only where GPU types differ in speed, because a request passes through all layers whatever GPU
+each is on; least cost: the bytes that stay free on the GPUs taken, or what the strategy prefers; stages as even as
+the GPUs taken allow.
 
-Two facts make it cheap. All ranks of a stage hold the same bytes, so the poorest of its GPUs decides, and sorted
-by free bytes the ranks of a stage are neighbours. And a richer GPU in the same place never holds fewer layers, so
-whether (and how evenly) the model fits is decided by the richest pp * tp GPUs.
+Exact for tp = 1, and under `best_fit` for every tp (`tests/unit/allocator` holds it to brute force): all ranks of a
+stage hold the same bytes, so the poorest of its GPUs decides, and sorted by free bytes the cheapest ranks of a stage
+are neighbours. Under the other strategies ranks are neighbours too, though others might be preferred; whether it fits
+is exact always. Of more than `MAX_FRAGMENTS` GPUs of one type only the richest are looked at: it still fits if it can.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+
+import numpy as np
 
 from maveriq.contracts import Stage, StageMemory
-from maveriq_allocator.selection import Block, cheapest_blocks
+from maveriq_allocator.evenness import evenest, split
+from maveriq_allocator.mixing import Mixture, mix
+from maveriq_allocator.selection import Block, Row, Selection
+from maveriq_allocator.strategies import Preference
 
-MAX_FRAGMENTS = 32  # of one node: on a node with more (declared CPU devices), only the richest are looked at
+MAX_FRAGMENTS = 32  # of one node and type: declared CPU devices, and pools of nodes, can be more
+NS_PER_MS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,12 @@ class Fragment:
     gpu: str
     gpu_type: str
     free_bytes: int
+    utilisation: float = 0.0
+    """Share of the last two minutes in which it was busy."""
+    linked: frozenset[str] = frozenset()
+    """GPUs that it reaches over NVLink."""
+    node: str = ""
+    """'': that of all others asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,12 @@ class Packing:
     """Layers of the largest stage."""
     stranded_bytes: int
     """What stays free on the GPUs taken."""
+    latency_ms: float | None = None
+    """Of all layers, one after the other; None: speeds were not told."""
+    cost: int = 0
+    """Of the GPUs taken, as the strategy counts it."""
+    is_linked: bool = True
+    """The ranks of each stage reach one another over NVLink; also where there is one rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,113 +67,129 @@ class Shortfall:
 
 
 def pack(
-    memory: StageMemory, num_layers: int, *, pp: int, tp: int, fragments: Sequence[Fragment], tight: bool = False
-) -> Packing | Shortfall:
-    """Stages for one replica on `fragments`, all of one node and one GPU type.
+    memory: StageMemory, num_layers: int, *, pp: int, tp: int, fragments: Sequence[Fragment],
+    speeds: Mapping[str, float] | None = None, preference: Preference | None = None, most_layers: int | None = None,
+) -> Packing | Shortfall:  # fmt: skip
+    """Stages for one replica on `fragments`: of one node, or of several where the engine spans nodes.
 
     Args:
-        tight: take the smallest fragments that do before making the largest stage small: for the
-            case that several replicas only fit when each leaves the large fragments to the others.
+        speeds: ms per layer by GPU type; None: all are equally fast.
+        most_layers: of one stage; None: no limit.
     """
     if pp > num_layers:
         return Shortfall(f"{num_layers} layers cannot make {pp} stages")
     if len(fragments) < pp * tp:
         return Shortfall(f"{pp * tp} GPUs needed, {len(fragments)} there")
-    richest = sorted(fragments, key=lambda f: (-f.free_bytes, f.gpu))[: max(MAX_FRAGMENTS, pp * tp)]
-    largest = smallest_largest_stage(memory, num_layers, pp=pp, tp=tp, free_bytes=[f.free_bytes for f in richest])
-    if largest is None:
-        return Shortfall(f"{num_layers} layers and both ends do not fit the {pp * tp} largest fragments")
-    poorest_first = richest[::-1]
-    blocks = cheapest_blocks(
-        memory, num_layers, pp=pp, tp=tp, most_layers=num_layers if tight else largest,
-        free_bytes=[f.free_bytes for f in poorest_first],
-    )  # fmt: skip
-    assert blocks is not None, "the richest fragments hold the model, so some fragments do"
-    return _packing(memory, num_layers, tp, poorest_first, _in_pipeline_order(blocks))
+    richest = _richest(fragments, pp, tp)
+    for linked in (True, False) if tp > 1 else (False,):
+        bench = _Bench(richest[::-1], tp, speeds, preference or Preference(), linked=linked)
+        packing = bench.packing(memory, num_layers, pp, num_layers if most_layers is None else most_layers)
+        if packing is not None:
+            return packing
+    return Shortfall(f"{num_layers} layers and both ends do not fit the {pp * tp} largest fragments")
 
 
-def smallest_largest_stage(
-    memory: StageMemory, num_layers: int, *, pp: int, tp: int, free_bytes: Sequence[int]
-) -> int | None:
-    """Layers of the largest stage, made as small as these GPUs allow; None: the model does not fit.
+def _richest(fragments: Sequence[Fragment], pp: int, tp: int) -> list[Fragment]:
+    """Those that are looked at, richest first."""
+    kept: list[Fragment] = []
+    seen: Counter[tuple[str, str]] = Counter()
+    for fragment in sorted(fragments, key=lambda f: (-f.free_bytes, f.gpu)):
+        key = (fragment.gpu_type, fragment.node if tp > 1 else "")
+        seen[key] += 1
+        if seen[key] <= max(MAX_FRAGMENTS, pp * tp):
+            kept.append(fragment)
+    return kept
 
-    Args:
-        free_bytes: of at least pp * tp GPUs, largest first.
+
+class _Bench:
+    """The fragments in the order in which blocks are cut from them: by speed, by row, poorest first."""
+
+    def __init__(
+        self, fragments: Sequence[Fragment], tp: int, speeds: Mapping[str, float] | None, preference: Preference,
+        *, linked: bool,
+    ) -> None:  # fmt: skip
+        """Args:
+        fragments: poorest first.
+        """
+        self._tp, self._linked, self._speeds = tp, linked, speeds
+        free_bytes = np.array([f.free_bytes for f in fragments], dtype=np.int64)
+        costs = preference.costs(free_bytes, np.array([f.utilisation for f in fragments]))
+        self._costs = {f.gpu: int(cost) for f, cost in zip(fragments, costs, strict=True)}
+        self._lanes: dict[int, dict[tuple[object, ...], list[Fragment]]] = {}
+        for fragment in fragments:
+            lane = self._lanes.setdefault(_layer_ns(fragment, speeds), {})
+            lane.setdefault(_row_key(fragment, tp, linked=linked), []).append(fragment)
+
+    def packing(self, memory: StageMemory, num_layers: int, pp: int, most_layers: int) -> Packing | None:
+        lanes = sorted(self._lanes.items())
+        selections = [(ns, self._selection(memory, num_layers, pp, most_layers, rows)) for ns, rows in lanes]
+        mixture = mix(selections, pp, num_layers)
+        if mixture is None:
+            return None
+        fragments = [[f for row in rows.values() for f in row] for _, rows in lanes]
+        seats = sorted(_seats(mixture, fragments, memory, most_layers), key=_order)
+        stages = [self._stage(memory, seat) for seat in seats]
+        held = [stage.reserved_bytes * self._tp for stage in stages]
+        taken = [f for seat in seats for f in seat.fragments[seat.block.start : seat.block.start + self._tp]]
+        return Packing(
+            stages=tuple(stages),
+            largest_stage=max(stage.num_layers for stage in stages),
+            stranded_bytes=sum(f.free_bytes for f in taken) - sum(held),
+            latency_ms=None if self._speeds is None else mixture.latency_ns / NS_PER_MS,
+            cost=mixture.cost,
+            is_linked=self._linked or self._tp == 1,
+        )
+
+    def _selection(
+        self, memory: StageMemory, num_layers: int, pp: int, most_layers: int,
+        rows: Mapping[tuple[object, ...], Sequence[Fragment]],
+    ) -> Selection:  # fmt: skip
+        cut = [Row(tuple(f.free_bytes for f in row), tuple(self._costs[f.gpu] for f in row)) for row in rows.values()]
+        return Selection(memory, num_layers, pp=pp, tp=self._tp, most_layers=most_layers, rows=cut)
+
+    def _stage(self, memory: StageMemory, seat: "_Seat") -> Stage:
+        ranks = seat.fragments[seat.block.start : seat.block.start + self._tp]
+        held = memory.of_stage(seat.num_layers, first=seat.block.first, last=seat.block.last)
+        return Stage(gpus=tuple(sorted(f.gpu for f in ranks)), num_layers=seat.num_layers, reserved_bytes=held)
+
+
+def _layer_ns(fragment: Fragment, speeds: Mapping[str, float] | None) -> int:
+    return 0 if speeds is None else round(speeds[fragment.gpu_type] * NS_PER_MS)
+
+
+def _row_key(fragment: Fragment, tp: int, *, linked: bool) -> tuple[object, ...]:
+    """Fragments of one key can be ranks of one stage.
+
+    GPUs that reach the same GPUs over NVLink, themselves counted, all reach one another.
     """
-    poorest = [free_bytes[stage * tp + tp - 1] for stage in range(pp)]  # of each stage's ranks
-    if pp == 1:
-        return num_layers if capacity(memory, poorest[0], first=True, last=True) >= num_layers else None
-    middle = [capacity(memory, free, first=False, last=False) for free in poorest]
-    needed_bytes = pp * memory.runtime_bytes + num_layers * memory.layer_bytes + memory.first_bytes + memory.last_bytes
-    if min(middle) < 1 or sum(middle) < num_layers or sum(poorest) < needed_bytes:  # most nodes, in a full cluster
-        return None
-    firsts = [capacity(memory, free, first=True, last=False) for free in poorest]
-    lasts = [capacity(memory, free, first=False, last=True) for free in poorest]
-    best: int | None = None
-    even = -(-num_layers // pp)
-    for first, last in permutations(range(pp), 2):
-        capacities = [*middle]
-        capacities[first], capacities[last] = firsts[first], lasts[last]
-        if min(firsts[first], lasts[last]) < 1:
-            continue
-        if best is not None and sum(min(c, best - 1) for c in capacities) < num_layers:
-            continue
-        level = _water_level(capacities, num_layers)
-        if level == even:
-            return even
-        best = level if level is not None else best
-    return best
+    if tp == 1:
+        return ()
+    island = fragment.linked | {fragment.gpu} if linked else frozenset[str]()
+    return fragment.node, fragment.gpu_type, island
 
 
-def capacity(memory: StageMemory, free_bytes: int, *, first: bool, last: bool) -> int:
-    """Layers that a stage can hold on a GPU; below 1 where it cannot be a stage there."""
-    return (free_bytes - memory.of_stage(0, first=first, last=last)) // memory.layer_bytes
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    block: Block
+    num_layers: int
+    fragments: Sequence[Fragment]
 
 
-def _water_level(capacities: Sequence[int], num_layers: int) -> int | None:
-    """The smallest n with sum(min(capacity, n)) >= num_layers."""
-    if sum(capacities) < num_layers:
-        return None
-    low, high = -(-num_layers // len(capacities)), num_layers
-    while low < high:
-        middle = (low + high) // 2
-        if sum(min(c, middle) for c in capacities) >= num_layers:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def _seats(
+    mixture: Mixture, lanes: Sequence[Sequence[Fragment]], memory: StageMemory, most_layers: int
+) -> Iterator[_Seat]:
+    for part, fragments in zip(mixture.parts, lanes, strict=True):
+        blocks: Sequence[Block] = part.blocks
+        if len(lanes) == 1 and len(blocks) > 1:
+            blocks = evenest(
+                memory, blocks, [fragments[b.start].free_bytes for b in blocks], part.num_layers, most_layers
+            )
+        blocks = sorted(blocks, key=lambda b: (not b.first, b.last, -b.start))
+        layers = split([block.capacity for block in blocks], part.num_layers) if blocks else ()
+        for block, n in zip(blocks, layers, strict=True):
+            yield _Seat(block, n, fragments)
 
 
-def split(capacities: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Layers of each stage, at least 1 and at most its capacity, the largest as small as can be.
-
-    What could be left out is left out at the end: the last stage also computes the lm_head.
-    """
-    level = _water_level(capacities, num_layers)
-    assert level is not None, "the stages were chosen to hold the model"
-    layers = [min(c, level) for c in capacities]
-    surplus = sum(layers) - num_layers
-    for stage in reversed(range(len(layers))):
-        if surplus and layers[stage] == level:
-            layers[stage] -= 1
-            surplus -= 1
-    return tuple(layers)
-
-
-def _in_pipeline_order(blocks: Sequence[Block]) -> list[Block]:
+def _order(seat: _Seat) -> tuple[bool, bool, int]:
     """First stage, the others from rich to poor, last stage."""
-    return sorted(blocks, key=lambda b: (not b.first, b.last, -b.start))
-
-
-def _packing(
-    memory: StageMemory, num_layers: int, tp: int, fragments: Sequence[Fragment], blocks: Sequence[Block]
-) -> Packing:
-    layers = split([block.capacity for block in blocks], num_layers)
-    stages: list[Stage] = []
-    stranded = 0
-    for block, n in zip(blocks, layers, strict=True):
-        ranks = fragments[block.start : block.start + tp]
-        held = memory.of_stage(n, first=block.first, last=block.last)
-        stranded += sum(f.free_bytes - held for f in ranks)
-        stages.append(Stage(gpus=tuple(sorted(f.gpu for f in ranks)), num_layers=n, reserved_bytes=held))
-    return Packing(tuple(stages), max(layers), stranded)
+    return not seat.block.first, seat.block.last, -seat.fragments[seat.block.start].free_bytes

@@ -1,6 +1,13 @@
 """Which candidate and which nodes a deployment gets."""
 
-from maveriq_allocator.choosing import choose, readable, shortage
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maveriq_allocator.choosing import Manner, Node, choose, readable, shortage
+from maveriq_allocator.packing import Fragment, Packing, pack
+from maveriq_allocator.screening import MAX_WAYS
+from maveriq_allocator.strategies import Preference, Strategy
 from tests.unit.allocator.plans import candidate, memory, node, plan
 
 
@@ -41,16 +48,101 @@ def test_only_gpus_of_the_candidates_type_on_nodes_with_its_engine_count() -> No
     assert choose(plan(), nodes[:2], num_replicas=1) is None
 
 
-def test_the_node_with_the_smallest_largest_stage_is_taken() -> None:
-    choice = choose(plan(candidate(pp=2)), [node("a", 70, 15), node("b", 60, 60)], num_replicas=1)
-    assert choice is not None
-    assert choice.seats[0].node == "b"
-
-
-def test_of_equally_fast_nodes_the_one_that_strands_least_is_taken() -> None:
+def test_the_node_that_strands_least_is_taken() -> None:
     choice = choose(plan(), [node("a", 200), node("b", 85), node("c", 100)], num_replicas=1)
     assert choice is not None
     assert choice.seats[0].node == "b"
+    assert choice.seats[0].gap == 0
+
+
+def test_stages_are_as_uneven_as_the_manner_allows() -> None:
+    nodes = [node("a", 70, 15), node("b", 60, 60)]
+    free = choose(plan(candidate(pp=2)), nodes, num_replicas=1)
+    even = choose(plan(candidate(pp=2)), nodes, num_replicas=1, manner=Manner(most_uneven=1.5))
+    assert free is not None
+    assert even is not None
+    assert (free.seats[0].node, even.seats[0].node) == ("a", "b")
+
+
+def test_gpu_types_mix_where_their_speeds_are_told_and_the_fastest_node_wins() -> None:
+    slow, fast = node("a", 100, gpu_type="K80").fragments, node("a2", 70, gpu_type="A6000").fragments
+    nodes = [node("s", 100, gpu_type="K80"), Node("m", "torch", slow + fast)]
+    assert choose(plan(candidate(pp=2)), nodes) is None
+    choice = choose(plan(candidate(pp=2)), nodes, manner=Manner(speeds={"A6000": 1.0, "K80": 4.0}))
+    assert choice is not None
+    assert {s.gpus[0]: s.num_layers for s in choice.seats[0].stages} == {"a2/0": 7, "a/0": 1}
+    alone = choose(plan(candidate(pp=1)), nodes, manner=Manner(speeds={"A6000": 1.0, "K80": 4.0}))
+    assert alone is not None
+    assert alone.seats[0].stages[0].gpus in (("a/0",), ("s/0",))
+
+
+def test_a_replica_spans_nodes_only_where_its_engine_does_and_no_node_holds_it() -> None:
+    nodes = [node("a", 50), node("b", 50), node("c", 10)]
+    choice = choose(plan(candidate(pp=2)), nodes, manner=Manner(spanning=frozenset({"torch"})))
+    assert choice is not None
+    assert {s.gpus[0] for s in choice.seats[0].stages} == {"a/0", "b/0"}
+    with_room = [*nodes, node("d", 40, 60)]
+    choice = choose(plan(candidate(pp=2)), with_room, manner=Manner(spanning=frozenset({"torch"})))
+    assert choice is not None
+    assert choice.seats[0].node == "d"
+
+
+def test_tp_ranks_stay_on_a_node_where_a_replica_spans_several() -> None:
+    nodes = [node("a", 40, 9, 9), node("b", 40, 40), node("c", 41, 40)]
+    choice = choose(plan(candidate(pp=2, tp=2)), nodes, manner=Manner(spanning=frozenset({"torch"})))
+    assert choice is not None
+    assert {s.gpus for s in choice.seats[0].stages} == {("b/0", "b/1"), ("c/0", "c/1")}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        (Strategy.LEAST_LOADED, "idle"),
+        (Strategy.PACKING, "high"),
+        (Strategy.HYBRID, "some"),
+        (Strategy.BEST_FIT, "high"),
+    ],
+)
+def test_the_strategy_orders_nodes_by_utilisation(strategy: Strategy, expected: str) -> None:
+    shares = {"full": 1.0, "high": 0.8, "some": 0.6, "little": 0.2, "idle": 0.0}
+    free = {"full": 90, "high": 85, "some": 100, "little": 100, "idle": 110}
+    nodes = [Node(n, "torch", (Fragment(n, "A6000", free[n], share),)) for n, share in shares.items()]
+    choice = choose(plan(), nodes, manner=Manner(preference=Preference(strategy)))
+    assert choice is not None
+    assert choice.seats[0].node == expected
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("share", [0.9, 1.0])
+def test_no_strategy_leaves_out_the_only_gpu_with_room(strategy: Strategy, share: float) -> None:
+    """MaverIQ's hybrid and packing wait for ever."""
+    pair = (Fragment("a", "A6000", 100, share), Fragment("b", "A6000", 10, 0.1))
+    choice = choose(plan(), [Node("n", "torch", pair)], manner=Manner(preference=Preference(strategy)))
+    assert choice is not None
+    assert choice.seats[0].stages[0].gpus == ("a",)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    nodes=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=4), min_size=1, max_size=5),
+    pp=st.integers(1, 3), tp=st.integers(1, 2), first=st.integers(0, 20), last=st.integers(0, 20),
+    ways=st.sampled_from([0, MAX_WAYS]),
+)  # fmt: skip
+def test_the_node_taken_is_the_best_of_all_and_none_is_taken_only_where_none_fits(
+    nodes: list[list[int]], pp: int, tp: int, first: int, last: int, ways: int
+) -> None:
+    stage = memory(layer=7, first=first, last=last, runtime=2)
+    there = [node(f"n{number}", *free) for number, free in enumerate(nodes)]
+    packings = [pack(stage, 8, pp=pp, tp=tp, fragments=each.fragments) for each in there]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maveriq_allocator.screening.MAX_WAYS", ways)  # 0: bounds from the cheapest GPUs
+        choice = choose(plan(candidate(pp=pp, tp=tp, stage=stage)), there)
+    fitting = [packing.stranded_bytes for packing in packings if isinstance(packing, Packing)]
+    assert (choice is None) == (not fitting)
+    if choice is not None:
+        held = {gpu: s.reserved_bytes for s in choice.seats[0].stages for gpu in s.gpus}
+        free = {f.gpu: f.free_bytes for each in there for f in each.fragments}
+        assert sum(free[gpu] - held[gpu] for gpu in held) == min(fitting)
 
 
 def test_replicas_do_not_share_bytes_and_may_sit_on_different_nodes() -> None:

@@ -1,0 +1,175 @@
+"""Which nodes can hold a replica, and what it would cost there at least. Pure: a fleet in, one number a node out.
+
+All nodes of a fleet at once, in numpy: packing each of a thousand nodes takes a second, this a few milliseconds. What
+it costs is a lower bound, so that the packings worth a look come first and the others are left out with proof. It is
+close where the ways to choose a node's GPUs are few enough to try them all (eight GPUs: always), and exact for tp = 1
+and GPUs of one speed on the nodes that come first.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maveriq.contracts import StageMemory
+from maveriq_allocator.fleet import Fleet, Ints
+from maveriq_allocator.selection import NEVER
+
+MAX_WAYS = 2**18  # nodes x ways to choose GPUs that are bounded: a few milliseconds
+MAX_EXACT_WAYS = 2**13  # that are tried exactly
+_TOO_MANY = 2**40  # layers lost where a GPU cannot be an end
+
+Flags = NDArray[np.bool_]
+Key = tuple[bool, int, int]
+"""Ranks that NVLink does not join, ns of all layers, cost: the best placement has the least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of one replica."""
+
+    memory: StageMemory
+    num_layers: int
+    pp: int
+    tp: int
+    most_layers: int
+    """Of one stage."""
+
+    @property
+    def needed_bytes(self) -> int:
+        """On all its GPUs together."""
+        if self.pp == 1:
+            return self.tp * self.memory.of_stage(self.num_layers, first=True, last=True)
+        total = self.pp * self.memory.runtime_bytes + self.num_layers * self.memory.layer_bytes
+        return self.tp * (total + self.memory.first_bytes + self.memory.last_bytes)
+
+
+class Screen:
+    """A shape on each node of a fleet."""
+
+    def __init__(self, fleet: Fleet, shape: Shape) -> None:
+        self._fleet, self._shape = fleet, shape
+        self._costs = self._bounds(np.arange(len(fleet.nodes)))
+
+    def update(self, fleet: Fleet, changed: Ints) -> None:
+        """The fleet is now this one, which differs in the nodes `changed`."""
+        self._fleet = fleet
+        self._costs[changed] = self._bounds(changed)
+
+    def promising(self) -> list[int]:
+        """Nodes that may hold a replica, the best bound first; of equals the one with the least free."""
+        order = self._order()
+        num_ways = self._num_ways()
+        closer = order[: MAX_EXACT_WAYS // num_ways] if num_ways else order[:0]
+        if len(closer):
+            self._costs[closer] = self._tried(closer)
+            order = self._order()
+        return [int(index) for index in order]
+
+    def bound(self, index: int) -> Key:
+        """No placement on this node is better."""
+        layers_ns = int(self._fleet.layer_ns[index]) * self._shape.num_layers
+        return bool(self._fleet.num_linked[index] < self._shape.tp - 1), layers_ns, int(self._costs[index])
+
+    def _order(self) -> Ints:
+        fleet = self._fleet
+        fitting = np.flatnonzero(self._costs < NEVER)
+        unlinked = fleet.num_linked[fitting] < self._shape.tp - 1
+        keys = (fleet.free_bytes[fitting], self._costs[fitting], fleet.layer_ns[fitting], unlinked)
+        order: Ints = fitting[np.lexsort(keys)]
+        return order
+
+    def _num_ways(self) -> int:
+        shape = self._shape
+        return comb(max(0, self._fleet.width - shape.pp * (shape.tp - 1)), shape.pp)
+
+    def _bounds(self, rows: Ints) -> Ints:
+        """`NEVER` where it does not fit."""
+        shape = self._shape
+        costs = np.full(len(rows), NEVER, dtype=np.int64)
+        num_gpus = shape.pp * shape.tp
+        if self._fleet.width < num_gpus or shape.pp > shape.num_layers:
+            return costs
+        poorest = self._fleet.free[rows, shape.tp - 1 : num_gpus : shape.tp]
+        fitting = np.flatnonzero(holds(shape, poorest))
+        if len(fitting):
+            few = self._num_ways() * len(fitting) <= MAX_WAYS
+            costs[fitting] = self._of_all_ways(rows[fitting]) if few else self._of_the_cheapest(rows[fitting])
+        return costs
+
+    def _of_the_cheapest(self, rows: Ints) -> Ints:
+        """No GPUs that can hold something cost less together, nor do any that have as many bytes as needed."""
+        shape, fleet = self._shape, self._fleet
+        num_gpus = shape.pp * shape.tp
+        usable = fleet.free[rows] >= shape.memory.runtime_bytes + shape.memory.layer_bytes
+        costs = np.where(usable, fleet.costs[rows], NEVER // fleet.width)
+        cheapest: Ints = np.partition(costs, num_gpus - 1, axis=1)[:, :num_gpus].sum(axis=1)
+        least: Ints = np.maximum(cheapest, fleet.preference.at_least(shape.needed_bytes))
+        return least
+
+    def _of_all_ways(self, rows: Ints) -> Ints:
+        """As if the ends took room wherever there is some to spare."""
+        shape, fleet = self._shape, self._fleet
+        ways = _ways(fleet.width, shape.pp, shape.tp)
+        alone = shape.pp == 1
+        layers = _capacities(shape, fleet.free[rows, shape.tp - 1 :], first=alone, last=alone)
+        layers = np.where(layers >= 1, layers, -_TOO_MANY)
+        needed = shape.num_layers
+        if not alone and shape.most_layers >= shape.num_layers:
+            needed += max(0, (shape.memory.first_bytes + shape.memory.last_bytes) // shape.memory.layer_bytes - 1)
+        costs = fleet.block_costs(rows, shape.tp)
+        chosen = np.zeros((layers.shape[1], len(ways)))
+        chosen[ways, np.arange(len(ways))[:, None]] = 1.0
+        held = layers.astype(np.float64) @ chosen >= needed  # floats multiply faster, and are exact to 2**53
+        way = np.where(held, costs.astype(np.float64) @ chosen, np.inf).argmin(axis=1)
+        least: Ints = np.take_along_axis(costs, ways[way], axis=1).sum(axis=1)
+        return least
+
+    def _tried(self, rows: Ints) -> Ints:
+        shape, fleet = self._shape, self._fleet
+        ways = _ways(fleet.width, shape.pp, shape.tp)
+        held = holds(shape, fleet.free[rows][:, ways + shape.tp - 1])
+        costs = fleet.block_costs(rows, shape.tp)[:, ways].sum(axis=2)
+        least: Ints = np.where(held, costs, NEVER).min(axis=1)
+        return least
+
+
+@cache
+def _ways(num_gpus: int, pp: int, tp: int) -> Ints:
+    """All ways to cut `pp` blocks of `tp` neighbours: the first of each block, [ways, pp]."""
+    ways = np.array(list(combinations(range(num_gpus - pp * (tp - 1)), pp)), dtype=np.int64)
+    return ways + np.arange(pp) * (tp - 1)
+
+
+def holds(shape: Shape, poorest: Ints) -> Flags:
+    """Whether stages on GPUs with so many bytes free hold the model, whichever come first and last.
+
+    Args:
+        poorest: free bytes of the poorest rank of each stage, [..., pp].
+    """
+    if shape.pp == 1:
+        fits: Flags = _capacities(shape, poorest, first=True, last=True)[..., 0] >= shape.num_layers
+        return fits
+    middle = _capacities(shape, poorest, first=False, last=False)
+    lost_first = _lost(middle, _capacities(shape, poorest, first=True, last=False))
+    lost_last = _lost(middle, _capacities(shape, poorest, first=False, last=True))
+    best = lost_last.argmin(axis=-1)[..., None]
+    is_best = np.arange(shape.pp) == best
+    second: Ints = np.where(is_best, _TOO_MANY, lost_last).min(axis=-1, keepdims=True)
+    another: Ints = np.where(is_best, second, lost_last.min(axis=-1, keepdims=True))  # the end is not the beginning
+    layers: Ints = middle.sum(axis=-1) - (lost_first + another).min(axis=-1)
+    held: Flags = (middle.min(axis=-1) >= 1) & (layers >= shape.num_layers)
+    return held
+
+
+def _capacities(shape: Shape, free_bytes: Ints, *, first: bool, last: bool) -> Ints:
+    fixed_bytes = shape.memory.of_stage(0, first=first, last=last)
+    return np.minimum((free_bytes - fixed_bytes) // shape.memory.layer_bytes, shape.most_layers)
+
+
+def _lost(middle: Ints, end: Ints) -> Ints:
+    """Layers that an end leaves no room for."""
+    return np.where(end >= 1, middle - end, _TOO_MANY)

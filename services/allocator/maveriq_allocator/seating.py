@@ -1,0 +1,140 @@
+"""Which nodes a candidate's replicas go to. Pure: what is free in, a seat for each replica out, or none at all.
+
+One replica after the other, each on the node where NVLink joins its ranks, latency is least, and the least is stranded
+or what else the strategy prefers; `Seat.gap` is 0 where that is proven to be the best node. Where several replicas do
+not all find a seat that way, it is tried again with stages that are as even as can be.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from maveriq.contracts import Candidate, Stage
+from maveriq_allocator.feasibility import check
+from maveriq_allocator.fleet import Fleet
+from maveriq_allocator.packing import NS_PER_MS, Fragment, Packing, pack
+from maveriq_allocator.screening import Key, Screen, Shape
+from maveriq_allocator.strategies import Preference
+
+MAX_PACKED = 8  # nodes whose packings are compared, where screening cannot tell which is best: 1-2 ms each
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How seats are chosen among those that fit."""
+
+    preference: Preference = field(default_factory=Preference)
+    speeds: Mapping[str, float] | None = None
+    """ms per layer of each GPU type that a replica may be mixed of; None: only the candidate's own type."""
+    spanning: frozenset[str] = frozenset()
+    """Engines whose replicas may have stages on several nodes, where no single node holds them."""
+    most_uneven: float | None = None
+    """Largest stage as a multiple of an even one; None: no limit."""
+
+    def types(self, candidate: Candidate) -> Mapping[str, float]:
+        return {candidate.configuration.gpu_type: 0.0} if self.speeds is None else self.speeds
+
+    def shape(self, candidate: Candidate, num_layers: int) -> Shape:
+        pp = candidate.configuration.pp
+        even = -(-num_layers // pp)
+        most = num_layers if self.most_uneven is None else max(even, int(self.most_uneven * even))
+        return Shape(candidate.memory, num_layers, pp, candidate.configuration.tp, min(most, num_layers))
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where one replica goes."""
+
+    node: str
+    """Of its first stage."""
+    stages: tuple[Stage, ...]
+    gap: int = 0
+    """By how much another node might be cheaper, as the strategy counts; 0: none is."""
+
+
+def seat_all(
+    candidate: Candidate, num_layers: int, fleet: Fleet, num_replicas: int, manner: Manner
+) -> tuple[Seat, ...] | None:
+    """Args:
+    fleet: the nodes with the candidate's engine and the GPU types it may use; not changed.
+    """
+    shape = manner.shape(candidate, num_layers)
+    seats = _Seating(candidate, shape, fleet, manner).seats(num_replicas)
+    if seats is None and num_replicas > 1 and shape.pp > 1:
+        even = replace(shape, most_layers=-(-num_layers // shape.pp))
+        seats = _Seating(candidate, even, fleet, manner).seats(num_replicas)
+    return seats
+
+
+class _Seating:
+    def __init__(self, candidate: Candidate, shape: Shape, fleet: Fleet, manner: Manner) -> None:
+        self._candidate, self._shape, self._fleet, self._manner = candidate, shape, fleet, manner
+        self._screen = Screen(fleet, shape)
+
+    def seats(self, num_replicas: int) -> tuple[Seat, ...] | None:
+        seats: list[Seat] = []
+        while len(seats) < num_replicas:
+            seat = self._on_one_node() or self._on_several_nodes()
+            if seat is None:
+                return None
+            seats.append(seat)
+            if len(seats) < num_replicas:
+                self._take(seat)
+        return tuple(seats)
+
+    def _on_one_node(self) -> Seat | None:
+        best: tuple[Key, int, Packing] | None = None
+        gap = 0
+        for num_packed, index in enumerate(self._screen.promising()):
+            bound = self._screen.bound(index)
+            if best is not None and (bound >= best[0] or num_packed >= MAX_PACKED):
+                gap = max(0, best[0][2] - bound[2])
+                break
+            packing = self._packed(self._fleet.usable(index))
+            if packing is not None and (best is None or _key(packing) < best[0]):
+                best = _key(packing), index, packing
+        if best is None:
+            return None
+        _, index, packing = best
+        return self._seat(self._fleet.nodes[index].name, packing, self._fleet.usable(index), gap)
+
+    def _on_several_nodes(self) -> Seat | None:
+        """On as few of the emptiest nodes as hold it; else on those with the richest ranks, which do if any do."""
+        if self._candidate.configuration.engine not in self._manner.spanning or self._shape.pp < 2:
+            return None
+        fleet, shape = self._fleet, self._shape
+        emptiest = [int(index) for index in np.argsort(-fleet.free_bytes, kind="stable")[: shape.pp]]
+        choices = [emptiest[:num_nodes] for num_nodes in range(2, len(emptiest) + 1)]
+        for indices in [*choices, fleet.richest(shape.pp, shape.tp)]:
+            pool = [replace(f, node=fleet.nodes[i].name) for i in indices for f in fleet.usable(i)]
+            packing = self._packed(pool)
+            if packing is not None:
+                node = next(f.node for f in pool if f.gpu == packing.stages[0].gpus[0])
+                least = self._manner.preference.at_least(shape.needed_bytes)
+                return self._seat(node, packing, pool, packing.cost - least)
+        return None
+
+    def _packed(self, fragments: Sequence[Fragment]) -> Packing | None:
+        shape = self._shape
+        packing = pack(
+            shape.memory, shape.num_layers, pp=shape.pp, tp=shape.tp, fragments=fragments, speeds=self._manner.speeds,
+            preference=self._manner.preference, most_layers=shape.most_layers,
+        )  # fmt: skip
+        return packing if isinstance(packing, Packing) else None
+
+    def _seat(self, node: str, packing: Packing, fragments: Sequence[Fragment], gap: int) -> Seat:
+        types = frozenset(self._manner.types(self._candidate))
+        spans = self._candidate.configuration.engine in self._manner.spanning
+        check(packing.stages, self._candidate, self._shape.num_layers, fragments, types=types, spans_nodes=spans)
+        return Seat(node, packing.stages, gap)
+
+    def _take(self, seat: Seat) -> None:
+        """What the seat holds is no longer free."""
+        held = {gpu: stage.reserved_bytes for stage in seat.stages for gpu in stage.gpus}
+        self._fleet = self._fleet.without(held)
+        self._screen.update(self._fleet, self._fleet.having(held))
+
+
+def _key(packing: Packing) -> Key:
+    return not packing.is_linked, round((packing.latency_ms or 0.0) * NS_PER_MS), packing.cost
