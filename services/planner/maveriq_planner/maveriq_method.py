@@ -62,7 +62,7 @@ class Parts:
         pp_overhead = max(0.0, self.alone * (1 - 0.5**by.alpha))
         shared = self.alone / (tp * float(pp) ** by.alpha)
         ranks = float(tp - 1) ** by.beta / float(pp) ** by.gamma * self.tp_overhead
-        return shared + ranks + float(pp - 1) ** by.delta * pp_overhead
+        return float(shared + ranks + float(pp - 1) ** by.delta * pp_overhead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def fit_exponents(known: Sequence[tuple[MaveriqModel, RunSample]]) -> Exponents:
         return float(np.mean(np.abs((alone / (tp * pp**alpha) + ranks + stages) / measured - 1)))
 
     found = _descended(missed, np.array([START.alpha, START.beta, START.gamma, START.delta]))
-    return Exponents(*(float(value) for value in found))
+    return Exponents(float(found[0]), float(found[1]), float(found[2]), float(found[3]))
 
 
 def _descended(missed: Callable[[Array], float], at: Array) -> Array:
