@@ -154,6 +154,13 @@ def _shape(config: Any) -> Shape:
     num_heads: int = config.num_attention_heads
     return Shape(
         num_layers=config.num_hidden_layers,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
+        num_kv_heads=_num_kv_heads(config) or num_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
     )
+
+
+def _num_kv_heads(config: Any) -> int | None:
+    """None: as many as there are heads."""
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1  # Falcon 7B, GPT-BigCode
+    return getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
