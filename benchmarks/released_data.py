@@ -40,8 +40,9 @@ class Row:
     """File that it is from, without .csv."""
     model: str
     sample: RunSample
-    gpu_seconds: float
-    """What making and measuring it took: engine build and run, on all of its GPUs."""
+    build_s: float
+    """Making the cut model and its engine; rows that differ in output length share it."""
+    run_s: float
 
     @property
     def latency_ms(self) -> float:
@@ -56,6 +57,18 @@ class Row:
     @property
     def num_gpus(self) -> int:
         return self.sample.tp * len(self.sample.layers)
+
+
+def gpu_seconds(rows: Iterable[Row]) -> float:
+    """What making and measuring them took."""
+    builds: dict[object, float] = {}
+    spent = 0.0
+    for row in rows:
+        sample = row.sample
+        engine = (row.table, row.model, sample.tp, sample.layers, sample.precision, sample.kv_precision, sample.batch)
+        builds.setdefault(engine, row.build_s * row.num_gpus)
+        spent += row.run_s * row.num_gpus
+    return spent + sum(builds.values())
 
 
 def read(folders: Sequence[Path]) -> list[Row]:
@@ -95,8 +108,8 @@ def _row(cells: dict[str, str], table: str) -> Row:
         room_tokens=int(cells["Batch_Size"]) * BUILT_TOKENS,
         memory_bytes=round(float(cells["Memory-After-Run"]) * GIB),
     )
-    spent = sum(float(cells.get(f"Time-{name}") or 0) for name in ("Gen-Fingerprint", "Gen-Graph", "Prof"))
-    return Row(table, cells["Model"], sample, spent * sample.tp * len(layers))
+    build_s = sum(float(cells.get(f"Time-{name}") or 0) for name in ("Gen-Fingerprint", "Gen-Graph"))
+    return Row(table, cells["Model"], sample, build_s, float(cells.get("Time-Prof") or 0))
 
 
 def facts_named(model: str) -> ModelFacts:

@@ -172,7 +172,7 @@ def fit_exponents(known: Sequence[tuple[MaveriqModel, RunSample]]) -> Exponents:
     measured = np.array([run.e2e_ms or 0.0 for _, run in points])
 
     def missed(at: Array) -> float:
-        alpha, beta, gamma, delta = at
+        alpha, beta, gamma, delta = (float(exponent) for exponent in at)
         stages = np.where(pp > 1, (pp - 1) ** delta, 0.0) * np.maximum(0.0, alone * (1 - 0.5**alpha))
         ranks = np.where(tp > 1, (tp - 1) ** beta, 0.0) / pp**gamma * overhead
         return float(np.mean(np.abs((alone / (tp * pp**alpha) + ranks + stages) / measured - 1)))
