@@ -13,6 +13,8 @@ from maveriq.bus.envelope import Envelope
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.bus.queues import QueueSpec
 from maveriq.contracts import (
+    AccuracyMeasured,
+    AccuracyProgressed,
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
@@ -22,13 +24,17 @@ from maveriq.contracts import (
     GpuState,
     InventoryChanged,
     Message,
+    Model,
     PlacementReserved,
     PlanComputed,
     PlanPreviewed,
+    Precision,
     Priority,
+    Provenance,
     ReplicaFailed,
     ReplicaReady,
     RequestSubmitted,
+    VariantAccuracy,
 )
 from maveriq.streams import RequestFailed, Streams
 from maveriq.topology import EXCHANGE, INGRESS
@@ -234,6 +240,41 @@ async def test_malformed_messages_are_refused_and_dead_lettered_with_the_reason(
         assert all(fault["problem"] and fault["remedy"] for fault in faults)
     assert len(broker.dead_letters(INGRESS.dead_queue)) == len(bad)
     assert all(dead.headers["reason"] for dead in broker.dead_letters(INGRESS.dead_queue))
+    assert ingress.silent()
+
+
+TEXT = "Water boils at a hundred degrees. " * 20
+
+
+async def test_accuracy_is_asked_for_followed_and_remembered_with_the_model(ingress: Ingress, redis_url: str) -> None:
+    asked = {"accuracy_id": str(ID), "model": "smol", "text": TEXT}
+    await ingress.send("accuracy.submitted.v1", asked)
+    (requested,) = await ingress.emitted("accuracy.requested.v1")
+    assert (requested["text"], requested["max_tokens"]) == (TEXT, 4096)
+    model = Model.model_validate(requested["model"])
+    assert model.source == "HuggingFaceTB/SmolLM2-135M"
+    await ingress.tell(AccuracyProgressed(accuracy_id=ID, variant="fp32", num_done=512, num_tokens=600))
+    async with Redis.from_url(redis_url, decode_responses=True) as redis, asyncio.timeout(5):
+        accuracies = Accuracies(redis)
+        while (record := await accuracies.get(ID)) is None or not record.progress:  # noqa: ASYNC110  # nor has a store
+            await asyncio.sleep(0.002)
+        await ingress.send("accuracy.submitted.v1", asked)  # again: it is under way
+        bf16 = VariantAccuracy(variant="bf16", perplexity=12.0, agreement=0.97, relative=0.98)
+        await ingress.tell(AccuracyMeasured(accuracy_id=ID, model=model, variants=(bf16,), num_tokens=600))
+        (registered,) = await ingress.emitted("model.registered.v1")
+        remembered = Model.model_validate(registered["model"]).variant("bf16", Precision.BF16)
+        assert remembered is not None
+        assert (remembered.accuracy, remembered.provenance) == (0.98, Provenance.MEASURED)
+        while (record := await accuracies.get(ID)) is None or not record.finished:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    assert record.results == (bf16,)
+    assert ingress.silent()
+
+
+async def test_accuracy_of_an_unknown_model_is_refused_with_the_known_ones(ingress: Ingress) -> None:
+    await ingress.send("accuracy.submitted.v1", {"accuracy_id": str(ID), "model": "smoll", "text": TEXT})
+    (fault,) = (await ingress.refusal())["faults"]
+    assert (fault["field"], "did you mean smol?" in fault["remedy"]) == ("model", True)
     assert ingress.silent()
 
 

@@ -1,0 +1,70 @@
+"""`maveriq accuracy`: asks, follows to the end, shows what each variant keeps."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from maveriq.contracts import Precision, VariantAccuracy
+from maveriq.contracts.accuracy import AccuracyRecord, VariantProgress
+from tests.unit.cli.conftest import Called, ScriptedIngress
+
+Call = Callable[..., Called]
+ID = UUID(int=3)
+BEGUN = AccuracyRecord(accuracy_id=ID, model="org/tiny", variants=("fp32", "int8"), max_tokens=600)
+DONE = BEGUN.model_copy(
+    update={
+        "progress": (VariantProgress(variant="fp32", num_done=600, num_tokens=600),),
+        "finished": True,
+        "reference": Precision.FP32,
+        "num_tokens": 600,
+        "results": (
+            VariantAccuracy(variant="fp32", perplexity=12.0, agreement=1.0, relative=1.0),
+            VariantAccuracy(variant="int8", problem="int8: only the serving engine makes int8"),
+        ),
+    }
+)
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr("maveriq.cli.accuracy.POLL_S", 0.01)
+    file = tmp_path / "text.txt"
+    file.write_text("some words " * 40)
+    yield file
+
+
+def answers(ingress: ScriptedIngress, record: AccuracyRecord) -> None:
+    told: Any = record.model_dump(mode="json")
+    ingress.answer("POST /v1/models/org/tiny/accuracy", BEGUN.model_dump(mode="json"), 202)
+    ingress.answer(f"GET /v1/models/org/tiny/accuracy/{ID}", told)
+
+
+def test_it_shows_what_was_measured_and_why_the_rest_was_not(ingress: ScriptedIngress, call: Call, text: Path) -> None:
+    answers(ingress, DONE)
+    called = call("accuracy", "org/tiny", "--text", str(text), "--max-tokens", "600")
+    assert called.code == 0, called
+    assert ingress.asked[0][1] == {"text": text.read_text(), "max_tokens": 600}
+    assert "measuring fp32 on 600 tokens" in called.out
+    assert "100.00%" in called.out and "1.0000" in called.out
+    assert "only the serving engine makes int8" in called.out
+
+
+def test_as_json_it_is_the_record_and_nothing_else(ingress: ScriptedIngress, call: Call, text: Path) -> None:
+    answers(ingress, DONE)
+    told = json.loads(call("accuracy", "org/tiny", "--text", str(text), "--json").out)
+    assert told["results"][0]["relative"] == 1.0
+    assert "max_tokens" not in ingress.asked[0][1]
+
+
+def test_what_could_not_be_measured_is_an_error_with_the_reason(
+    ingress: ScriptedIngress, call: Call, text: Path
+) -> None:
+    problem = "fp32 takes 26.1 GiB (4.0 GiB are free); free some and measure again"
+    answers(ingress, BEGUN.model_copy(update={"finished": True, "problem": problem}))
+    called = call("accuracy", "org/tiny", "--text", str(text))
+    assert (called.code, called.err) == (1, f"maveriq: {problem}\n")
+    assert "cannot read" in call("accuracy", "org/tiny", "--text", "/nowhere").err
