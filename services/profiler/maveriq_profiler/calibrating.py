@@ -89,7 +89,8 @@ class Calibrating:
     async def _wait(self) -> None:
         """Until asked, or for a while: another profiler of this GPU type may have heard the question."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._asked.wait(), self.wait_s)
+            async with asyncio.timeout(self.wait_s):
+                await self._asked.wait()
 
     async def _step(self, run: Run) -> None:
         """One item more, or the end of the run."""
