@@ -27,6 +27,7 @@ from maveriq.topology import PROFILER
 from maveriq_profiler.__main__ import bound, seen, wire
 from maveriq_profiler.catalog import Catalog, Key
 from maveriq_profiler.handlers import Handlers
+from maveriq_profiler.orders import Reading
 from maveriq_profiler.rigs import Rigs
 from maveriq_profiler.settings import Settings
 from tests.unit.profiler.rigs import FACTS, FakeProbe, fingerprint, rig
@@ -99,6 +100,26 @@ async def test_an_older_engine_version_of_this_gpu_type_is_not_offered(redis_url
     reply = await answer(redis_url, FakeProbe(), accepted())
     assert isinstance(reply, FingerprintMeasured)
     assert [f.engine_version for f in reply.fingerprints] == [rig().engine_version]
+
+
+async def test_a_variant_of_another_shape_fails_the_deployment_with_the_remedy(redis_url: str) -> None:
+    class Pruned(FakeProbe):
+        async def read(self, source: str) -> Reading:
+            found = await super().read(source)
+            narrow = {"intermediate_size": 96} if source == "/models/pruned" else {}
+            return found.model_copy(update={"facts": FACTS.model_copy(update=narrow)})
+
+    same = Variant(name="sparse", precision=Precision.BF16, source="/models/sparse")
+    pruned = Variant(name="pruned", precision=Precision.BF16, source="/models/pruned")
+    event = accepted(Precision.FP32)
+    for variants, wanted in (((same,), FingerprintMeasured), ((same, pruned), DeploymentFailed)):
+        model = event.admission.model.model_copy(update={"variants": (*event.admission.model.variants, *variants)})
+        admission = event.admission.model_copy(update={"model": model})
+        reply = await answer(redis_url, Pruned(), event.model_copy(update={"admission": admission}))
+        assert isinstance(reply, wanted)
+    assert isinstance(reply, DeploymentFailed)
+    assert reply.detail.startswith("pruned: its checkpoint has intermediate_size 96")
+    assert reply.detail.endswith("register it as a model of its own")
 
 
 async def test_an_unreadable_model_fails_its_deployment_with_the_reason(redis_url: str) -> None:

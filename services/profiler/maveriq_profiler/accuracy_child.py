@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def measure(order: AccuracyOrder, say: Say) -> None:
     for subject in order.subjects:
         gc.collect()
         try:
-            theirs = scored(subject.label, lambda subject=subject: _load_subject(subject, weights, order.device))
+            theirs = scored(subject.label, partial(_load_subject, subject, weights, order.device))
         except (CannotRun, *_CANNOT) as error:
             say(AccuracyLine(result=VariantAccuracy(variant=subject.label, problem=_words(subject, error))))
         else:

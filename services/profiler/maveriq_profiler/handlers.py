@@ -5,6 +5,7 @@ nor are calibrated for it.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from maveriq.contracts import (
     MeasurementRequested,
     MemoryHeld,
     Message,
+    Model,
     ModelFacts,
     Precision,
     ServiceTimed,
@@ -34,6 +36,7 @@ from maveriq_profiler.learning import Learning
 from maveriq_profiler.measuring import ModelUnreadable, Probe, ProbeFailed
 from maveriq_profiler.orders import Reading
 from maveriq_profiler.rigs import Rigs
+from maveriq_profiler.variants import own_source, shape_difference
 
 log = structlog.get_logger()
 
@@ -72,6 +75,8 @@ class Handlers:
             reading = await self.probe.read(admission.model.source)
         except ModelUnreadable as error:
             return _failed(deployment_id, FailureReason.MODEL_UNREADABLE, str(error))
+        if other_shape := await self._other_shape(reading.facts, admission.model):
+            return _failed(deployment_id, FailureReason.MODEL_UNREADABLE, other_shape)
         present = await self.rigs.present()
         calibrations = current(await self.calibrating.samples.calibrations(), present)
         known_kinds = self._covered(reading.facts, admission, calibrations)
@@ -91,6 +96,17 @@ class Handlers:
         if not admission.dry_run:
             await self.learning.watching.remember(measured)
         return measured
+
+    async def _other_shape(self, facts: ModelFacts, model: Model) -> str:
+        """Why a variant's own checkpoint is none of the model's; '' where each that can be read here is one."""
+        for variant in model.variants:
+            source = own_source(model, variant)
+            if source is not None:
+                with suppress(ModelUnreadable):
+                    theirs = await self.probe.read(source)
+                    if problem := shape_difference(facts, theirs.facts, variant.label):
+                        return problem
+        return ""
 
     def _covered(self, facts: ModelFacts, admission: Admission, calibrations: Sequence[Calibration]) -> set[Kind]:
         return covered(facts, admission.model.variants, calibrations) if self.trusts_calibrations else set()
