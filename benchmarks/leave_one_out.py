@@ -77,7 +77,9 @@ def _memory_gib(sample: RunSample, constants: dict[str, float]) -> float:
     cached = sample.batch * (sample.input_tokens + sample.output_tokens)
     known = law.known_bytes(sample.facts, rig, num_layers=sum(sample.layers), cached_tokens=cached)
     tokens = sample.room_tokens or sample.batch * sample.input_tokens
-    terms = law.memory_terms(sample.facts, rig, num_stages=len(sample.layers), tokens=tokens)
+    terms = law.memory_terms(
+        sample.facts, rig, num_layers=sum(sample.layers), num_stages=len(sample.layers), tokens=tokens
+    )  # fmt: skip
     return float(known / GIB + law.dot(constants, terms))
 
 

@@ -173,7 +173,7 @@ def _sizes(sample: RunSample, engine: str) -> list[_Reading]:
     num_stages, group = len(sample.layers), _group(sample)
     tokens = sample.room_tokens or sample.batch * sample.input_tokens
     if sample.memory_bytes is not None:
-        terms = memory_terms(sample.facts, rig, num_stages=num_stages, tokens=tokens)
+        terms = memory_terms(sample.facts, rig, num_layers=sum(sample.layers), num_stages=num_stages, tokens=tokens)
         whole = sample.memory_bytes / _GIB
         return [_Reading(terms, whole - _known(sample, rig), _NOISE * whole, group)]
     found: list[_Reading] = []

@@ -25,14 +25,17 @@ def known_bytes(facts: ModelFacts, rig: Rig, *, num_layers: Quantity, cached_tok
     return weights + cache + (rig.tp * facts.embedding_params + facts.lm_head_params) * ends
 
 
-def memory_terms(facts: ModelFacts, rig: Rig, *, num_stages: int, tokens: Quantity) -> dict[str, Quantity]:
-    """Over all GPUs of a replica.
+def memory_terms(
+    facts: ModelFacts, rig: Rig, *, num_layers: int, num_stages: int, tokens: Quantity
+) -> dict[str, Quantity]:  # fmt: skip
+    """Over all GPUs of a replica. Each rank's buffers of a layer are rounded up by the allocator.
 
     Args:
         tokens: of the largest pass: prompts that are read together.
     """
     return {
         f"runtime.tp{rig.tp}.pp{num_stages}": 1.0,
+        "buffers": num_layers * rig.tp / 1024,
         **activation_terms(facts, rig, num_stages=num_stages, tokens=tokens),
     }
 

@@ -59,7 +59,11 @@ def decode_terms(
     layer = added(
         _weights(facts, rig, batch, "layer", "weights"),
         _rows(rig, batch, computed_params(facts)),
-        {"cache": batch * _cache_bytes(facts, rig) * context_tokens / tp / _GB},
+        {
+            "cache": batch * _cache_bytes(facts, rig) * context_tokens / tp / _GB,
+            # Each query head walks through its keys and values, even those that it shares.
+            "attend": batch * facts.num_heads * facts.head_dim * context_tokens / tp / 1e6,
+        },
         {f"cache_scales[{_kind(rig)}]": 1.0} if _eight_bits(rig) else {},
         _all_reduces(facts, rig, _ACTIVATION_BYTES * batch * hidden),
     )
