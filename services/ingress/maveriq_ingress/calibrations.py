@@ -1,8 +1,11 @@
 """What is known of each GPU type's calibration, and how far one under way is, in Redis.
 
-ingress:calibrations                     hash: <engine>|<gpu type> -> Calibration: the latest heard of
-ingress:calibration-progress             hash: rig -> CalibrationProgressed: its latest
-ingress:calibration-progress:<id>        CalibrationProgressed of one calibration, for a while after its end
+ingress:calibrations                set: <engine>|<gpu type>
+ingress:calibration:<one of them>   hash: rank, when it was fitted; text, Calibration as JSON
+ingress:calibration-progress:<id>   hash: rank, how far it is; text, CalibrationProgressed as JSON. Kept for a day
+ingress:calibration-latest          hash: rig -> its latest calibration
+
+Messages are handled side by side and may come again, so what is newer is decided by what they say, in Redis.
 """
 
 from dataclasses import dataclass
@@ -12,9 +15,16 @@ from redis.asyncio import Redis
 
 from maveriq.contracts import Calibration, CalibrationProgressed, CalibrationUpdated
 
-KNOWN = "ingress:calibrations"
-PROGRESS = "ingress:calibration-progress"
-KEEP_S = 24 * 3600
+NAMES = "ingress:calibrations"
+LATEST = "ingress:calibration-latest"
+KEEP_S = 24 * 3600  # after its last news
+END = 1_000_000  # models that no programme has
+
+_KEEP = """
+if tonumber(redis.call('hget', KEYS[1], 'rank') or '-1') > tonumber(ARGV[1]) then return 0 end
+redis.call('hset', KEYS[1], 'rank', ARGV[1], 'text', ARGV[2])
+return 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,30 +33,41 @@ class Calibrations:
 
     async def on_calibration_updated(self, message: CalibrationUpdated) -> None:
         new = message.calibration
-        field = f"{new.engine}|{new.gpu_type}"
-        found = await self.redis.hget(KNOWN, field)
-        if found is None or Calibration.model_validate_json(found).fitted_at <= new.fitted_at:
-            await self.redis.hset(KNOWN, field, new.model_dump_json())
+        name = f"{new.engine}|{new.gpu_type}"
+        await self._keep(_known(name), new.fitted_at.timestamp(), new.model_dump_json())
+        await self.redis.sadd(NAMES, name)
 
     async def on_calibration_progressed(self, message: CalibrationProgressed) -> None:
-        """The end stays the end, should an earlier message come again after it."""
-        known = await self.progress(message.calibration_id)
-        if known is None or not known.finished:
-            text = message.model_dump_json()
-            await self.redis.set(f"{PROGRESS}:{message.calibration_id}", text, ex=KEEP_S)
-            await self.redis.hset(PROGRESS, message.node, text)
+        key = _progress(message.calibration_id)
+        await self._keep(key, message.num_done + END * message.finished, message.model_dump_json())
+        await self.redis.expire(key, KEEP_S)
+        if not message.finished:  # one that another took the place of ends after that has begun
+            await self.redis.hset(LATEST, message.node, str(message.calibration_id))
 
     async def all(self) -> list[Calibration]:
         """By engine and GPU type."""
-        found = await self.redis.hgetall(KNOWN)
-        return [Calibration.model_validate_json(found[field]) for field in sorted(found)]
+        names = sorted(str(name) for name in await self.redis.smembers(NAMES))
+        texts = [await self.redis.hget(_known(name), "text") for name in names]
+        return [Calibration.model_validate_json(text) for text in texts if text is not None]
 
     async def under_way(self) -> list[CalibrationProgressed]:
         """Those that have not ended, by rig."""
-        found = await self.redis.hgetall(PROGRESS)
-        heard = (CalibrationProgressed.model_validate_json(found[rig]) for rig in sorted(found))
-        return [one for one in heard if not one.finished]
+        latest = await self.redis.hgetall(LATEST)
+        heard = [await self.progress(UUID(str(latest[rig]))) for rig in sorted(latest)]
+        return [one for one in heard if one is not None and not one.finished]
 
     async def progress(self, calibration_id: UUID) -> CalibrationProgressed | None:
-        found = await self.redis.get(f"{PROGRESS}:{calibration_id}")
-        return None if found is None else CalibrationProgressed.model_validate_json(found)
+        text = await self.redis.hget(_progress(calibration_id), "text")
+        return None if text is None else CalibrationProgressed.model_validate_json(text)
+
+    async def _keep(self, key: str, rank: float, text: str) -> None:
+        """Unless something further is known."""
+        await self.redis.eval(_KEEP, 1, key, repr(rank), text)
+
+
+def _known(name: str) -> str:
+    return f"ingress:calibration:{name}"
+
+
+def _progress(calibration_id: UUID) -> str:
+    return f"ingress:calibration-progress:{calibration_id}"
