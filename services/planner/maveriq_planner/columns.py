@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from maveriq.contracts import Intent, Objective, Workload
 from maveriq_planner.estimate import Array, Estimator, Kind, replica_bytes
-from maveriq_planner.queueing import Replicas, patience, stays_ms
+from maveriq_planner.queueing import Replicas, patience, replicas_of, stays_ms
 from maveriq_planner.space import Space
 from maveriq_planner.workloads import context_tokens
 
@@ -162,11 +162,10 @@ def _joined(
     which = np.array([block.which for block in blocks], dtype=np.intp)[of_block]
     stay = stays_ms(prefill, stage, grid, step, workload.output_tokens)
     distinct = np.unique(slots)
-    found = patience(grid, stay, distinct)
-    replicas = Replicas(
-        prefill[row], stage[row], grid, step[row], stay[row], slots.astype(float),
-        found[row, np.searchsorted(distinct, slots)], workload.output_tokens,
-    )  # fmt: skip
+    found = patience(grid, stay, distinct)[row, np.searchsorted(distinct, slots)]
+    replicas = replicas_of(
+        prefill[row], stage[row], grid, step[row], slots.astype(float), workload.output_tokens, patience=found
+    )
     price = _known([space.price_of(estimator.kind.gpu_type) for estimator in speaking])
     accuracy = _known([estimator.kind.variant.accuracy for estimator in speaking])
     return Columns(

@@ -68,7 +68,9 @@ def _slo(judged: Judged) -> Iterator[Counteroffer]:
         if not len(viable):
             continue
         replicas = np.full(len(viable), float(intent.replicas)) if intent.replicas else most_allowed(intent, viable)
-        at_best = {name: values for name, _, values in limited(intent.slo, latencies(intent, viable, replicas))}
+        at_best = {
+            name: values for name, _, values in limited(intent.slo, latencies(intent, viable.replicas, replicas))
+        }
         offered = rounded(float(at_best[constraint].min()), DIGITS, up=True)
         if wanted < offered <= DAY_MS:
             yield from _nudged(intent, constraint, wanted, offered, viable, up=True)

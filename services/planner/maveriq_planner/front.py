@@ -12,7 +12,8 @@ def pareto(costs: Array) -> Chosen:
     Of equal rows the first stays.
     """
     left = np.lexsort(costs.T[::-1])  # whoever beats a row comes before it
-    left = left[np.sort(np.unique(costs[left], axis=0, return_index=True)[1])] if len(left) else left
+    ordered = costs[left]
+    left = left[np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])] if len(left) else left
     front: list[int] = []
     while len(left):
         best = left[0]

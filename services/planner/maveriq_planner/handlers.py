@@ -13,7 +13,7 @@ from maveriq.contracts import (
 )
 from maveriq_planner.counteroffers import counteroffers
 from maveriq_planner.explanation import explain
-from maveriq_planner.listing import candidates, front, rejections
+from maveriq_planner.listing import listing
 from maveriq_planner.search import search
 from maveriq_planner.space import Sources, Space, by_law
 
@@ -41,11 +41,12 @@ class Handlers:
                 counteroffers=offers,
             )
         answer = PlanPreviewed if event.admission.dry_run else PlanComputed
-        plan = Plan(
+        listed = listing(outcome)
+        plan = Plan.model_construct(
             facts=event.facts,
-            candidates=candidates(outcome),
-            rejected=rejections(outcome),
-            front=front(outcome),
+            candidates=listed.candidates,
+            rejected=listed.rejected,
+            front=listed.front,
             num_considered=outcome.num_considered,
         )
         return answer(deployment_id=event.deployment_id, admission=event.admission, plan=plan)

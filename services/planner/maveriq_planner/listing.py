@@ -1,6 +1,7 @@
 """What a plan lists of an outcome: candidates, rejections, the front. Pure: outcome in, contract values out."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,49 +28,46 @@ _Z = 1.645  # nine cases of ten
 _MAX_KEY = 1 << 10
 
 
-def candidates(outcome: Outcome) -> tuple[Candidate, ...]:
+@dataclass(frozen=True, slots=True)
+class Listing:
+    candidates: tuple[Candidate, ...]
     """Best first, at most MAX_LISTED, and diverse: whatever fragments are left over should find one that fits."""
-    judged, met = outcome.judged, outcome.met
+    rejected: tuple[Rejection, ...]
+    """Nearest miss first, at most MAX_LISTED, and diverse."""
+    front: tuple[Candidate, ...]
+    """Of what meets the intent: latency, memory, price (GPUs where one is not priced), accuracy; fastest first."""
+
+
+def listing(outcome: Outcome) -> Listing:
+    judged = outcome.judged
     if judged is None:
-        return ()
+        return Listing((), (), ())
+    met, missed, front = _best(judged, outcome.met), _nearest(judged, outcome.missed), _front(judged, outcome.met)
+    shown = np.unique(np.concatenate([met, missed, front]))
+    known = dict(zip(shown.tolist(), predictions(judged, shown), strict=True))
+    return Listing(
+        tuple(_candidate(judged, i, known[i]) for i in met.tolist()),
+        tuple(_rejection(judged, i, known[i]) for i in missed.tolist()),
+        tuple(_candidate(judged, i, known[i]) for i in front.tolist()),
+    )
+
+
+def _best(judged: Judged, met: Chosen) -> Chosen:
     leanest = met[np.argsort(judged.columns.memory_bytes[met], kind="stable")]
     shapes, kinds = _shapes(judged), _kinds(judged)
-    firsts = [*_first_of_each(met, shapes), *_first_of_each(leanest, shapes), *_first_of_each(met, kinds)]
-    return _candidates(judged, _at_most(met, firsts))
+    return _at_most(met, [*_first_of_each(met, shapes), *_first_of_each(leanest, shapes), *_first_of_each(met, kinds)])
 
 
-def rejections(outcome: Outcome) -> tuple[Rejection, ...]:
-    """Nearest miss first, at most MAX_LISTED, and diverse."""
-    judged, missed = outcome.judged, outcome.missed
-    if judged is None:
-        return ()
-    chosen = _at_most(missed, [*_first_of_each(missed, _shapes(judged)), *_first_of_each(missed, _kinds(judged))])
-    found: list[Rejection] = []
-    for i, configuration, prediction in zip(
-        chosen, configurations(judged, chosen), predictions(judged, chosen), strict=True
-    ):
-        worst = max((miss for miss in judged.misses if miss.missed[i]), key=lambda miss: float(miss.excess[i]))
-        predicted = float(worst.predicted[i])
-        found.append(
-            Rejection.model_construct(
-                configuration=configuration,
-                prediction=prediction,
-                constraint=worst.constraint,
-                wanted=worst.wanted,
-                predicted=None if np.isnan(predicted) else predicted,
-            )
-        )
-    return tuple(found)
+def _nearest(judged: Judged, missed: Chosen) -> Chosen:
+    return _at_most(missed, [*_first_of_each(missed, _shapes(judged)), *_first_of_each(missed, _kinds(judged))])
 
 
-def front(outcome: Outcome) -> tuple[Candidate, ...]:
-    """Of what meets the intent: latency, memory, price (GPUs where one is not priced), accuracy; fastest first."""
-    judged, met = outcome.judged, outcome.met
-    if judged is None or not len(met):
-        return ()
-    costs = costs_of(judged)[met]
-    best = met[pareto(costs)]
-    return _candidates(judged, best[thinned(costs_of(judged)[best], MAX_LISTED)])
+def _front(judged: Judged, met: Chosen) -> Chosen:
+    if not len(met):
+        return met
+    costs = costs_of(judged)
+    best = met[pareto(costs[met])]
+    return best[thinned(costs[best], MAX_LISTED)]
 
 
 def costs_of(judged: Judged) -> Array:
@@ -80,19 +78,20 @@ def costs_of(judged: Judged) -> Array:
     return np.stack([judged.latencies.e2e_ms, judged.memory_bytes, money, -accuracy], axis=1)
 
 
-def _candidates(judged: Judged, chosen: Chosen) -> tuple[Candidate, ...]:
-    return tuple(
-        Candidate.model_construct(
-            configuration=configuration,
-            prediction=prediction,
-            memory=stage_memory(judged, int(i)),
-            score=float(judged.score[i]),
-            replicas=int(judged.replicas[i]),
-        )
-        for i, configuration, prediction in zip(
-            chosen, configurations(judged, chosen), predictions(judged, chosen), strict=True
-        )
-    )
+def _candidate(judged: Judged, i: int, prediction: Prediction) -> Candidate:
+    return Candidate.model_construct(
+        configuration=_configuration(judged.columns, i), prediction=prediction, memory=stage_memory(judged, i),
+        score=float(judged.score[i]), replicas=int(judged.replicas[i]),
+    )  # fmt: skip
+
+
+def _rejection(judged: Judged, i: int, prediction: Prediction) -> Rejection:
+    worst = max((miss for miss in judged.misses if miss.missed[i]), key=lambda miss: float(miss.excess[i]))
+    predicted = float(worst.predicted[i])
+    return Rejection.model_construct(
+        configuration=_configuration(judged.columns, i), prediction=prediction, constraint=worst.constraint,
+        wanted=worst.wanted, predicted=None if np.isnan(predicted) else predicted,
+    )  # fmt: skip
 
 
 def configurations(judged: Judged, chosen: Chosen) -> list[Configuration]:
@@ -131,12 +130,11 @@ def predictions(judged: Judged, chosen: Chosen) -> list[Prediction]:
     high, low = settle(slow, rate, in_flight, percentile), settle(fast, rate, in_flight, percentile)
     endless = np.where(high.sustained | ~judged.latencies.sustained[chosen], 0.0, DAY_MS)
     tokens_per_s = intent.workload.output_tokens * 1e3
-    most = c.replicas.slots
     found = {
         "ttft_ms": judged.latencies.ttft_ms[chosen],
         "tpot_ms": judged.latencies.tpot_ms[chosen],
         "e2e_ms": judged.latencies.e2e_ms[chosen],
-        "throughput_tokens_per_s": c.replicas.capacity_per_ms(most) * tokens_per_s,
+        "throughput_tokens_per_s": c.replicas.full_per_ms * tokens_per_s,
         "memory_bytes": np.ceil(c.memory_bytes),
         "gpu_s": judged.latencies.e2e_ms[chosen] / 1e3 * c.num_gpus,
         "accuracy": c.accuracy,
@@ -145,15 +143,15 @@ def predictions(judged: Judged, chosen: Chosen) -> list[Prediction]:
         "e2e_percentile_ms": judged.latencies.e2e_percentile_ms[chosen],
         "goodput_tokens_per_s": goodput_per_ms(intent, c, running) * tokens_per_s,
         "price_per_hour": c.price_per_hour,
-        "price_per_million_tokens": c.price_per_hour / 3600 / (c.replicas.capacity_per_ms(most) * tokens_per_s) * 1e6,
+        "price_per_million_tokens": c.price_per_hour / 3600 / (c.replicas.full_per_ms * tokens_per_s) * 1e6,
     }
     ranges = {
         "ttft_interval_ms": (low.ttft_ms, np.maximum(high.ttft_ms, endless)),
         "tpot_interval_ms": (low.tpot_ms, high.tpot_ms),
         "e2e_interval_ms": (low.e2e_ms, np.maximum(high.e2e_ms, endless)),
         "throughput_interval_tokens_per_s": (
-            slow.capacity_per_ms(most) * tokens_per_s,
-            fast.capacity_per_ms(most) * tokens_per_s,
+            slow.full_per_ms * tokens_per_s,
+            fast.full_per_ms * tokens_per_s,
         ),
         "memory_interval_bytes": (np.floor(c.memory_low_bytes), np.ceil(c.memory_high_bytes)),
     }

@@ -33,26 +33,45 @@ class Replicas:
     slots: Array  # [C]
     patience: Array  # [C]
     """The chance to find no free slot is use^patience; see `patience`."""
+    full_per_ms: Array  # [C]
+    """Requests finished with every slot taken all the time."""
     output_tokens: int
 
     def take(self, chosen: NDArray[np.intp]) -> "Replicas":
         return Replicas(
             self.prefill_ms[chosen], self.stage_ms[chosen], self.grid, self.step_ms[chosen], self.stay_ms[chosen],
-            self.slots[chosen], self.patience[chosen], self.output_tokens,
+            self.slots[chosen], self.patience[chosen], self.full_per_ms[chosen], self.output_tokens,
         )  # fmt: skip
 
     def slower(self, prefill_factor: Array, step_factor: Array) -> "Replicas":
         """All times longer by so much. Factors: [C], and [C, G] of steps."""
         prefill_ms, stage_ms = self.prefill_ms * prefill_factor, self.stage_ms * prefill_factor
         step_ms = self.step_ms * step_factor
-        stay_ms = stays_ms(prefill_ms, stage_ms, self.grid, step_ms, self.output_tokens)
-        return Replicas(
-            prefill_ms, stage_ms, self.grid, step_ms, stay_ms, self.slots, self.patience, self.output_tokens
+        return replicas_of(
+            prefill_ms, stage_ms, self.grid, step_ms, self.slots, self.output_tokens, patience=self.patience
         )
 
-    def capacity_per_ms(self, most: Array) -> Array:
-        """Requests finished with `most` in hand all the time."""
+    def capacity_per_ms(self, in_flight: Array | None = None) -> Array:
+        """Requests finished with as many in hand all the time as there are slots and may be in flight."""
+        if in_flight is None or (in_flight >= self.slots).all():
+            return self.full_per_ms
+        most = np.minimum(self.slots, in_flight)
         return most / between(self.grid, self.stay_ms, most)
+
+
+def replicas_of(
+    prefill_ms: Array,
+    stage_ms: Array,
+    grid: Array,
+    step_ms: Array,
+    slots: Array,
+    output_tokens: int,
+    *,
+    patience: Array,
+) -> Replicas:
+    stay_ms = stays_ms(prefill_ms, stage_ms, grid, step_ms, output_tokens)
+    full_per_ms = slots / between(grid, stay_ms, slots)
+    return Replicas(prefill_ms, stage_ms, grid, step_ms, stay_ms, slots, patience, full_per_ms, output_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +124,13 @@ def settle(r: Replicas, rate_per_ms: Array, in_flight: Array, percentile: float)
     """
     quantile = percentile / 100
     most = np.minimum(r.slots, in_flight)
-    capacity = r.capacity_per_ms(most)
+    capacity = r.capacity_per_ms(in_flight)
     sustained = rate_per_ms < capacity
     rate = np.minimum(rate_per_ms, capacity * SHORT_OF_CAPACITY)
     batch, slope_ms = _shared(r, rate, most)
     batch = np.where(sustained, batch, most)
-    stay_ms, step_ms = between(r.grid, r.stay_ms, batch), between(r.grid, r.step_ms, batch)
+    places = place(r.grid, batch)
+    stay_ms, step_ms = at_points(places, r.stay_ms), at_points(places, r.step_ms)
     line, line_high = _line(r, rate, in_flight, capacity, sustained, quantile)
     turn, turn_high = _turn(r, rate, most, step_ms, sustained, quantile)
     steps = max(1, r.output_tokens - 1)
@@ -118,8 +138,9 @@ def settle(r: Replicas, rate_per_ms: Array, in_flight: Array, percentile: float)
     high = np.minimum(batch + NormalDist().inv_cdf(quantile) * spread, most)
     high = np.maximum(high, 1.0)
 
-    tpot, tpot_high = step_ms, between(r.grid, r.step_ms, high)
-    if r.output_tokens > 1:
+    if r.output_tokens == 1:
+        tpot, tpot_high = step_ms, between(r.grid, r.step_ms, high)
+    else:
         tpot = (stay_ms - r.prefill_ms) / steps
         tpot_high = (between(r.grid, r.stay_ms, high) - r.prefill_ms) / steps
     # Prompts that come in between are few and long: Poisson, as many as others joined during the stay.
@@ -202,14 +223,27 @@ def _spread(batch: Array, elasticity: Array) -> Array:
 
 def between(grid: Array, values: Array, at: Array) -> Array:
     """values [C, G] at one point of each row, `at` [C]: linear, the ends' beyond them."""
-    j = np.clip(np.searchsorted(grid, at, side="right"), 1, max(1, len(grid) - 1))
-    rows = np.arange(len(at))
-    if len(grid) == 1:
-        return values[:, 0].copy()
-    left, right = grid[j - 1], grid[j]
-    share = np.clip((at - left) / (right - left), 0.0, 1.0)
-    low = values[rows, j - 1]
-    interpolated: Array = low + share * (values[rows, j] - low)
+    return at_points(place(grid, at), values)
+
+
+Places = tuple[NDArray[np.intp], Array]
+"""Flat indices of the grid's points before, and how far towards the next."""
+
+
+def place(grid: Array, at: Array) -> Places:
+    j = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, max(0, len(grid) - 2))
+    left = grid[j]
+    width = grid[np.minimum(j + 1, len(grid) - 1)] - left
+    share = np.clip((at - left) / np.where(width > 0, width, 1.0), 0.0, 1.0)
+    return np.arange(len(at)) * len(grid) + j, share
+
+
+def at_points(places: Places, values: Array) -> Array:
+    before, share = places
+    low = values.ravel()[before]
+    if values.shape[1] == 1:
+        return low
+    interpolated: Array = low + share * (values.ravel()[before + 1] - low)
     return interpolated
 
 

@@ -4,13 +4,14 @@ import numpy as np
 
 from maveriq.contracts import Intent, Slo
 from maveriq_planner.columns import Columns
-from maveriq_planner.constraints import SHOWN_PERCENTILE, Flags, holds, limited
+from maveriq_planner.constraints import SHOWN_PERCENTILE, Flags, holds
 from maveriq_planner.estimate import Array
 from maveriq_planner.queueing import SHORT_OF_CAPACITY, Latencies, Replicas, settle
 from maveriq_planner.workloads import share
 
 MOST = 1000  # replicas of one deployment: what an intent may ask for
-_HALVINGS = 20  # of the capacity: a millionth
+_IDLE = 2.0**-20  # of the capacity
+_LOOKS = 16
 
 
 def percentile_of(slo: Slo) -> float:
@@ -18,14 +19,15 @@ def percentile_of(slo: Slo) -> float:
     return SHOWN_PERCENTILE if slo.percentile is None else slo.percentile
 
 
-def latencies(intent: Intent, columns: Columns, replicas: Array) -> Latencies:
+def latencies(intent: Intent, each: Replicas, replicas: Array) -> Latencies:
+    """Of `each` where there are so many of it."""
     rate_per_ms, in_flight = share(intent.workload, replicas)
-    return settle(columns.replicas, rate_per_ms, in_flight, percentile_of(intent.slo))
+    return settle(each, rate_per_ms, in_flight, percentile_of(intent.slo))
 
 
 def enough_for_rate(intent: Intent, columns: Columns) -> Array:
     """Fewest replicas that finish requests faster than they come, were there enough of them in flight; at most MOST."""
-    capacity = columns.replicas.capacity_per_ms(columns.replicas.slots)
+    capacity = columns.replicas.full_per_ms
     fewest = np.floor(intent.workload.request_rate_per_s / 1e3 / capacity) + 1
     limited_: Array = np.minimum(fewest, float(MOST))
     return limited_
@@ -34,17 +36,17 @@ def enough_for_rate(intent: Intent, columns: Columns) -> Array:
 def smallest(intent: Intent, columns: Columns) -> Array:
     """Fewest replicas that sustain the rate within the SLO. 0: not even MOST do."""
     low = enough_for_rate(intent, columns)
-    found = np.where(_do(intent, columns, low), low, 0.0)
+    found = np.where(_do(intent, columns.replicas, low), low, 0.0)
     left = np.flatnonzero(found == 0)
-    left = left[_do(intent, columns.take(left), np.full(len(left), float(MOST)))] if len(left) else left
+    left = left[_do(intent, columns.replicas.take(left), np.full(len(left), float(MOST)))]
     low, high = low[left], np.full(len(left), float(MOST))
-    chosen = columns.take(left)
-    while len(left) and (open_ := high - low > 1).any():
-        middle = np.where(open_, np.clip(np.floor(np.sqrt(low * high)), low + 1, high - 1), high)
-        does = _do(intent, chosen, middle)
-        high, low = np.where(does, middle, high), np.where(does, low, middle)
-        low = np.minimum(low, high - 1)
-    found[left] = high
+    while len(left):
+        done = high - low <= 1
+        found[left[done]] = high[done]
+        left, low, high = left[~done], low[~done], high[~done]
+        middle = np.minimum(2 * low, np.floor((low + high) / 2))  # not many more than the rate needs, mostly
+        does = _do(intent, columns.replicas.take(left), middle)
+        low, high = np.where(does, low, middle), np.where(does, middle, high)
     return found
 
 
@@ -61,23 +63,35 @@ def most_allowed(intent: Intent, columns: Columns) -> Array:
 
 def highest_rate_per_ms(slo: Slo, replicas: Replicas, in_flight: Array) -> Array:
     """At which one replica still meets the SLO; NaN where it does not even when idle."""
-    capacity = replicas.capacity_per_ms(np.minimum(replicas.slots, in_flight)) * SHORT_OF_CAPACITY
-    percentile = percentile_of(slo)
-    full = settle(replicas, capacity, in_flight, percentile)
-    if not any(True for _ in limited(slo, full)):
+    capacity = replicas.capacity_per_ms(in_flight) * SHORT_OF_CAPACITY
+    if slo.ttft_ms is None and slo.tpot_ms is None and slo.e2e_ms is None:
         return capacity
-    low = capacity * 2.0**-_HALVINGS
-    idle = holds(slo, settle(replicas, low, in_flight, percentile))
-    high = np.where(holds(slo, full), low, capacity)
-    low = np.where(holds(slo, full), capacity, low)
-    while (high > low * 1.0005).any():
-        middle = np.where(high > 4 * low, high / 2, np.sqrt(low * high))
-        middle = np.where(high > low, middle, low)
-        meets = holds(slo, settle(replicas, middle, in_flight, percentile))
-        low, high = np.where(meets, np.maximum(middle, low), low), np.where(meets, high, middle)
-        high = np.where(idle, high, low)
-    return np.where(idle, low, np.nan)
+    idle = capacity * _IDLE
+    meets = holds(slo, settle(replicas, idle, in_flight, percentile_of(slo)))
+    found = np.full(len(capacity), np.nan)
+    left = np.flatnonzero(meets)
+    if len(left):
+        found[left] = _highest(slo, replicas.take(left), in_flight[left], idle[left], capacity[left])
+    return found
 
 
-def _do(intent: Intent, columns: Columns, replicas: Array) -> Flags:
-    return holds(intent.slo, latencies(intent, columns, replicas))
+def _highest(slo: Slo, replicas: Replicas, in_flight: Array, low: Array, high: Array) -> Array:
+    """Between a rate that meets the SLO and one that may: narrowed by looking at _LOOKS rates at once."""
+    count = len(low)
+    many = replicas.take(np.repeat(np.arange(count), _LOOKS))
+    bound = np.repeat(in_flight, _LOOKS)
+    first = True
+    while first or (high > low * 1.0005).any():
+        ratio = (high / low)[:, None] ** (np.arange(1.0, _LOOKS + 1) / _LOOKS)
+        rates = low[:, None] * ratio
+        meets = holds(slo, settle(many, rates.ravel(), bound, percentile_of(slo))).reshape(count, _LOOKS)
+        reached = np.cumprod(meets, axis=1).sum(axis=1)  # how many rates in a row do
+        points = np.concatenate([low[:, None], rates, rates[:, -1:]], axis=1)
+        rows = np.arange(count)
+        low, high = points[rows, reached], points[rows, reached + 1]
+        first = False
+    return low
+
+
+def _do(intent: Intent, each: Replicas, replicas: Array) -> Flags:
+    return holds(intent.slo, latencies(intent, each, replicas))

@@ -85,7 +85,7 @@ def search(intent: Intent, space: Space) -> Outcome:
 
 def judge(intent: Intent, columns: Columns) -> Judged:
     replicas, running = _replicas(intent, columns)
-    found = latencies(intent, columns, running)
+    found = latencies(intent, columns.replicas, running)
     figures = Figures(
         latencies=found,
         capacity_per_s=capacity_per_ms(intent, columns, running) * running * 1e3,
@@ -103,7 +103,7 @@ def judge(intent: Intent, columns: Columns) -> Judged:
 def capacity_per_ms(intent: Intent, columns: Columns, replicas: Array) -> Array:
     """Of one replica, as many requests in hand as it has slots and the workload lets be in flight."""
     _, in_flight = share(intent.workload, replicas)
-    return columns.replicas.capacity_per_ms(np.minimum(columns.replicas.slots, in_flight))
+    return columns.replicas.capacity_per_ms(in_flight)
 
 
 def goodput_per_ms(intent: Intent, columns: Columns, replicas: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Protocol
 from maveriq import law
 from maveriq.contracts import FULL_PRECISIONS, Calibration, Fingerprint, Model, ModelFacts, Precision, Variant
 from maveriq_planner.estimate import Estimator, Kind
-from maveriq_planner.estimators.calibrated import CalibratedLaw, Tables
+from maveriq_planner.estimators.calibrated import CalibratedLaw, Tables, constants_of
 from maveriq_planner.estimators.sampled import sampled
 
 
@@ -53,15 +53,16 @@ def by_law(
     silent: list[str] = []
     for engine, gpu_type in _places(fingerprints, calibrations):
         calibration = next((c for c in calibrations if (c.engine, c.gpu_type) == (engine, gpu_type)), None)
+        constants = constants_of(calibration) if calibration is not None else None
         own = [f for f in fingerprints if (f.engine, f.gpu_type) == (engine, gpu_type)]
         for variant in model.variants:
             reason = "nothing was measured"
-            if calibration is not None:
+            if calibration is not None and constants is not None:
                 kv_precision = cache_among(variant, calibration.scope.kv_precisions)
                 reason = _against(calibration, facts, variant, kv_precision)
                 if not reason:
                     kind = Kind(engine, gpu_type, variant.precision, kv_precision, variant)
-                    found.append(CalibratedLaw(kind, facts, calibration, tables))
+                    found.append(CalibratedLaw(kind, facts, calibration, constants, tables))
                     continue
             fingerprint = measured_as(variant, own)
             if fingerprint is not None:

@@ -6,7 +6,7 @@ import pytest
 from maveriq import law
 from maveriq.contracts import Calibration, Precision, Residuals, Variant
 from maveriq_planner.estimate import Kind
-from maveriq_planner.estimators.calibrated import CalibratedLaw, Tables
+from maveriq_planner.estimators.calibrated import CalibratedLaw, Tables, constants_of
 from tests.unit.planner.measurements import BIG, BIG_MODEL, CONSTANTS, calibration, fingerprint, intent, space_of
 
 FP16 = Precision.FP16
@@ -15,7 +15,8 @@ WORKLOAD = intent(input_tokens=500, output_tokens=100).workload
 
 def estimator(known: Calibration | None = None, **changes: object) -> CalibratedLaw:
     kind = Kind("trtllm", "NVIDIA RTX A6000", FP16, FP16, Variant(precision=FP16))
-    return CalibratedLaw(kind, BIG.model_copy(update=changes), known or calibration(), Tables())
+    found = known or calibration()
+    return CalibratedLaw(kind, BIG.model_copy(update=changes), found, constants_of(found), Tables())
 
 
 def decode_ms(tp: int, pp: int, batch: float, num_layers: int = 32) -> float:
@@ -48,7 +49,8 @@ def test_gpu_types_that_differ_in_their_constants_share_the_terms() -> None:
     tables = Tables()
     kind = Kind("trtllm", "x", FP16, FP16, Variant(precision=FP16))
     shapes = (np.array([1.0, 2.0]), np.array([1.0, 8.0]), WORKLOAD)
-    fast, slow = (CalibratedLaw(kind, BIG, calibration(slower=f), tables).times(2, *shapes) for f in (1.0, 3.0))
+    known = [calibration(slower=factor) for factor in (1.0, 3.0)]
+    fast, slow = (CalibratedLaw(kind, BIG, one, constants_of(one), tables).times(2, *shapes) for one in known)
     assert len(tables.known) == 1
     assert slow.step_ms == pytest.approx(3 * fast.step_ms)
 

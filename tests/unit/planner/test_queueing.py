@@ -3,7 +3,7 @@ from math import factorial
 import numpy as np
 import pytest
 
-from maveriq_planner.queueing import Latencies, Replicas, patience, settle, stays_ms
+from maveriq_planner.queueing import Latencies, Replicas, patience, replicas_of, settle, stays_ms
 from tests.unit.planner.simulation import Engine, simulate
 
 NO_BOUND = np.array([np.inf])
@@ -22,12 +22,12 @@ def replicas(engine: Engine) -> Replicas:
     step = np.array([[engine.step_ms(int(b)) for b in grid]])
     stay = stays_ms(prefill, prefill, grid, step, engine.output_tokens)
     found = patience(grid, stay, np.array([engine.slots]))[:, 0]
-    return Replicas(prefill, prefill, grid, step, stay, np.array([float(engine.slots)]), found, engine.output_tokens)
+    slots = np.array([float(engine.slots)])
+    return replicas_of(prefill, prefill, grid, step, slots, engine.output_tokens, patience=found)
 
 
 def capacity(engine: Engine) -> float:
-    r = replicas(engine)
-    return float(r.capacity_per_ms(r.slots)[0])
+    return float(replicas(engine).full_per_ms[0])
 
 
 def settled(engine: Engine, rate: float, *, in_flight: float = np.inf, percentile: float = 95.0) -> Latencies:

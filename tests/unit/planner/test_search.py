@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maveriq.contracts import Candidate, Configuration, Intent, Objective, Precision, Slo
-from maveriq_planner.listing import candidates, configurations, front, rejections
+from maveriq_planner.listing import configurations, listing
 from maveriq_planner.search import Outcome, search
 from maveriq_planner.workloads import context_tokens
 from tests.unit.planner import reference
@@ -81,7 +81,7 @@ def test_the_search_finds_exactly_what_brute_force_finds_best_first(wanted: Inte
 def test_the_front_is_what_brute_force_finds_that_nothing_beats(wanted: Intent) -> None:
     outcome = search(wanted, SPACE)
     if outcome.judged is None or not len(outcome.met):
-        assert front(outcome) == ()
+        assert listing(outcome).front == ()
         return
     j = outcome.judged
     priced = not any(isnan(j.price_per_hour[i]) for i in outcome.met)
@@ -98,7 +98,7 @@ def test_the_front_is_what_brute_force_finds_that_nothing_beats(wanted: Intent) 
         for point in points.values()
         if not any(o != point and all(a <= b for a, b in zip(o, point, strict=True)) for o in points.values())
     }
-    shown = [points[key(c.configuration)] for c in front(outcome)]
+    shown = [points[key(c.configuration)] for c in listing(outcome).front]
     assert set(shown) <= unbeaten
     assert len(shown) == len(set(shown)) == min(64, len(unbeaten))
     assert [point[0] for point in shown] == sorted(point[0] for point in shown)
@@ -109,7 +109,7 @@ def test_the_front_is_what_brute_force_finds_that_nothing_beats(wanted: Intent) 
 def test_each_rejection_says_what_was_missed_and_by_how_much(wanted: Intent) -> None:
     everything = {one.key: one for one in reference.every(wanted, SPACE)}
     percentile = wanted.slo.percentile is not None
-    for rejection in rejections(search(wanted, SPACE)):
+    for rejection in listing(search(wanted, SPACE)).rejected:
         p, one = rejection.prediction, everything[key(rejection.configuration)]
         latency = {
             "slo.ttft_ms": (wanted.slo.ttft_ms, p.ttft_percentile_ms if percentile else p.ttft_ms),
@@ -136,7 +136,7 @@ def test_each_rejection_says_what_was_missed_and_by_how_much(wanted: Intent) -> 
 @given(INTENTS)
 def test_what_is_listed_survives_the_contracts_own_checks(wanted: Intent) -> None:
     outcome = search(wanted, SPACE)
-    for candidate in (*candidates(outcome)[:5], *front(outcome)[:5]):
+    for candidate in (*listing(outcome).candidates[:5], *listing(outcome).front[:5]):
         assert Candidate.model_validate_json(candidate.model_dump_json()) == candidate
         p = candidate.prediction
         assert p.e2e_interval_ms is not None
@@ -148,7 +148,7 @@ def test_what_is_listed_survives_the_contracts_own_checks(wanted: Intent) -> Non
 def test_an_accuracy_that_was_not_measured_passes_no_floor_unless_the_intent_says_so() -> None:
     outcome = search(intent(min_accuracy=0.0), SPACE)
     assert "int4" not in {k[1] for k in keys(outcome, outcome.met)}
-    unmeasured = [r for r in rejections(outcome) if r.configuration.precision is Precision.INT4]
+    unmeasured = [r for r in listing(outcome).rejected if r.configuration.precision is Precision.INT4]
     assert {(r.constraint, r.predicted) for r in unmeasured} == {("min_accuracy", None)}
     allowed = search(intent(min_accuracy=0.98, allow_unmeasured_accuracy=True), SPACE)
     assert {k[1] for k in keys(allowed, allowed.met)} == {"fp32", "bf16", "int4"}
@@ -163,7 +163,7 @@ def test_a_quantised_cache_beside_full_weights_was_not_measured_with_the_variant
 @pytest.mark.parametrize("objective", [o for o in Objective if o is not Objective.MIN_PRICE])
 def test_the_list_holds_every_depth_of_pipeline_at_its_best_and_at_its_leanest(objective: Objective) -> None:
     outcome = search(intent(objective=objective, rate=0.05), space_of(max_pp=8))
-    listed = candidates(outcome)
+    listed = listing(outcome).candidates
     assert outcome.judged is not None
     assert len(listed) == 64 < len(outcome.met)
     assert [c.score for c in listed] == sorted(c.score for c in listed)
@@ -177,7 +177,7 @@ def test_the_list_holds_every_depth_of_pipeline_at_its_best_and_at_its_leanest(o
 
 
 def test_rejections_are_at_most_64_and_show_every_depth_of_pipeline() -> None:
-    rejected = rejections(search(intent(slo=Slo(tpot_ms=1)), space_of(max_pp=8)))
+    rejected = listing(search(intent(slo=Slo(tpot_ms=1)), space_of(max_pp=8))).rejected
     assert len(rejected) == 64
     assert {r.configuration.pp for r in rejected} == set(range(1, 9))
 
@@ -202,16 +202,16 @@ def test_no_more_stages_than_layers_engine_and_settings_allow() -> None:
 
 def test_the_most_throughput_fills_the_budget_with_replicas_and_the_rest_takes_what_the_load_needs() -> None:
     few = search(intent(objective=Objective.MAX_THROUGHPUT, max_gpus=4), SPACE)
-    best = candidates(few)[0]
+    best = listing(few).candidates[0]
     assert best.replicas * best.configuration.num_gpus == 4
     assert best.prediction.goodput_tokens_per_s is not None
     assert -best.score == pytest.approx(best.prediction.goodput_tokens_per_s * best.replicas)
-    assert candidates(search(intent(max_gpus=4), SPACE))[0].replicas == 1
+    assert listing(search(intent(max_gpus=4), SPACE)).candidates[0].replicas == 1
 
 
 def test_goodput_is_the_highest_rate_that_still_meets_the_slo() -> None:
     slo = Slo(tpot_ms=60, percentile=90)
-    for candidate in candidates(search(intent(slo=slo, rate=0.01, replicas=1), SPACE))[:8]:
+    for candidate in listing(search(intent(slo=slo, rate=0.01, replicas=1), SPACE)).candidates[:8]:
         goodput = candidate.prediction.goodput_tokens_per_s
         assert goodput is not None
         rate = goodput / 64

@@ -3,14 +3,16 @@
 `Tables` keeps the terms that do not depend on the constants, so that GPU types share them.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maveriq import law
 from maveriq.contracts import Basis, Calibration, ModelFacts, Workload
 from maveriq_planner.estimate import Array, Footprint, Kind, Times, dividing, fullest_ms, micro_batches
-from maveriq_planner.memory import GIB, counted
+from maveriq_planner.memory import GIB, Counted, counted
 
 _APART = ("idle", "hop.")
 """Of a step's ends: what a pipeline adds between its stages, no work of the last one."""
@@ -18,30 +20,73 @@ _APART = ("idle", "hop.")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Terms of one pass at many shapes: names, and values with the shapes' axes first."""
+    """Terms of a step at P x B shapes and of a prompt at P, one shape a row, R = P x B + P in all."""
 
     names: tuple[str, ...]
-    through: Array  # [..., K]
-    layer: Array  # [..., K]
-    ends: Array  # [..., K], without what is between stages
+    through: Array  # [R, K]
+    parts: Array  # [3 R, K]: through, one layer, the ends without what is between stages
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
     """Terms by shape; for one model and one workload."""
 
-    known: dict[tuple[object, ...], tuple[Table, Table]] = field(
-        default_factory=dict[tuple[object, ...], tuple[Table, Table]]
+    known: dict[tuple[object, ...], Table] = field(default_factory=dict[tuple[object, ...], Table])
+    sizes: dict[tuple[object, ...], tuple[Counted, dict[str, Array]]] = field(
+        default_factory=dict[tuple[object, ...], tuple[Counted, dict[str, Array]]]
     )
 
-    def of(
-        self, facts: ModelFacts, rig: law.Rig, pps: Array, batches: Array, workload: Workload
-    ) -> tuple[Table, Table]:
-        """Of decoding [P, B] and of reading one prompt [P]."""
+    def of(self, facts: ModelFacts, rig: law.Rig, pps: Array, batches: Array, workload: Workload) -> Table:
         key = (rig, pps.tobytes(), batches.tobytes(), workload.input_tokens, workload.output_tokens)
         if key not in self.known:
-            self.known[key] = (_decode(facts, rig, pps, batches, workload), _prefill(facts, rig, pps, workload))
+            self.known[key] = _table(facts, rig, pps, batches, workload)
         return self.known[key]
+
+    def sizes_of(
+        self, facts: ModelFacts, rig: law.Rig, slots: Array, context_tokens: int
+    ) -> tuple[Counted, dict[str, Array]]:
+        """What can be counted, and the terms of the activations of one stage."""
+        key = (rig, slots.tobytes(), context_tokens)
+        if key not in self.sizes:
+            count = counted(facts, rig.precision, rig.kv_precision, rig.tp, slots, context_tokens)
+            terms = law.activation_terms(facts, rig, num_stages=1.0, tokens=context_tokens + slots)
+            self.sizes[key] = (count, terms)
+        return self.sizes[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """A calibration's, as arrays that end with a constant of 0, for terms that it does not know."""
+
+    places: Mapping[str, int]
+    values: Array  # [K + 1]
+    covariance: Array  # [K + 1, K + 1]
+    residual: float
+    """Relative standard deviation of what the fit left."""
+    memory: Mapping[str, float]
+    runtime_gib: Mapping[tuple[int, int], float]
+    """On each GPU, by TP and PP degree."""
+
+    def of(self, table: Table) -> NDArray[np.intp]:
+        return np.array([self.places.get(name, len(self.places)) for name in table.names], dtype=np.intp)
+
+
+def constants_of(calibration: Calibration) -> Constants:
+    size = len(calibration.latency)
+    covariance = np.zeros((size + 1, size + 1))
+    for i, row in enumerate(calibration.covariance):
+        covariance[i, : i + 1] = row
+        covariance[: i + 1, i] = row
+    left = calibration.latency_residuals
+    memory = {constant.name: constant.value for constant in calibration.memory}
+    return Constants(
+        places={constant.name: i for i, constant in enumerate(calibration.latency)},
+        values=np.array([*(constant.value for constant in calibration.latency), 0.0]),
+        covariance=covariance,
+        residual=max(1.4826 * left.median, left.p90 / 1.645),
+        memory=memory,
+        runtime_gib=dict(_runtimes(memory)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +94,7 @@ class CalibratedLaw:
     kind: Kind
     facts: ModelFacts
     calibration: Calibration
+    constants: Constants
     tables: Tables
     basis: Basis = Basis.CALIBRATION
 
@@ -69,28 +115,25 @@ class CalibratedLaw:
         rig = law.Rig(
             self.calibration.engine, self.kind.precision, self.kind.kv_precision, tp, self.calibration.scope.batches
         )
-        decode, prefill = self.tables.of(self.facts, rig, pps, batches, workload)
-        num_layers = self.facts.num_layers
-        through_ms, layer_ms, ends_ms, step_error = self._multiplied(decode)
-        groups = micro_batches(pps, batches)
-        stage_ms = fullest_ms(num_layers, pps[:, None], layer_ms, ends_ms)
-        prompt_ms, prompt_layer_ms, prompt_ends_ms, prompt_error = self._multiplied(prefill)
+        table = self.tables.of(self.facts, rig, pps, batches, workload)
+        num_layers, shape = self.facts.num_layers, (len(pps), len(batches))
+        steps = len(pps) * len(batches)
+        (through_ms, layer_ms, ends_ms), error = self._multiplied(table)
+        stage_ms = fullest_ms(num_layers, pps[:, None], layer_ms[:steps].reshape(shape), ends_ms[:steps].reshape(shape))
         return Times(
-            prefill_ms=prompt_ms,
-            prefill_stage_ms=fullest_ms(num_layers, pps, prompt_layer_ms, prompt_ends_ms),
-            step_ms=np.maximum(through_ms, groups * stage_ms),
-            prefill_error=prompt_error,
-            step_error=step_error,
+            prefill_ms=through_ms[steps:],
+            prefill_stage_ms=fullest_ms(num_layers, pps, layer_ms[steps:], ends_ms[steps:]),
+            step_ms=np.maximum(through_ms[:steps].reshape(shape), micro_batches(pps, batches) * stage_ms),
+            prefill_error=error[steps:],
+            step_error=error[:steps].reshape(shape),
         )
 
     def footprint(self, tp: int, pps: Array, slots: Array, context_tokens: int) -> Footprint:
         """The runtime's bytes are raised by the largest share by which memory was ever predicted too small."""
-        constants = {constant.name: constant.value for constant in self.calibration.memory}
-        count = counted(self.facts, self.kind.precision, self.kind.kv_precision, tp, slots, context_tokens)
-        runtime = np.array([_runtime_gib(constants, tp, int(pp)) for pp in pps])[:, None] * GIB
         rig = law.Rig(self.calibration.engine, self.kind.precision, self.kind.kv_precision, tp, (1,))
-        terms = law.activation_terms(self.facts, rig, num_stages=1.0, tokens=context_tokens + slots)
-        middle = runtime + law.dot(constants, terms) * GIB / tp
+        count, terms = self.tables.sizes_of(self.facts, rig, slots, context_tokens)
+        runtime = np.array([self._runtime_gib(tp, int(pp)) for pp in pps])[:, None] * GIB
+        middle = runtime + law.dot(self.constants.memory, terms) * GIB / tp
         layers = np.ceil(self.facts.num_layers / pps)[:, None]
         whole = middle + layers * count.layer_bytes + count.first_bytes + count.last_bytes
         residuals = self.calibration.memory_residuals
@@ -101,43 +144,44 @@ class CalibratedLaw:
             np.maximum(middle - unsure, 0.0), np.maximum(middle + unsure, reserved),
         )  # fmt: skip
 
-    def _multiplied(self, table: Table) -> tuple[Array, Array, Array, Array]:
-        """Through, layer, ends in ms, and the relative standard error of through: x' C x and the fit's residual."""
-        names = [constant.name for constant in self.calibration.latency]
-        values = {constant.name: constant.value for constant in self.calibration.latency}
-        constants = np.array([values.get(name, 0.0) for name in table.names])
-        chosen = [table.names.index(name) for name in names if name in table.names]
-        rows = [i for i, name in enumerate(names) if name in table.names]
-        covariance = _square(self.calibration.covariance)[np.ix_(rows, rows)]
-        through_ms = table.through @ constants
-        x = table.through[..., chosen]
-        variance = np.maximum(((x @ covariance) * x).sum(axis=-1), 0.0)
-        left = self.calibration.latency_residuals
-        residual = max(1.4826 * left.median, left.p90 / 1.645)
-        error = np.sqrt(variance / np.maximum(through_ms, 1e-12) ** 2 + residual**2)
-        return through_ms, table.layer @ constants, table.ends @ constants, error
+    def _multiplied(self, table: Table) -> tuple[Array, Array]:
+        """[3, R] in ms, and the relative standard error of going through: x' C x and the fit's residual. [R]"""
+        chosen = self.constants.of(table)
+        constants = self.constants.values[chosen]
+        parts_ms = (table.parts @ constants).reshape(3, -1)
+        active = chosen[constants > 0]
+        x = table.through[:, constants > 0]
+        variance = np.maximum(((x @ self.constants.covariance[active[:, None], active]) * x).sum(axis=1), 0.0)
+        error = np.sqrt(variance / np.maximum(parts_ms[0], 1e-12) ** 2 + self.constants.residual**2)
+        return parts_ms, error
+
+    def _runtime_gib(self, tp: int, pp: int) -> float:
+        """On each GPU: as measured at these degrees, else the most that any GPU took at others."""
+        known = self.constants.runtime_gib
+        return known.get((tp, pp), max(known.values(), default=0.0))
 
 
-def _decode(facts: ModelFacts, rig: law.Rig, pps: Array, batches: Array, workload: Workload) -> Table:
-    stages = pps[:, None]
-    passes = law.decode_terms(
+def _table(facts: ModelFacts, rig: law.Rig, pps: Array, batches: Array, workload: Workload) -> Table:
+    stages, num_layers = pps[:, None], facts.num_layers
+    step = law.decode_terms(
         facts, rig, batch=batches / micro_batches(pps, batches),
         context_tokens=workload.input_tokens + workload.output_tokens / 2,
-        num_layers=facts.num_layers, num_stages=stages, fullest=np.ceil(facts.num_layers / stages),
+        num_layers=num_layers, num_stages=stages, fullest=np.ceil(num_layers / stages),
     )  # fmt: skip
-    return _table(passes, facts.num_layers, (len(pps), len(batches)))
-
-
-def _prefill(facts: ModelFacts, rig: law.Rig, pps: Array, workload: Workload) -> Table:
-    passes = law.prefill_terms(
+    prompt = law.prefill_terms(
         facts, rig, batch=1.0, input_tokens=float(workload.input_tokens),
-        num_layers=facts.num_layers, num_stages=pps, fullest=np.ceil(facts.num_layers / pps),
+        num_layers=num_layers, num_stages=pps, fullest=np.ceil(num_layers / pps),
     )  # fmt: skip
-    return _table(passes, facts.num_layers, (len(pps),))
+    names = tuple(dict.fromkeys((*step.layer, *step.ends, *prompt.layer, *prompt.ends)))
+    of_step = _filled(step, names, (len(pps), len(batches)))
+    of_prompt = _filled(prompt, names, (len(pps),))
+    layer, ends, work = (np.concatenate(pair) for pair in zip(of_step, of_prompt, strict=True))
+    through = num_layers * layer + ends
+    return Table(names, through, np.concatenate([through, layer, work]))
 
 
-def _table(passes: law.Passes, num_layers: int, shape: tuple[int, ...]) -> Table:
-    names = tuple(dict.fromkeys((*passes.layer, *passes.ends)))
+def _filled(passes: law.Passes, names: tuple[str, ...], shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Layer, ends, and ends without what is between stages: a row for each shape, a column for each name."""
     layer, ends, work = (np.zeros((*shape, len(names))) for _ in range(3))
     for i, name in enumerate(names):
         if name in passes.layer:
@@ -146,26 +190,11 @@ def _table(passes: law.Passes, num_layers: int, shape: tuple[int, ...]) -> Table
             ends[..., i] = passes.ends[name]
             if not name.removeprefix("prompt_").startswith(_APART):
                 work[..., i] = passes.ends[name]
-    return Table(names, num_layers * layer + ends, layer, work)
+    return layer.reshape(-1, len(names)), ends.reshape(-1, len(names)), work.reshape(-1, len(names))
 
 
-def _square(lower: tuple[tuple[float, ...], ...]) -> Array:
-    size = len(lower)
-    full = np.zeros((size, size))
-    for i, row in enumerate(lower):
-        full[i, : i + 1] = row
-        full[: i + 1, i] = row
-    return full
-
-
-def _runtime_gib(constants: dict[str, float], tp: int, pp: int) -> float:
-    """On each GPU: as measured at these degrees, else the most that any GPU took at others."""
-    exact = constants.get(f"runtime.tp{tp}.pp{pp}")
-    if exact is not None:
-        return exact / (tp * pp)
-    each = [0.0]
-    for name, value in constants.items():
+def _runtimes(memory: Mapping[str, float]) -> Iterator[tuple[tuple[int, int], float]]:
+    for name, value in memory.items():
         if name.startswith("runtime.tp"):
-            ranks, stages = name.removeprefix("runtime.tp").split(".pp")
-            each.append(value / (int(ranks) * int(stages)))
-    return max(each)
+            tp, pp = map(int, name.removeprefix("runtime.tp").split(".pp"))
+            yield (tp, pp), value / (tp * pp)
