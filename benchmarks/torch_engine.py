@@ -21,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -52,6 +52,7 @@ TARGETS = {
 }
 
 Rate = Callable[[], Awaitable[float]]
+Reading = TypeVar("Reading")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 OTHERS_CORES = 0.1  # of one core: what other programs may take during a measurement
 
@@ -113,7 +114,7 @@ class Quiet:
         self.disturbed = 0
         """Measurements that count although others computed: the patience was used up."""
 
-    async def measured(self, rate: Rate) -> float:
+    async def measured(self, rate: Callable[[], Awaitable[Reading]]) -> Reading:
         while True:
             begun, others = time.monotonic(), cpu_s_of_others()
             value = await rate()

@@ -57,6 +57,10 @@ def _probe(order: ProbeOrder, answers: TextIO) -> Line:
 
 
 def _run(order: ItemOrder) -> Line:
+    if order.item.engine == "trtllm":
+        from maveriq_profiler import trtllm_probe
+
+        return Line(ran=ItemRan(samples=trtllm_probe.measure_item(order)))
     if (problem := _unseen(order.device)) is not None:
         return problem
     from maveriq_profiler import run_probe

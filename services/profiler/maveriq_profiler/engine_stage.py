@@ -106,7 +106,7 @@ class EngineStage:
         self._all: list[Any] = list(self._found.all)
         self._kinds_of_layers: list[str] | None = getattr(self._config, "layer_types", None)
         self._kinds = self._attention_kinds()
-        self._one_only = "logits_to_keep" in inspect.signature(type(model).forward).parameters
+        self._one_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.is_last = is_last
         self.device: torch.device = next(model.parameters()).device
         self.use(first_layer, num_layers)
@@ -183,5 +183,5 @@ def chosen(logits: torch.Tensor, step: Pass) -> tuple[tuple[int, int], ...]:
     """Request and token; nothing of a prompt that goes on."""
     if not step.picks:
         return ()
-    token_ids: list[int] = logits.argmax(dim=-1).tolist()
-    return tuple((pick[0], token_id) for pick, token_id in zip(step.picks, token_ids, strict=True))
+    most_likely: Any = logits.argmax(dim=-1)
+    return tuple((pick[0], token_id) for pick, token_id in zip(step.picks, most_likely.tolist(), strict=True))

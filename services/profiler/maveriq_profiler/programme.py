@@ -7,6 +7,7 @@ those that follow sharpen it, and at last all are run once more, at another time
 import json
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
+from math import ceil
 from typing import Literal
 
 from pydantic import Field
@@ -19,10 +20,12 @@ EngineName = Literal["torch", "trtllm"]
 
 _FIRST = 2  # models of each precision, before any precision has more
 _PASSES = 2
-_CPU_POINTS = ((1, 32), (1, 128), (1, 512), (2, 32), (4, 32), (8, 32))  # at most 512 tokens are one pass
-_GPU_POINTS = ((1, 128), (1, 512), (1, 2048), (2, 128), (4, 128), (8, 64), (16, 32), (32, 16))
+_CPU_POINTS = ((1, 32), (8, 32), (1, 128), (1, 512), (2, 32), (4, 32))  # at most 512 tokens are one pass
+_GPU_POINTS = ((1, 128), (8, 64), (1, 512), (1, 2048), (2, 128), (4, 128), (16, 32), (32, 16))
 _NUM_IN_STAGES = 2  # of the points, the first ones: what a hop costs, short and long
 _DIVISIONS = ((1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (8, 1), (4, 2))  # TP and PP on TensorRT-LLM
+_LEAST_BYTES = 80 * 2**20
+_NARROWEST_BYTES = 2
 _GIB = 2**30
 
 
@@ -85,13 +88,13 @@ def _items(
     """TensorRT-LLM starts anew for each division of a model; the torch engine's stand side by side."""
     if engine == "torch":
         for shape in family:
-            splits = [split for split in _splits(shape.layers) if len(split) <= max_pp]
+            splits = [split for split in (*_depths(shape), *_divided(shape)) if len(split) <= max_pp]
             yield _item(engine, shape, precision, splits, on_cpu=on_cpu)
         return
     for tp, pp in _DIVISIONS:
         for shape in family:
             if shape.kv_heads % tp == 0 and pp <= max_pp:
-                yield _item(engine, shape, precision, [_splits(shape.layers)[pp - 1]], tp=tp)
+                yield _item(engine, shape, precision, _depths(shape) if pp == 1 else _divided(shape)[:1], tp=tp)
 
 
 def _item(
@@ -118,10 +121,16 @@ def _item(
     return item.model_copy(update={"bytes_needed": needed, "expected_s": _expected_s(item, shape, on_cpu=on_cpu)})
 
 
-def _splits(layers: int) -> tuple[tuple[int, ...], ...]:
-    """Into one stage, two and three; uneven, so that what the fullest saves or costs is seen."""
-    few = layers // 4
-    return (layers,), (layers - few, few), (layers - 2 * few, few, few)
+def _depths(shape: Shape) -> tuple[tuple[int, ...], ...]:
+    """Whole and cut, which tells the layers from the ends; not cut so short that a processor's cache holds it."""
+    enough = ceil((_LEAST_BYTES / _NARROWEST_BYTES - shape.end_params) / shape.layer_params)
+    return (shape.layers,), (min(shape.layers, max(1, shape.layers // 4, enough)),)
+
+
+def _divided(shape: Shape) -> tuple[tuple[int, ...], ...]:
+    """Into two stages and three; uneven, so that what the fullest saves or costs is seen."""
+    few = shape.layers // 4
+    return (shape.layers - few, few), (shape.layers - 2 * few, few, few)
 
 
 def _bytes_needed(item: Item, shape: Shape, *, on_cpu: bool) -> int:
@@ -133,25 +142,26 @@ def _bytes_needed(item: Item, shape: Shape, *, on_cpu: bool) -> int:
     )
     cache = tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * element
     activations = 512 * (4 * shape.ffn + 8 * shape.hidden) * 4 + 32 * shape.vocab * 4
-    layers, ends = shape.layers * shape.layer_params * element, 2 * shape.end_params * element
+    layers, ends = shape.layer_params * element, 2 * shape.end_params * element
+    all_layers = sum(sum(split) for split in item.splits) * layers
     if on_cpu:
-        return int(layers + ends + cache + activations * num_stages)
+        return int(shape.layers * layers + ends + cache + activations * num_stages)
     if item.engine == "trtllm":
-        return int(1.2 * (layers / item.num_gpus + ends + cache) + 4 * activations + 4 * _GIB)
-    return int(len(item.splits) * layers + num_stages * ends + cache + (activations + 0.75 * _GIB) * num_stages)
+        return int(1.2 * (shape.layers * layers / item.num_gpus + ends + cache) + 4 * activations + 4 * _GIB)
+    return int(all_layers + num_stages * ends + cache + (activations + 0.75 * _GIB) * num_stages)
 
 
 def _expected_s(item: Item, shape: Shape, *, on_cpu: bool) -> float:
     """From a slow device of the kind: one core with 8 GB/s, a GPU with 0.3 TB/s."""
     setup_s, bytes_per_s, flops_per_s, least_s = (10.0, 8e9, 4e10, 1e-3) if on_cpu else (30.0, 3e11, 5e13, 5e-4)
-    params = shape.layers * shape.layer_params + shape.end_params
-    pass_s = max(params * BYTES_PER_ELEMENT[item.precision] / bytes_per_s, shape.layers * least_s)
     total_s = 0.0
     for split in item.splits:
+        params = sum(split) * shape.layer_params + shape.end_params
+        pass_s = max(params * BYTES_PER_ELEMENT[item.precision] / bytes_per_s, sum(split) * least_s)
         for point in item.points_of(split):
             compute_s = 2 * point.batch * params / flops_per_s
             total_s += item.output_tokens * (pass_s + compute_s) + pass_s + point.input_tokens * compute_s
-    return round((setup_s if item.engine == "torch" else 60.0) + item.rounds * total_s, 1)
+    return round((setup_s if item.engine == "torch" else 60.0 * len(item.splits)) + item.rounds * total_s, 1)
 
 
 def _affordable(items: Iterable[Item], budget_s: float) -> tuple[Item, ...]:

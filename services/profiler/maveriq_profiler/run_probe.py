@@ -34,6 +34,7 @@ from maveriq_profiler.peak import peak_bytes, runtime_bytes
 from maveriq_profiler.programme import Item
 from maveriq_profiler.stage_chain import Chain, ChainSpec, Run
 
+_CONFIGS: Any = AutoConfig  # transformers' types are partly unknown
 _Key = tuple[tuple[int, ...], Point]
 
 
@@ -43,44 +44,63 @@ def measure_item(order: ItemOrder) -> tuple[RunSample, ...]:
     Raises:
         Unreadable, ChainFailed, RuntimeError (out of memory among them).
     """
-    torch.set_num_threads(1)  # a pool of threads does not survive the fork
-    item = order.item
-    on_cpu = order.device == "cpu"
-    config_json = _whole(item.config_json)
-    facts = facts_of(config_from(config_json))
-    model = build_for_engine(config_from(config_json), "cpu", DTYPES[item.precision]) if on_cpu else None
-    chains: dict[tuple[int, ...], Chain] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            for number, split in enumerate(item.splits):
-                chains[split] = Chain(_spec(order, config_json, split, Path(folder) / str(number)), model)
-            prefill, decode = _rounds(chains, item)
-        finally:
-            for chain in chains.values():
-                chain.stop()
-    activations, runtime = peaks(config_json, item.precision, item.points, order.device, model)
-    return tuple(_sample(item, facts, key, prefill[key], decode[key], activations[key[1]], runtime) for key in decode)
+    run = ItemRun(order)
+    try:
+        run.start()
+        for _ in range(order.item.rounds):
+            run.round()
+    finally:
+        run.stop()
+    return run.samples()
 
 
-def _rounds(
-    chains: dict[tuple[int, ...], Chain], item: Item
-) -> tuple[dict[_Key, list[float]], dict[_Key, list[float]]]:
-    prefill: dict[_Key, list[float]] = defaultdict(list)
-    decode: dict[_Key, list[float]] = defaultdict(list)
-    for number in range(item.rounds):
-        for point in item.points:
-            context = point.input_tokens + item.output_tokens
-            for split, chain in chains.items():
-                if point not in item.points_of(split):
-                    continue
-                if number == 0:
-                    chain.times_ms(Run(point.batch, point.input_tokens, 1, context))  # takes the cache
-                prefill[split, point] += chain.times_ms(Run(point.batch, point.input_tokens, 0, context))
-                # the first step finds the processor's caches full of something else
-                decode[split, point] += chain.times_ms(
-                    Run(point.batch, point.input_tokens, item.output_tokens, context)
-                )[1:]
-    return prefill, decode
+class ItemRun:
+    """An item whose splits are all started, and what was read of them."""
+
+    def __init__(self, order: ItemOrder) -> None:
+        torch.set_num_threads(1)  # a pool of threads does not survive the fork
+        self._order, self._item = order, order.item
+        self._config_json = _whole(order.item.config_json)
+        self._chains: dict[tuple[int, ...], Chain] = {}
+        self._model: Any | None = None
+        self._prefill_ms: dict[_Key, list[float]] = defaultdict(list)
+        self._decode_ms: dict[_Key, list[float]] = defaultdict(list)
+
+    def start(self) -> None:
+        if self._order.device == "cpu" and self._model is None:
+            self._model = build_for_engine(config_from(self._config_json), "cpu", DTYPES[self._item.precision])
+        with tempfile.TemporaryDirectory() as folder:
+            for number, split in enumerate(self._item.splits):
+                spec = _spec(self._order, self._config_json, split, Path(folder) / str(number))
+                self._chains[split] = Chain(spec, self._model)
+                for point in self._item.points_of(split):
+                    self._chains[split].times_ms(self._run(point, 1))  # takes the cache
+
+    def round(self) -> None:
+        """One reading of each run."""
+        for point in self._item.points:
+            for split, chain in self._chains.items():
+                if point in self._item.points_of(split):
+                    self._prefill_ms[split, point] += chain.times_ms(self._run(point, 0))
+                    self._decode_ms[split, point] += chain.times_ms(self._run(point, self._item.output_tokens))
+
+    def stop(self) -> None:
+        for chain in self._chains.values():
+            chain.stop()
+        self._chains = {}
+
+    def samples(self) -> tuple[RunSample, ...]:
+        """Medians; the activations are measured now."""
+        item = self._item
+        facts = facts_of(config_from(self._config_json))
+        activations, runtime = peaks(self._config_json, item.precision, item.points, self._order.device, self._model)
+        return tuple(
+            _sample(item, facts, key, prefill, self._decode_ms[key], activations[key[1]], runtime)
+            for key, prefill in self._prefill_ms.items()
+        )
+
+    def _run(self, point: Point, num_steps: int) -> Run:
+        return Run(point.batch, point.input_tokens, num_steps, point.input_tokens + self._item.output_tokens)
 
 
 def _spec(order: ItemOrder, config_json: str, split: tuple[int, ...], rendezvous: Path) -> ChainSpec:
@@ -97,7 +117,7 @@ def _spec(order: ItemOrder, config_json: str, split: tuple[int, ...], rendezvous
 
 def _whole(config_json: str) -> str:
     """With all that transformers adds to what the programme says."""
-    text: str = AutoConfig.for_model(**json.loads(config_json)).to_json_string(use_diff=False)
+    text: str = _CONFIGS.for_model(**json.loads(config_json)).to_json_string(use_diff=False)
     return text
 
 

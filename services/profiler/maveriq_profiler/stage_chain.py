@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from maveriq_profiler.engine_stage import (
 )
 
 _START_S = 300.0
-_Processes = Sequence[multiprocessing.process.BaseProcess]
+_AWAY_SHARE = 0.03
+_TRIES = 3
 
 
 class ChainFailed(Exception):
@@ -76,12 +78,17 @@ class Chain:
         links = [multiprocessing.Pipe() for _ in spec.layers]  # the first: from here to the leader
         self._leader: Connection[Run, list[float]] = links[0][0]
         ends: list[Any] = [[links[0][1], *(near for near, _ in links[1:])], *([far] for _, far in links[1:])]
-        self._processes: _Processes = [
+        self._processes: list[BaseProcess] = [
             context.Process(target=_stage, args=(spec, rank, model, end), daemon=True) for rank, end in enumerate(ends)
         ]
         for process in self._processes:
             process.start()
         self._answer()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of each stage."""
+        return tuple(process.pid or 0 for process in self._processes)
 
     def times_ms(self, run: Run) -> list[float]:
         """Raises ChainFailed."""
@@ -105,27 +112,44 @@ class Chain:
 def _stage(spec: ChainSpec, rank: int, model: Any | None, links: list[Any]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(spec.threads)
-    device = torch.device(spec.devices[rank])
     is_last = rank == len(spec.layers) - 1
     first_layer, num_layers = sum(spec.layers[:rank]), spec.layers[rank]
+    own: Any = model
     if model is None:
-        config = with_layers(config_from(spec.config_json), num_layers)
-        model, first_layer = build_for_engine(config, str(device), DTYPES[spec.precision]), 0
-        if rank > 0:
-            model.set_input_embeddings(torch.nn.Identity())
-        if not is_last:
-            model.set_output_embeddings(torch.nn.Identity())
-    stage = EngineStage(model, first_layer=first_layer, num_layers=num_layers, is_last=is_last)
+        own, first_layer = _part(spec, rank), 0
+    stage = EngineStage(own, first_layer=first_layer, num_layers=num_layers, is_last=is_last)
     if len(spec.layers) > 1:
         meet = f"file://{spec.rendezvous}"
         dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=len(spec.layers))
     gc.collect()
     gc.freeze()  # as the engine does: collections stay short
-    hidden_size = int(model.config.hidden_size)
+    hidden_size = int(own.config.hidden_size)
     if rank > 0:
         _follow(stage, rank, links[0], hidden_size, DTYPES[spec.precision])
     else:
         _Leader(stage, links[1:]).serve(links[0])
+
+
+def _part(spec: ChainSpec, rank: int) -> Any:
+    """A stage's layers, and the embedding or the head at the ends."""
+    config = with_layers(config_from(spec.config_json), spec.layers[rank])
+    part = build_for_engine(config, spec.devices[rank], DTYPES[spec.precision])
+    if rank > 0:
+        part.set_input_embeddings(torch.nn.Identity())
+    if rank < len(spec.layers) - 1:
+        part.set_output_embeddings(torch.nn.Identity())
+    return part
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    ms: float
+    away_ms: float
+    """Of these, those in which another program had this one's core."""
+
+    @property
+    def disturbed(self) -> bool:
+        return self.away_ms > _AWAY_SHARE * self.ms
 
 
 class _Leader:
@@ -136,21 +160,29 @@ class _Leader:
         parent.send([])
         while True:
             run: Run = parent.recv()
-            parent.send(self._decode(run) if run.num_steps else [self._prefill(run)])
+            parent.send(self._decode(run) if run.num_steps else self._prefill(run))
 
-    def _prefill(self, run: Run) -> float:
-        begun = time.perf_counter()
-        for step in prompt_passes(run.batch, run.input_tokens, run.context_tokens):
-            self._through(step)
-        return (time.perf_counter() - begun) * 1e3
+    def _prefill(self, run: Run) -> list[float]:
+        steps = prompt_passes(run.batch, run.input_tokens, run.context_tokens)
+        taken: list[_Timed] = []
+        while len(taken) < _TRIES and (not taken or taken[-1].disturbed):
+            taken.append(self._timed(steps))
+        return [min(taken, key=lambda each: each.away_ms).ms]
 
     def _decode(self, run: Run) -> list[float]:
-        taken: list[float] = []
-        for number in range(run.num_steps):
-            begun = time.perf_counter()
-            self._through(decode_pass(run.batch, run.input_tokens + number, run.context_tokens))
-            taken.append((time.perf_counter() - begun) * 1e3)
-        return taken
+        """Each step but the first, which finds the processor's caches full of something else."""
+        cached = range(run.input_tokens, run.input_tokens + run.num_steps)
+        taken = [self._timed((decode_pass(run.batch, at, run.context_tokens),)) for at in cached][1:]
+        quiet = [each.ms for each in taken if not each.disturbed]
+        return quiet if len(quiet) > 1 else [each.ms for each in taken]
+
+    def _timed(self, steps: Sequence[Pass]) -> "_Timed":
+        begun, computed = time.perf_counter(), time.thread_time()
+        for step in steps:
+            self._through(step)
+        taken_ms = (time.perf_counter() - begun) * 1e3
+        waits = bool(self._followers) or self._stage.device.type != "cpu"  # for others, as it should
+        return _Timed(taken_ms, 0.0 if waits else taken_ms - (time.thread_time() - computed) * 1e3)
 
     def _through(self, step: Pass) -> None:
         """All stages; ends when the chosen tokens are here."""

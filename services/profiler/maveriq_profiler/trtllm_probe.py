@@ -4,7 +4,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from statistics import median
@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
-from maveriq.contracts import Precision, Sample
+from maveriq.contracts import Precision, RunSample, Sample
 from maveriq_profiler.cutting import build, config_from, with_layers
-from maveriq_profiler.grid import Grid, Point
-from maveriq_profiler.orders import ProbeOrder
+from maveriq_profiler.facts import facts_of
+from maveriq_profiler.grid import Point
+from maveriq_profiler.orders import ItemOrder, ProbeOrder
+from maveriq_profiler.programme import Item
 
 _DTYPES = {Precision.BF16: "bfloat16", Precision.FP16: "float16"}
 _ROUNDS = 3
@@ -23,24 +25,37 @@ _TOKEN = 7
 
 
 class NvmlMeter:
-    """Bytes taken of the GPU: TensorRT-LLM runs in processes of its own, whose allocators cannot be asked."""
+    """Bytes taken of the GPUs: TensorRT-LLM runs in processes of its own, whose allocators cannot be asked."""
 
     def __init__(self, device: str) -> None:
         self._nvml: Any = import_module("pynvml")
         self._nvml.nvmlInit()
-        self._handle = self._nvml.nvmlDeviceGetHandleByIndex(int(device.removeprefix("cuda:")))
+        self._handles = [self._nvml.nvmlDeviceGetHandleByIndex(int(number)) for number in _ordinals(device)]
 
     def used_bytes(self) -> int:
-        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+        return sum(int(self._nvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles)
+
+
+def _ordinals(device: str) -> list[str]:
+    """Of `cuda:0,cuda:1`: 0 and 1."""
+    return [each.removeprefix("cuda:") for each in device.split(",")]
+
+
+def _start(device: str) -> "TensorRt":
+    meter = NvmlMeter(device)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_ordinals(device))  # before tensorrt_llm starts CUDA
+    llm, api = import_module("tensorrt_llm"), import_module("tensorrt_llm.llmapi")
+    return TensorRt(llm.LLM, llm.SamplingParams, api.KvCacheConfig, meter.used_bytes)
 
 
 def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample, ...]:
     """All samples of an order."""
-    meter = NvmlMeter(order.device)
-    os.environ["CUDA_VISIBLE_DEVICES"] = order.device.removeprefix("cuda:")  # before tensorrt_llm starts CUDA
-    llm, api = import_module("tensorrt_llm"), import_module("tensorrt_llm.llmapi")
-    engine = TensorRt(llm.LLM, llm.SamplingParams, api.KvCacheConfig, meter.used_bytes)
-    return asyncio.run(measure_with(engine, order, report))
+    return asyncio.run(measure_with(_start(order.device), order, report))
+
+
+def measure_item(order: ItemOrder) -> tuple[RunSample, ...]:
+    """All samples of an item of a calibration's programme."""
+    return asyncio.run(measure_item_with(_start(order.device), order.item))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,58 +68,142 @@ class TensorRt:
     used_bytes: Callable[[], int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """How a model is spread over GPUs."""
+
+    tp: int
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Of one point."""
+
+    prefill_ms: float
+    decode_ms: float
+    activation_bytes: int
+    runtime_bytes: int
+
+
 async def measure_with(trt: TensorRt, order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample, ...]:
-    config = config_from(order.config_json)
+    grid, config = order.grid, config_from(order.config_json)
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
-        config.architectures = [type(build(with_layers(config, 1), "meta", torch.float32)).__name__]
-        config.save_pretrained(folder)  # no checkpoint: its weights are dummies
-        for num_layers in order.grid.layers:
-            async for sample in _samples(trt, order, config, folder, num_layers):
-                samples.append(sample)
-                report(sample)
+        _save(config, folder)
+        for num_layers in grid.layers:
+            arguments = _arguments(
+                config, order.precision, _Division(1, (num_layers,)), grid.points, grid.output_tokens
+            )
+            async for point, taken in _runs(trt, folder, arguments, config, grid.points, grid.output_tokens):
+                samples.append(
+                    Sample(
+                        num_layers=num_layers,
+                        batch=point.batch,
+                        input_tokens=point.input_tokens,
+                        output_tokens=grid.output_tokens,
+                        prefill_ms=taken.prefill_ms,
+                        decode_ms=taken.decode_ms,
+                        activation_bytes=taken.activation_bytes,
+                        runtime_bytes=taken.runtime_bytes,
+                    )
+                )
+                report(samples[-1])
     return tuple(samples)
 
 
-async def _samples(
-    trt: TensorRt, order: ProbeOrder, config: Any, folder: str, num_layers: int
-) -> AsyncIterator[Sample]:
-    grid = order.grid
-    cache_tokens = max(p.batch * (p.input_tokens + grid.output_tokens + 32) for p in grid.points)  # blocks hold 32
+async def measure_item_with(trt: TensorRt, item: Item) -> tuple[RunSample, ...]:
+    config = config_from(item.config_json)
+    facts = facts_of(config)
+    samples: list[RunSample] = []
+    with tempfile.TemporaryDirectory() as folder:
+        _save(config, folder)
+        for split in item.splits:
+            points = item.points_of(split)
+            arguments = _arguments(config, item.precision, _Division(item.tp, split), points, item.output_tokens)
+            async for point, taken in _runs(trt, folder, arguments, config, points, item.output_tokens):
+                samples.append(
+                    RunSample(
+                        facts=facts,
+                        precision=item.precision,
+                        kv_precision=item.precision,
+                        tp=item.tp,
+                        layers=split,
+                        batch=point.batch,
+                        input_tokens=point.input_tokens,
+                        output_tokens=item.output_tokens,
+                        prefill_ms=taken.prefill_ms,
+                        decode_ms=taken.decode_ms,
+                        activation_bytes=taken.activation_bytes,
+                        runtime_bytes=taken.runtime_bytes // (item.tp * len(split)),
+                    )
+                )
+    return tuple(samples)
+
+
+def _save(config: Any, folder: str) -> None:
+    """A checkpoint without weights: they are dummies."""
+    config.architectures = [type(build(with_layers(config, 1), "meta", torch.float32)).__name__]
+    config.save_pretrained(folder)
+
+
+def _arguments(
+    config: Any, precision: Precision, division: _Division, points: Sequence[Point], output_tokens: int
+) -> dict[str, Any]:
+    """Of LLM, save the model's folder and the cache."""
+    spread: dict[str, Any] = {}
+    if division.tp > 1 or len(division.layers) > 1:
+        num_gpus = division.tp * len(division.layers)
+        spread = {
+            "tensor_parallel_size": division.tp,
+            "pipeline_parallel_size": len(division.layers),
+            "gpus_per_node": num_gpus,
+        }
+    if len(division.layers) > 1:
+        spread["pp_partition"] = list(division.layers)
+    return spread | {
+        "skip_tokenizer_init": True,
+        "dtype": _DTYPES[precision],
+        "load_format": "dummy",
+        "model_kwargs": _cut_fields(config, sum(division.layers)),
+        "max_batch_size": max(point.batch for point in points),
+        "max_num_tokens": max(point.batch * point.input_tokens for point in points),
+        "max_seq_len": max(point.input_tokens for point in points) + output_tokens,
+    }
+
+
+async def _runs(
+    trt: TensorRt, folder: str, arguments: dict[str, Any], config: Any, points: Sequence[Point], output_tokens: int
+) -> AsyncIterator[tuple[Point, _Taken]]:
+    """One engine from its start to its end; each point in turn."""
+    cache_tokens = max(p.batch * (p.input_tokens + output_tokens + 32) for p in points)  # blocks hold 32
     before = trt.used_bytes()
-    llm = trt.llm(
-        model=folder,
-        skip_tokenizer_init=True,
-        dtype=_DTYPES[order.precision],
-        load_format="dummy",
-        model_kwargs=_cut_fields(config, num_layers),
-        max_batch_size=max(point.batch for point in grid.points),
-        max_num_tokens=max(point.batch * point.input_tokens for point in grid.points),
-        max_seq_len=max(point.input_tokens for point in grid.points) + grid.output_tokens,
-        kv_cache_config=trt.kv_cache_config(enable_block_reuse=False, max_tokens=cache_tokens),
-    )
+    cache = trt.kv_cache_config(enable_block_reuse=False, max_tokens=cache_tokens)
+    llm = trt.llm(model=folder, kv_cache_config=cache, **arguments)
     try:
-        runtime = max(0, trt.used_bytes() - before - _model_bytes(config, num_layers, cache_tokens))
-        for point in grid.points:
+        num_layers = int(arguments["model_kwargs"]["num_hidden_layers"])
+        tp = int(arguments.get("tensor_parallel_size", 1))
+        known = _model_bytes(config, num_layers, cache_tokens, tp)
+        runtime = max(0, trt.used_bytes() - before - known)
+        for point in points:
             loaded = trt.used_bytes()
-            runs = [await _batch_ms(trt, llm, point, grid) for _ in range(_ROUNDS + 1)][1:]
-            yield Sample(
-                num_layers=num_layers,
-                batch=point.batch,
-                input_tokens=point.input_tokens,
-                output_tokens=grid.output_tokens,
-                prefill_ms=median(prefill for prefill, _ in runs),
-                decode_ms=median(decode for _, decode in runs),
-                activation_bytes=max(0, trt.used_bytes() - loaded),
-                runtime_bytes=runtime,
+            runs = [await _batch_ms(trt, llm, point, output_tokens) for _ in range(_ROUNDS + 1)][1:]
+            yield (
+                point,
+                _Taken(
+                    prefill_ms=median(prefill for prefill, _ in runs),
+                    decode_ms=median(decode for _, decode in runs),
+                    activation_bytes=max(0, trt.used_bytes() - loaded),
+                    runtime_bytes=runtime,
+                ),
             )
     finally:
         llm.shutdown()
 
 
-async def _batch_ms(trt: TensorRt, llm: Any, point: Point, grid: Grid) -> tuple[float, float]:
+async def _batch_ms(trt: TensorRt, llm: Any, point: Point, output_tokens: int) -> tuple[float, float]:
     """Until all requests have their first token, and a step from there to the end."""
-    sampling = trt.sampling_params(max_tokens=grid.output_tokens, ignore_eos=True, end_id=-1, detokenize=False)
+    sampling = trt.sampling_params(max_tokens=output_tokens, ignore_eos=True, end_id=-1, detokenize=False)
     begun = time.perf_counter()
 
     async def first_and_last() -> tuple[float, float]:
@@ -117,7 +216,7 @@ async def _batch_ms(trt: TensorRt, llm: Any, point: Point, grid: Grid) -> tuple[
     times = await asyncio.gather(*(first_and_last() for _ in range(point.batch)))
     prefilled = max(first for first, _ in times)
     ended = max(last for _, last in times)
-    return (prefilled - begun) * 1e3, (ended - prefilled) * 1e3 / (grid.output_tokens - 1)
+    return (prefilled - begun) * 1e3, (ended - prefilled) * 1e3 / (output_tokens - 1)
 
 
 def _cut_fields(config: Any, num_layers: int) -> dict[str, Any]:
@@ -128,10 +227,11 @@ def _cut_fields(config: Any, num_layers: int) -> dict[str, Any]:
     return fields
 
 
-def _model_bytes(config: Any, num_layers: int, cache_tokens: int) -> int:
-    """Weights and KV cache in 16 bits."""
+def _model_bytes(config: Any, num_layers: int, cache_tokens: int, tp: int) -> int:
+    """Weights and KV cache in 16 bits, over all ranks: the embedding is whole on each of the first stage."""
     model = build(with_layers(config, num_layers), "meta", torch.float32)
     weights = sum(parameter.numel() for parameter in model.parameters())
+    embedding = (tp - 1) * model.get_input_embeddings().weight.numel()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * (weights + num_layers * cache_tokens * 2 * heads * head_dim))
+    return int(2 * (weights + embedding + num_layers * cache_tokens * 2 * heads * head_dim))

@@ -13,7 +13,8 @@ from maveriq.contracts import Precision, Sample
 from maveriq_profiler.cutting import config_from
 from maveriq_profiler.grid import Grid, Point
 from maveriq_profiler.orders import ProbeOrder
-from maveriq_profiler.trtllm_probe import TensorRt, measure_with
+from maveriq_profiler.programme import Item
+from maveriq_profiler.trtllm_probe import TensorRt, measure_item_with, measure_with
 
 _SHARED = Path(os.environ.get("MAVERIQ_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 _API = _SHARED / "trtllm_api" / "llm_api_1.2.json"
@@ -82,3 +83,31 @@ async def test_each_cut_runs_with_dummy_weights_under_names_that_the_api_has() -
     assert [given["model_kwargs"]["num_hidden_layers"] for given in api.started] == [2, 4]
     assert {given["load_format"] for given in api.started} == {"dummy"}
     assert api.stopped == 2
+
+
+@pytest.mark.parametrize(("tp", "split"), [(1, (6,)), (2, (6,)), (1, (4, 2)), (2, (4, 2))])
+async def test_an_item_is_divided_as_asked_and_its_samples_say_so(tp: int, split: tuple[int, ...]) -> None:
+    api = StrictApi()
+    item = Item(
+        key="tiny",
+        engine="trtllm",
+        config_json=json.dumps(_CONFIG),
+        precision=Precision.BF16,
+        tp=tp,
+        splits=(split,),
+        points=(Point(batch=1, input_tokens=8), Point(batch=2, input_tokens=8)),
+        num_in_stages=2,
+        output_tokens=4,
+        rounds=1,
+        bytes_needed=1,
+        expected_s=1,
+    )
+    samples = await measure_item_with(TensorRt(api.llm, api.sampling_params, api.kv_cache_config, lambda: 10**9), item)
+    assert [(s.tp, s.layers, s.batch) for s in samples] == [(tp, split, 1), (tp, split, 2)]
+    (given,) = api.started
+    assert given["model_kwargs"]["num_hidden_layers"] == 6
+    assert given.get("tensor_parallel_size", 1) == tp
+    assert given.get("pipeline_parallel_size", 1) == len(split)
+    assert given.get("pp_partition") == (list(split) if len(split) > 1 else None)
+    assert item.num_gpus == tp * len(split)
+    assert api.stopped == 1

@@ -1,0 +1,200 @@
+"""What whole models take in the worker's torch engine, with random weights: the truth that predictions are held to.
+
+Each split of each model is a replica of its own, with its real processes; a pass is timed where the engine times it.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_engine import Quiet
+from transformers.utils import logging
+
+from maveriq.contracts import ModelFacts, Precision
+from maveriq_profiler.cutting import build, config_from
+from maveriq_profiler.grid import Point
+from maveriq_worker.stage_processes import StageProcesses, _environment
+from maveriq_worker.torch_stage import DTYPES
+from maveriq_worker.torch_steps import SamplerSpec, StageSpec, Submit
+
+Split = tuple[int, ...]
+Key = tuple[Split, Point]
+
+STEPS = 8  # decode steps of a reading; the first is left out, as in every other measurement
+_PIPELINE = Path(__file__).with_name("one_micro_batch.py")
+
+
+@dataclass(slots=True)
+class Times:
+    """Of one shape: each round's readings."""
+
+    prefill_ms: list[list[float]] = field(default_factory=list)
+    decode_ms: list[list[float]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class FullModel:
+    name: str
+    config_json: str
+    facts: ModelFacts
+    precision: Precision
+    device: str
+    threads: int
+    splits: dict[Split, tuple[Point, ...]]
+    """And the points at which each is run."""
+    times: dict[Key, Times] = field(default_factory=lambda: defaultdict(Times))
+    reserved_bytes: dict[Split, int] = field(default_factory=dict)
+    """Weights and KV cache, as the stages report them, for `slots` requests."""
+    spent_s: float = 0.0
+    slots: int = 8
+
+    @property
+    def context_tokens(self) -> int:
+        return max(point.input_tokens for points in self.splits.values() for point in points) + STEPS + 40
+
+    @property
+    def bytes_in_all(self) -> int:
+        facts, element = self.facts, 2 if self.precision is not Precision.FP32 else 4
+        ends = facts.embedding_params + facts.lm_head_params
+        cache = self.slots * self.context_tokens * 2 * facts.num_kv_heads * facts.head_dim * facts.num_layers
+        return len(self.splits) * element * (facts.num_layers * facts.layer_params + ends + cache)
+
+
+class Replicas:
+    """Started engines, kept between rounds where their memory allows."""
+
+    def __init__(self, keep: bool, quiet: Quiet) -> None:
+        self._keep, self._quiet = keep, quiet
+        self._running: dict[tuple[str, Split], Replica] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="maveriq-full-"))
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Replicas":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def round(self, model: FullModel) -> None:
+        """One reading of each of the model's points, its splits in turn."""
+        begun = time.perf_counter()
+        for split, points in model.splits.items():
+            replica = self._running.get((model.name, split)) or await self._started(model, split)
+            for point in points:
+                prefill, decode = await self._quiet.measured(partial(replica.reading, point))
+                times = model.times[split, point]
+                times.prefill_ms.append(prefill)
+                times.decode_ms.append(decode)
+            if not self._keep:
+                await replica.processes.stop()
+        if not self._keep:
+            shutil.rmtree(self._checkpoint(model))
+        model.spent_s += time.perf_counter() - begun
+
+    async def _started(self, model: FullModel, split: Split) -> "Replica":
+        checkpoint = self._checkpoint(model)
+        if not checkpoint.exists():
+            await asyncio.to_thread(write_checkpoint, model, checkpoint)
+        replica = Replica(OneMicroBatch())
+        self._stack.push_async_callback(replica.processes.stop)
+        ready = await replica.processes.start(specs(model, split, checkpoint))
+        model.reserved_bytes[split] = sum(each.weight_bytes + each.kv_cache_bytes for each in ready)
+        await replica.reading(Point(batch=1, input_tokens=16))  # the first of anything is slower
+        if self._keep:
+            self._running[model.name, split] = replica
+        return replica
+
+    def _checkpoint(self, model: FullModel) -> Path:
+        return self._folder / model.name
+
+
+class Replica:
+    def __init__(self, processes: StageProcesses) -> None:
+        self.processes = processes
+        self._keys = count()
+
+    async def reading(self, point: Point) -> tuple[list[float], list[float]]:
+        """Passes over the prompts, and decode steps, of `batch` requests that come together."""
+        # One that is read first: the others are all there when it is done.
+        if point.batch > 1:
+            self._submit(16, 1)
+        waiting = {self._submit(point.input_tokens, STEPS) for _ in range(point.batch)}
+        prefill: list[float] = []
+        decode: list[float] = []
+        while waiting:
+            stepped = await self.processes.receive()
+            waiting -= {each.choice.key for each in stepped.emitted if each.finish_reason is not None}
+            passed = stepped.passed
+            if passed is not None and passed.batch == point.batch:
+                (prefill if passed.prompts else decode).append(passed.ms)
+        assert prefill and len(decode) == STEPS - 1, f"{point}: requests did not run together"
+        return prefill, decode[1:]
+
+    def _submit(self, num_tokens: int, max_tokens: int) -> int:
+        key = next(self._keys)
+        self.processes.send(Submit(key, (7,) * num_tokens, max_tokens, True, SamplerSpec(0.0, 1.0, 0, None)))
+        return key
+
+
+class OneMicroBatch(StageProcesses):
+    """Stages whose scheduler does not divide a batch."""
+
+    async def _spawn(self, specs: tuple[StageSpec, ...], fds: list[int]) -> None:
+        how = "forked" if all(spec.device == "cpu" for spec in specs) else "afresh"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(_PIPELINE), how, *map(str, fds),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            pass_fds=fds, env=_environment(specs[0].threads), start_new_session=True,
+        )  # fmt: skip
+        assert process.stderr is not None
+        self._process, self._listening = process, asyncio.ensure_future(self._listen(process.stderr))
+
+
+def write_checkpoint(model: FullModel, folder: Path) -> None:
+    """Random weights; made on the GPU where there is one, which is faster."""
+    logging.disable_progress_bar()
+    made: Any = build(config_from(model.config_json), model.device, DTYPES[model.precision])
+    made.save_pretrained(folder)
+    del made
+    if model.device != "cpu":
+        torch.cuda.empty_cache()
+
+
+def specs(model: FullModel, split: Split, checkpoint: Path) -> tuple[StageSpec, ...]:
+    return tuple(
+        StageSpec(
+            rank=rank,
+            num_stages=len(split),
+            first_layer=sum(split[:rank]),
+            num_layers=split[rank],
+            total_layers=sum(split),
+            checkpoint=checkpoint,
+            precision=model.precision,
+            device=model.device,
+            backend="gloo",
+            rendezvous=Path(),  # chosen when the processes start
+            max_batch=model.slots,
+            context_tokens=model.context_tokens,
+            reserved_bytes=2**62,
+            threads=model.threads,
+            eos_ids=(),
+        )
+        for rank in range(len(split))
+    )
+
+
+def memory_available_bytes() -> int:
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else os.sysconf("SC_PHYS_PAGES")
