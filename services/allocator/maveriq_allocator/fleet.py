@@ -78,6 +78,10 @@ class Fleet:
         costs: Ints = sliding_window_view(self.costs[rows], tp, axis=1).sum(axis=2)
         return costs
 
+    def node_costs(self, rows: Ints) -> Ints:
+        """Of nibbling at a node: a replica does not span nodes, so what a full one has left is lost to large models."""
+        return self.preference.at_least(self.free_bytes[rows])
+
     def richest(self, num_blocks: int, tp: int) -> list[int]:
         """The nodes that have the richest blocks of `tp` GPUs."""
         poorest = self.free[:, tp - 1 :: tp]

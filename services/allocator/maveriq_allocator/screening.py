@@ -24,7 +24,7 @@ _TOO_MANY = 2**40  # layers lost where a GPU cannot be an end
 
 Flags = NDArray[np.bool_]
 Key = tuple[bool, int, int]
-"""Ranks that NVLink does not join, ns of all layers, cost: the best placement has the least."""
+"""Ranks that NVLink does not join, ns of all layers, cost of GPUs and node: the best placement has the least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Screen:
         self._costs[changed] = self._bounds(changed)
 
     def promising(self) -> list[int]:
-        """Nodes that may hold a replica, the best bound first; of equals the one with the least free."""
+        """Nodes that may hold a replica, the best bound first."""
         order = self._order()
         num_ways = self._num_ways()
         closer = order[: MAX_EXACT_WAYS // num_ways] if num_ways else order[:0]
@@ -72,13 +72,17 @@ class Screen:
     def bound(self, index: int) -> Key:
         """No placement on this node is better."""
         layers_ns = int(self._fleet.layer_ns[index]) * self._shape.num_layers
-        return bool(self._fleet.num_linked[index] < self._shape.tp - 1), layers_ns, int(self._costs[index])
+        unlinked = bool(self._fleet.num_linked[index] < self._shape.tp - 1)
+        return unlinked, layers_ns, int(self._costs[index]) + self.node_cost(index)
+
+    def node_cost(self, index: int) -> int:
+        return int(self._fleet.node_costs(np.array([index]))[0])
 
     def _order(self) -> Ints:
         fleet = self._fleet
         fitting = np.flatnonzero(self._costs < NEVER)
         unlinked = fleet.num_linked[fitting] < self._shape.tp - 1
-        keys = (fleet.free_bytes[fitting], self._costs[fitting], fleet.layer_ns[fitting], unlinked)
+        keys = (self._costs[fitting] + fleet.node_costs(fitting), fleet.layer_ns[fitting], unlinked)
         order: Ints = fitting[np.lexsort(keys)]
         return order
 
@@ -107,7 +111,7 @@ class Screen:
         usable = fleet.free[rows] >= shape.memory.runtime_bytes + shape.memory.layer_bytes
         costs = np.where(usable, fleet.costs[rows], NEVER // fleet.width)
         cheapest: Ints = np.partition(costs, num_gpus - 1, axis=1)[:, :num_gpus].sum(axis=1)
-        least: Ints = np.maximum(cheapest, fleet.preference.at_least(shape.needed_bytes))
+        least: Ints = np.maximum(cheapest, fleet.preference.at_least(np.array(shape.needed_bytes)))
         return least
 
     def _of_all_ways(self, rows: Ints) -> Ints:

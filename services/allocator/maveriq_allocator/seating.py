@@ -1,7 +1,8 @@
 """Which nodes a candidate's replicas go to. Pure: what is free in, a seat for each replica out, or none at all.
 
 One replica after the other, each on the node where NVLink joins its ranks, latency is least, and the least is stranded
-or what else the strategy prefers; `Seat.gap` is 0 where that is proven to be the best node. Where several replicas do
+or what else the strategy prefers: on the GPUs taken, and on the node, which is worth most to large models while it is
+empty. `Seat.gap` is 0 where that is proven to be the best node. Where several replicas do
 not all find a seat that way, it is tried again with stages that are as even as can be.
 """
 
@@ -92,8 +93,11 @@ class _Seating:
                 gap = max(0, best[0][2] - bound[2])
                 break
             packing = self._packed(self._fleet.usable(index))
-            if packing is not None and (best is None or _key(packing) < best[0]):
-                best = _key(packing), index, packing
+            if packing is None:
+                continue
+            key = _key(packing, self._screen.node_cost(index))
+            if best is None or key < best[0]:
+                best = key, index, packing
         if best is None:
             return None
         _, index, packing = best
@@ -111,8 +115,8 @@ class _Seating:
             packing = self._packed(pool)
             if packing is not None:
                 node = next(f.node for f in pool if f.gpu == packing.stages[0].gpus[0])
-                least = self._manner.preference.at_least(shape.needed_bytes)
-                return self._seat(node, packing, pool, packing.cost - least)
+                least = self._manner.preference.at_least(np.array(shape.needed_bytes))
+                return self._seat(node, packing, pool, packing.cost - int(least))
         return None
 
     def _packed(self, fragments: Sequence[Fragment]) -> Packing | None:
@@ -136,5 +140,5 @@ class _Seating:
         self._screen.update(self._fleet, self._fleet.having(held))
 
 
-def _key(packing: Packing) -> Key:
-    return not packing.is_linked, round((packing.latency_ms or 0.0) * NS_PER_MS), packing.cost
+def _key(packing: Packing, node_cost: int) -> Key:
+    return not packing.is_linked, round((packing.latency_ms or 0.0) * NS_PER_MS), packing.cost + node_cost

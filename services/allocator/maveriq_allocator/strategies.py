@@ -48,7 +48,7 @@ class Preference:
             return free_bytes * _FEWER_THAN + steps
         return steps * _LESS_THAN + free_bytes
 
-    def at_least(self, free_bytes: int) -> int:
+    def at_least(self, free_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
         """What GPUs with so many free bytes together cost, whichever they are."""
         return free_bytes * _FEWER_THAN if self.strategy is Strategy.BEST_FIT else free_bytes
 

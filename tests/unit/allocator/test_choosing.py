@@ -55,6 +55,12 @@ def test_the_node_that_strands_least_is_taken() -> None:
     assert choice.seats[0].gap == 0
 
 
+def test_a_node_that_is_already_nibbled_at_is_taken_before_an_empty_one() -> None:
+    choice = choose(plan(), [node("a", 90, 200, 200, 200), node("b", 95, 60, 60, 60)], num_replicas=1)
+    assert choice is not None
+    assert choice.seats[0].node == "b"
+
+
 def test_stages_are_as_uneven_as_the_manner_allows() -> None:
     nodes = [node("a", 70, 15), node("b", 60, 60)]
     free = choose(plan(candidate(pp=2)), nodes, num_replicas=1)
@@ -137,12 +143,14 @@ def test_the_node_taken_is_the_best_of_all_and_none_is_taken_only_where_none_fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maveriq_allocator.screening.MAX_WAYS", ways)  # 0: bounds from the cheapest GPUs
         choice = choose(plan(candidate(pp=pp, tp=tp, stage=stage)), there)
-    fitting = [packing.stranded_bytes for packing in packings if isinstance(packing, Packing)]
+    totals = [sum(free) for free in nodes]
+    fitting = [p.stranded_bytes + total for p, total in zip(packings, totals, strict=True) if isinstance(p, Packing)]
     assert (choice is None) == (not fitting)
     if choice is not None:
         held = {gpu: s.reserved_bytes for s in choice.seats[0].stages for gpu in s.gpus}
         free = {f.gpu: f.free_bytes for each in there for f in each.fragments}
-        assert sum(free[gpu] - held[gpu] for gpu in held) == min(fitting)
+        total = totals[int(choice.seats[0].node.removeprefix("n"))]
+        assert sum(free[gpu] - held[gpu] for gpu in held) + total == min(fitting)
 
 
 def test_replicas_do_not_share_bytes_and_may_sit_on_different_nodes() -> None:
