@@ -21,10 +21,9 @@ class Agenda:
     @property
     def next_items(self) -> tuple[Item, ...]:
         """What may be run now, most telling first."""
-        affordable = [item for item in self._pending if self.spent_s + item.expected_s <= self.budget_s]
-        if not affordable and self._num_good < _LEAST:
-            return tuple(self._pending[: _LEAST - self._num_good])
-        return tuple(affordable)
+        first = self._pending[: max(0, _LEAST - self._num_good)]
+        rest = self._pending[len(first) :]
+        return (*first, *(item for item in rest if self.spent_s + item.expected_s <= self.budget_s))
 
     @property
     def num_done(self) -> int:
@@ -33,12 +32,12 @@ class Agenda:
     @property
     def num_planned(self) -> int:
         """What is done, and what the budget is expected to allow besides."""
-        left_s, more = self.budget_s - self.spent_s, 0
-        for item in self._pending:
-            if item.expected_s <= left_s:
+        left_s, planned = self.budget_s - self.spent_s, self.num_done
+        for number, item in enumerate(self._pending):
+            if number < _LEAST - self._num_good or item.expected_s <= left_s:
                 left_s -= item.expected_s
-                more += 1
-        return self.num_done + max(more, len(self.next_items[:_LEAST]) if self._num_good < _LEAST else 0)
+                planned += 1
+        return planned
 
     @property
     def left_undone(self) -> str:

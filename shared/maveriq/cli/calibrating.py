@@ -79,6 +79,9 @@ class Following:
         try:
             for news in self._api.calibration_progress(calibration_id):
                 self._heard.put(news)
+                if news.finished:
+                    return
+            raise CommandFailed("ingress stopped telling; the calibration goes on: look with `maveriq calibrations`")
         except CommandFailed as failed:
             self._heard.put(failed)
 
