@@ -1,9 +1,7 @@
 -- Changes one deployment's record and the bytes that it holds, together or not at all.
 -- KEYS: the deployment's hash, then for each node touched its hash and its `held` hash.
--- ARGV: one JSON object:
+-- ARGV: a JSON object, the new record, and the plan to keep ('' leaves it as it is). The object:
 --   expected   version that the change was made from ('0': there was no record)
---   record     the new record
---   plan       the plan to keep; '' leaves it as it is
 --   ends       true: drop the plan, and forget the record after forget_s
 --   releases   [{node, field}]: fields of `held` to drop; node counts from 1
 --   holds      [{node, gpu, field, bytes}]: bytes to hold, as strings
@@ -19,29 +17,28 @@ for _, release in ipairs(change.releases) do
   dropped[release[1] .. '|' .. release[2]] = true
 end
 
-local function free_bytes(node)
-  local free = {}
-  for _, gpu in ipairs(cjson.decode(redis.call('HGET', KEYS[2 * node], 'gpus') or '[]')) do
-    free[gpu.id] = gpu.total_bytes - gpu.foreign_bytes
-  end
+-- What others hold of a node's GPUs, apart from what this change gives back.
+local function held_bytes(node)
+  local taken = {}
   local held = redis.call('HGETALL', KEYS[2 * node + 1])
   for i = 1, #held, 2 do
-    local gpu = string.match(held[i], '^(.*)|[^|]*$')
-    if free[gpu] and not dropped[node .. '|' .. held[i]] then
-      free[gpu] = free[gpu] - tonumber(held[i + 1])
+    if not dropped[node .. '|' .. held[i]] then
+      local gpu = string.match(held[i], '^(.*)|[^|]*$')
+      taken[gpu] = (taken[gpu] or 0) + held[i + 1]
     end
   end
-  return free
+  return taken
 end
 
-local free = {}
+local taken = {}
 for _, hold in ipairs(change.holds) do
   local node, gpu, bytes = hold[1], hold[2], tonumber(hold[4])
-  free[node] = free[node] or free_bytes(node)
-  if not free[node][gpu] or free[node][gpu] < bytes then
+  taken[node] = taken[node] or held_bytes(node)
+  local sum = (taken[node][gpu] or 0) + bytes
+  if sum > tonumber(redis.call('HGET', KEYS[2 * node], 'limit|' .. gpu) or -1) then
     return {'taken', gpu}
   end
-  free[node][gpu] = free[node][gpu] - bytes
+  taken[node][gpu] = sum
 end
 
 for _, release in ipairs(change.releases) do
@@ -50,11 +47,11 @@ end
 for _, hold in ipairs(change.holds) do
   redis.call('HSET', KEYS[2 * hold[1] + 1], hold[3], hold[4])
 end
-redis.call('HSET', KEYS[1], 'version', string.format('%d', tonumber(change.expected) + 1), 'record', change.record)
+redis.call('HSET', KEYS[1], 'version', string.format('%d', tonumber(change.expected) + 1), 'record', ARGV[2])
 if change.ends then
   redis.call('HDEL', KEYS[1], 'plan')
   redis.call('EXPIRE', KEYS[1], change.forget_s)
-elseif change.plan ~= '' then
-  redis.call('HSET', KEYS[1], 'plan', change.plan)
+elseif ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[1], 'plan', ARGV[3])
 end
 return {'done'}

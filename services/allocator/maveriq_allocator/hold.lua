@@ -11,10 +11,8 @@ if place then
   return {'kept', place}
 end
 
-local free
-for _, gpu in ipairs(cjson.decode(redis.call('HGET', KEYS[3], 'gpus') or '[]')) do
-  if gpu.id == ARGV[3] then free = gpu.total_bytes - gpu.foreign_bytes end
-end
+local limit = redis.call('HGET', KEYS[3], 'limit|' .. ARGV[3])
+local free = limit and tonumber(limit)
 local held = redis.call('HGETALL', KEYS[4])
 for i = 1, #held, 2 do
   if free and string.match(held[i], '^(.*)|[^|]*$') == ARGV[3] then

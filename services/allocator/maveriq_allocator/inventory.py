@@ -63,7 +63,8 @@ class Inventory:
 
     async def report(self, message: NodeReported) -> None:
         gpus = _GPUS.dump_json(message.gpus).decode()
-        await self._report([keys.NODES, keys.node(message.node)], [message.node, message.engine, gpus])
+        limits = [part for gpu in message.gpus for part in (keys.limit(gpu.id), gpu.total_bytes - gpu.foreign_bytes)]
+        await self._report([keys.NODES, keys.node(message.node)], [message.node, message.engine, gpus, *limits])
 
     async def snapshot(self) -> list[NodeState]:
         """Every node, by name. Each is read whole; together they may be of different moments."""

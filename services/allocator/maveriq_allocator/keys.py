@@ -1,7 +1,8 @@
 """The names of what the allocator keeps in Redis. Nobody else writes or reads there.
 
     maveriq:allocator:nodes                set: every node that ever reported
-    maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; reported_at_s, Redis' clock
+    maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; reported_at_s, Redis' clock;
+                                           limit|<gpu>: total - foreign, what the scripts look at
     maveriq:allocator:node:<node>:held     hash: <gpu>|<deployment>/<replica> -> bytes: one field a reservation's GPU;
                                            <gpu>|<hold>/hold -> bytes: held for a calibration
     maveriq:allocator:holds                hash: hold -> where it is (`holds.Place`)
@@ -26,6 +27,11 @@ def node(name: str) -> str:
 
 def held(name: str) -> str:
     return f"maveriq:allocator:node:{name}:held"
+
+
+def limit(gpu: str) -> str:
+    """Field of a node's hash."""
+    return f"limit|{gpu}"
 
 
 def deployment(deployment_id: UUID) -> str:

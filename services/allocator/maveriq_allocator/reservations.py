@@ -67,15 +67,14 @@ class Reservations:
         number = {node: index for index, node in enumerate(nodes, start=1)}
         change = {
             "expected": str(before.version),
-            "record": after.model_dump_json(),
-            "plan": "" if plan is None else plan.model_dump_json(),
             "ends": after.ended,
             "forget_s": FORGET_S,
             "releases": [(number[h.node], h.field) for h in old - new],
             "holds": [(number[h.node], h.gpu, h.field, str(h.bytes)) for h in new - old],
         }
         touched = [key for node in nodes for key in (keys.node(node), keys.held(node))]
-        answer = await self._commit([keys.deployment(after.deployment_id), *touched], [json.dumps(change)])
+        told = [json.dumps(change), after.model_dump_json(), "" if plan is None else plan.model_dump_json()]
+        answer = await self._commit([keys.deployment(after.deployment_id), *touched], told)
         return Outcome(answer[0])
 
 
