@@ -29,7 +29,8 @@ class Handlers:
         self, event: FingerprintMeasured
     ) -> PlanComputed | PlanPreviewed | DeploymentFailed:
         intent, model = event.admission.intent, event.admission.model
-        estimators, silent = self.sources(model, event.facts, event.fingerprints, event.calibrations)
+        named = (*(intent.gpu_types or ()), *self.prices)
+        estimators, silent = self.sources(model, event.facts, event.fingerprints, event.calibrations, named)
         space = Space(model, event.facts, estimators, self.max_pp, self.prices, silent)
         outcome = search(intent, space)
         if not len(outcome.met):

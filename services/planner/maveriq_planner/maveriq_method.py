@@ -13,6 +13,7 @@ Negative parts count as 0. Exponents belong to a pair of number formats, fitted 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,9 @@ PUBLISHED: Mapping[Kind, Exponents] = {
     (_I4, _F16): Exponents(0.058379, 0.591211, 0.682221, 0.435619),
 }
 """Released with it: RTX A6000, fitted to the six models that it reports."""
+
+
+_FINE = 1e-3
 
 
 class Unmeasured(ValueError):
@@ -182,17 +186,19 @@ def fit_exponents(known: Sequence[tuple[MaveriqModel, RunSample]]) -> Exponents:
 
 
 def _descended(missed: Callable[[Array], float], at: Array) -> Array:
-    """One exponent at a time, up or down by a step that is halved where neither is better."""
+    """Along the axes and all diagonals, by a step that is halved where no direction is better.
+
+    A mean of absolute errors has creases: along the axes alone a descent stops in one.
+    """
+    directions = [np.array(way) for way in product((-1.0, 0.0, 1.0), repeat=len(at)) if any(way)]
     best, step = missed(at), 0.25
-    while step > 1e-3:
-        better = False
-        for i in range(len(at)):
-            for sign in (step, -step):
-                there = at.copy()
-                there[i] = max(1e-6, there[i] + sign)
-                if (found := missed(there)) < best - 1e-9:
-                    at, best, better = there, found, True
-        if not better:
+    while step > _FINE:
+        tried = [np.maximum(1e-6, at + step * way) for way in directions]
+        losses = [missed(there) for there in tried]
+        nearest = int(np.argmin(losses))
+        if losses[nearest] < best - 1e-9:
+            at, best = tried[nearest], losses[nearest]
+        else:
             step /= 2
     return at
 

@@ -1,8 +1,17 @@
 """Which estimators answer, by MAVERIQ_ESTIMATOR."""
 
+from maveriq_planner.estimators.aiconfigurator import VendorTables, installed
+from maveriq_planner.estimators.published import by_published
 from maveriq_planner.settings import Method
 from maveriq_planner.space import Sources, by_law
 
 
 def sources_of(method: Method) -> Sources:
-    return by_law
+    """Raises BadSetting: the method needs what is not installed."""
+    match method:
+        case Method.LAW:
+            return by_law
+        case Method.MAVERIQ:
+            return by_published
+        case Method.AICONFIGURATOR:
+            return VendorTables(installed())

@@ -40,12 +40,26 @@ class Sources(Protocol):
     """Chooses what speaks: MAVERIQ_ESTIMATOR."""
 
     def __call__(
-        self, model: Model, facts: ModelFacts, fingerprints: Sequence[Fingerprint], calibrations: Sequence[Calibration]
-    ) -> tuple[tuple[Estimator, ...], tuple[str, ...]]: ...
+        self,
+        model: Model,
+        facts: ModelFacts,
+        fingerprints: Sequence[Fingerprint],
+        calibrations: Sequence[Calibration],
+        named: Sequence[str],
+    ) -> tuple[tuple[Estimator, ...], tuple[str, ...]]:
+        """
+        Args:
+            named: GPU types that the intent or the prices speak of, measured or not.
+        """
+        ...
 
 
 def by_law(
-    model: Model, facts: ModelFacts, fingerprints: Sequence[Fingerprint], calibrations: Sequence[Calibration]
+    model: Model,
+    facts: ModelFacts,
+    fingerprints: Sequence[Fingerprint],
+    calibrations: Sequence[Calibration],
+    named: Sequence[str] = (),
 ) -> tuple[tuple[Estimator, ...], tuple[str, ...]]:
     """A GPU type's calibration where it covers the variant, else the model's own fingerprint."""
     tables = Tables()
