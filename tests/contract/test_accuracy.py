@@ -104,6 +104,11 @@ async def test_whatever_ends_the_measuring_process_every_variant_has_a_reason() 
     assert reply.reference is Precision.FP32
 
 
+async def test_what_takes_too_long_is_given_up_with_what_to_do_about_it() -> None:
+    measuring = AccuracyMeasuring(rig(), Shelf({"/models/tiny": FACTS}), None, lambda: 10**12, limit_s=0.01)
+    assert "fewer --max-tokens" in (await measured(measuring, asked())).problem
+
+
 @pytest.fixture
 async def door(redis_url: str, bus: InProcessBus) -> AsyncIterator[Door]:
     async with quiet_ingress(redis_url, bus) as opened:

@@ -74,7 +74,8 @@ def load(source: str, dtype: torch.dtype, device: str | None = None) -> Any:
     try:
         model, loading = models.from_pretrained(where, dtype=dtype, output_loading_info=True, **options, **there)
     except _CANNOT as error:
-        raise CannotRun(f"{source} cannot be loaded here ({_first_line(error)})") from error
+        why = f"{source} cannot be loaded here ({_first_line(error)})"
+        raise CannotRun(f"{why}; measure it where it can, or enter its accuracy") from error
     if missing := sorted(loading["missing_keys"]):
         raise CannotRun(f"{source} lacks weights: {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}")
     return model
@@ -159,7 +160,7 @@ def _at(label: str, num_done: int, num_tokens: int) -> AccuracyLine:
 
 
 def _words(subject: Subject, error: Exception) -> str:
-    return f"{subject.label}: {_first_line(error)}; measure it where it can run, or enter its accuracy"
+    return f"{subject.label}: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,11 +1,8 @@
 """Measures a model's variants against full precision: starts the process that does it where there is room for it."""
 
-import asyncio
-import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +18,8 @@ from maveriq.contracts import (
     VariantAccuracy,
 )
 from maveriq_profiler.accuracy import needed_bytes
-from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, Step, Subject
+from maveriq_profiler.accuracy_orders import AccuracyOrder, Step, Subject
+from maveriq_profiler.accuracy_process import Heard, run
 from maveriq_profiler.borrowing import NoMemory
 from maveriq_profiler.measuring import ModelUnreadable, Rig
 from maveriq_profiler.orders import Reading
@@ -29,10 +27,9 @@ from maveriq_profiler.variants import computed_in, obstacle, own_source, shape_d
 
 log = structlog.get_logger()
 
-REPORT_S = 0.5  # a window may take milliseconds
+LIMIT_S = 5400.0  # RabbitMQ hands a message out again after two hours (deploy/rabbitmq.conf)
 _REFERENCES = (Precision.FP32, Precision.BF16)
 _GIB = 2**30
-_LINE_LIMIT_BYTES = 2**20
 
 Report = Callable[[AccuracyProgressed], Awaitable[None]]
 
@@ -49,35 +46,32 @@ class Room(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Heard:
-    results: dict[str, VariantAccuracy] = field(default_factory=dict[str, VariantAccuracy])
-    num_tokens: int = 0
-    failed: str = ""
-
-
 class AccuracyMeasuring:
-    def __init__(self, rig: Rig, reader: Reader, room: Room | None, free_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self, rig: Rig, reader: Reader, room: Room | None, free_bytes: Callable[[], int], limit_s: float = LIMIT_S
+    ) -> None:
         """
         Args:
             room: where a GPU's memory is borrowed; None: it is measured in the machine's own.
             free_bytes: of that.
+            limit_s: after so long what is not measured is given up.
         """
         self._rig = rig
         self._reader = reader
         self._room = room
         self._free_bytes = free_bytes
+        self._limit_s = limit_s
 
     async def measure(self, asked: AccuracyRequested, report: Report) -> AccuracyMeasured:
         """Every variant that this rig can run, and why the others were not."""
-        heard = _Heard()
+        heard = Heard()
         try:
             reading = await self._reader.read(asked.model.source)
             async with self._place(reading) as (device, reference):
                 problems = await self._obstacles(asked, reading, reference)
                 runnable = [variant for variant in asked.model.variants if variant.label not in problems]
                 order = self._order(asked, device, reference, runnable)
-                await self._run(order, heard, lambda step: report(_progress(asked, step)))
+                await run(order, heard, lambda step: report(_progress(asked, step)), self._limit_s)
         except (ModelUnreadable, NoMemory) as error:
             return AccuracyMeasured(
                 accuracy_id=asked.accuracy_id, model=asked.model, variants=(), num_tokens=0, problem=str(error)
@@ -162,55 +156,8 @@ class AccuracyMeasuring:
             threads=self._rig.threads,
         )
 
-    async def _run(self, order: AccuracyOrder, heard: _Heard, report: Callable[[Step], Awaitable[None]]) -> None:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "maveriq_profiler.accuracy_child",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TQDM_DISABLE": "1"}, limit=_LINE_LIMIT_BYTES,
-        )  # fmt: skip
-        try:
-            assert child.stdin is not None and child.stdout is not None and child.stderr is not None, "they are pipes"
-            child.stdin.write(order.model_dump_json().encode() + b"\n")
-            _, words = await asyncio.gather(_hear(child.stdout, heard, report), _last_words(child.stderr))
-            code = await child.wait()
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await asyncio.shield(child.wait())
-        if code != 0 and not heard.failed:
-            left = [each.label for each in order.subjects if each.label not in heard.results]
-            killed = " (-9: killed, as the kernel does where memory ends)" if code == -9 else ""
-            words = f"the measuring process ended with code {code}{killed}{': ' + words if words else ''}"
-            heard.results |= {label: VariantAccuracy(variant=label, problem=f"{label}: {words}") for label in left}
-            heard.failed = "" if order.reference_label in heard.results else words
 
-
-async def _last_words(errors: asyncio.StreamReader) -> str:
-    """The end of a traceback names what went wrong."""
-    last = ""
-    async for line in errors:
-        last = line.decode(errors="replace").strip() or last
-    return last
-
-
-async def _hear(output: asyncio.StreamReader, heard: _Heard, report: Callable[[Step], Awaitable[None]]) -> None:
-    """The first and the last step of each variant are told, of those between not more than one each REPORT_S."""
-    loop = asyncio.get_running_loop()
-    told_s = -REPORT_S
-    async for text in output:
-        line = AccuracyLine.model_validate_json(text)
-        if line.step is not None:
-            heard.num_tokens = line.step.num_tokens
-            if line.step.num_done in (0, line.step.num_tokens) or loop.time() - told_s >= REPORT_S:
-                told_s = loop.time()
-                await report(line.step)
-        elif line.result is not None:
-            heard.results[line.result.variant] = line.result
-        elif line.failed is not None:
-            heard.failed = line.failed
-
-
-def _result(label: str, problems: dict[str, str], heard: _Heard) -> VariantAccuracy:
+def _result(label: str, problems: dict[str, str], heard: Heard) -> VariantAccuracy:
     problem = problems.get(label) or heard.failed or f"{label}: it was not measured"
     return heard.results.get(label) or VariantAccuracy(variant=label, problem=problem)
 
