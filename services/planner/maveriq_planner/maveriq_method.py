@@ -177,9 +177,10 @@ def fit_exponents(known: Sequence[tuple[MaveriqModel, RunSample]]) -> Exponents:
 
     def missed(at: Array) -> float:
         alpha, beta, gamma, delta = (float(exponent) for exponent in at)
-        stages = np.where(pp > 1, (pp - 1) ** delta, 0.0) * np.maximum(0.0, alone * (1 - 0.5**alpha))
-        ranks = np.where(tp > 1, (tp - 1) ** beta, 0.0) / pp**gamma * overhead
-        return float(np.mean(np.abs((alone / (tp * pp**alpha) + ranks + stages) / measured - 1)))
+        stages = np.where(pp > 1, np.power(pp - 1, delta), 0.0) * np.maximum(0.0, alone * (1 - 0.5**alpha))
+        ranks = np.where(tp > 1, np.power(tp - 1, beta), 0.0) / np.power(pp, gamma) * overhead
+        said: Array = alone / (tp * np.power(pp, alpha)) + ranks + stages
+        return float(np.abs(said / measured - 1).mean())
 
     found = _descended(missed, np.array([START.alpha, START.beta, START.gamma, START.delta]))
     return Exponents(float(found[0]), float(found[1]), float(found[2]), float(found[3]))
