@@ -10,7 +10,7 @@ from maveriq.cli.bars import BAR_CELLS, draw
 from maveriq.cli.finding import ENDED, find
 from maveriq.cli.progress import Progress
 from maveriq.cli.tables import deployments
-from maveriq.contracts import State
+from maveriq.contracts import Model, State, Variant
 
 
 def show_deployments(api: Api, everything: bool, console: Console | None) -> None:
@@ -47,9 +47,19 @@ def show_models(api: Api, console: Console | None) -> None:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("model")
+    table.add_column("variants, with what each keeps of full precision")
     for each in found:
-        table.add_row(str(each["id"]))
+        registered = each.get("registered")
+        model = None if registered is None else Model.model_validate(registered)
+        table.add_row(str(each["id"]), ", ".join(_kept(variant) for variant in model.variants) if model else "")
     console.print(table)
+
+
+def _kept(variant: Variant) -> str:
+    """`int8 0.991 measured`; an accuracy that nobody knows is no number."""
+    if variant.accuracy is None:
+        return f"{variant.label} not measured"
+    return f"{variant.label} {variant.accuracy:.3g} {variant.provenance or ''}".rstrip()
 
 
 def release(api: Api, target: str, wait: bool, console: Console | None) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from maveriq.contracts import Precision, VariantAccuracy
+from maveriq.contracts import Model, Precision, Provenance, Variant, VariantAccuracy
 from maveriq.contracts.accuracy import AccuracyRecord, VariantProgress
 from tests.unit.cli.conftest import Called, ScriptedIngress
 
@@ -68,3 +68,14 @@ def test_what_could_not_be_measured_is_an_error_with_the_reason(
     called = call("accuracy", "org/tiny", "--text", str(text))
     assert (called.code, called.err) == (1, f"maveriq: {problem}\n")
     assert "cannot read" in call("accuracy", "org/tiny", "--text", "/nowhere").err
+
+
+def test_models_tells_each_variants_accuracy_and_where_it_is_from(ingress: ScriptedIngress, call: Call) -> None:
+    variants = (
+        Variant(precision=Precision.BF16, accuracy=1.0),
+        Variant(precision=Precision.INT8, source="/q8", accuracy=0.9912, provenance=Provenance.MEASURED),
+        Variant(precision=Precision.FP8),
+    )
+    model = Model(name="tiny", source="org/tiny", variants=variants).model_dump(mode="json")
+    ingress.answer("GET /v1/models", {"data": [{"id": "tiny", "registered": model}, {"id": "x", "registered": None}]})
+    assert "bf16 1, int8 0.991 measured, fp8 not measured" in call("models").out
