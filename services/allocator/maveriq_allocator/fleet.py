@@ -3,6 +3,8 @@
 from collections.abc import Container, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -34,7 +36,9 @@ class Fleet:
         """
         self._layer_ns = {gpu_type: round(layer_ms * NS_PER_MS) for gpu_type, layer_ms in types.items()}
         self.preference = preference
-        self.nodes: list[Node] = [node for node in nodes if any(f.gpu_type in types for f in node.fragments)]
+        usable = [[f for f in node.fragments if f.gpu_type in types] for node in nodes]
+        self.nodes: list[Node] = [node for node, gpus in zip(nodes, usable, strict=True) if gpus]
+        self._usable = [gpus for gpus in usable if gpus]
         self.width = max((len(node.fragments) for node in self.nodes), default=0)
         height = len(self.nodes)
         self.free = np.full((height, self.width), _ABSENT, dtype=np.int64)
@@ -52,7 +56,7 @@ class Fleet:
 
     def usable(self, index: int) -> list[Fragment]:
         """The GPUs of a node that are of a type that may be used."""
-        return [f for f in self.nodes[index].fragments if f.gpu_type in self._layer_ns]
+        return self._usable[index]
 
     def having(self, gpus: Container[str]) -> Ints:
         """The nodes that have one of these GPUs."""
@@ -62,21 +66,22 @@ class Fleet:
     def without(self, held: Mapping[str, int]) -> "Fleet":
         """The fleet once so many bytes of these GPUs are taken."""
         other = copy(self)
-        other.nodes = list(self.nodes)
+        other.nodes, other._usable = list(self.nodes), list(self._usable)
         other.free, other.costs = self.free.copy(), self.costs.copy()
         other.free_bytes = self.free_bytes.copy()
         changed = self.having(held)
         for index in map(int, changed):
             node: Node = self.nodes[index]
-            left = (replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in node.fragments)
-            other.nodes[index] = replace(node, fragments=tuple(left))
+            left = tuple(replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in node.fragments)
+            other.nodes[index] = replace(node, fragments=left)
+            other._usable[index] = [f for f in left if f.gpu_type in self._layer_ns]
         other._fill(changed)
         return other
 
     def block_costs(self, rows: Ints, tp: int) -> Ints:
         """Of `tp` neighbours, by the first of them, [rows, width - tp + 1]."""
-        costs: Ints = sliding_window_view(self.costs[rows], tp, axis=1).sum(axis=2)
-        return costs
+        costs: Ints = self.costs[rows]
+        return costs if tp == 1 else sliding_window_view(costs, tp, axis=1).sum(axis=2)
 
     def node_costs(self, rows: Ints) -> Ints:
         """Of nibbling at a node: a replica does not span nodes, so what a full one has left is lost to large models."""
@@ -89,21 +94,25 @@ class Fleet:
         return sorted({int(place) // poorest.shape[1] for place in best})
 
     def _fill(self, rows: Ints) -> None:
-        usable = [self.usable(index) for index in rows.tolist()]
-        counts = np.array([len(fragments) for fragments in usable], dtype=np.int64)
+        usable = [self._usable[index] for index in map(int, rows)]
+        gpus = list(chain.from_iterable(usable))
+        counts = np.fromiter(map(len, usable), dtype=np.int64, count=len(usable))
         starts = np.cumsum(counts) - counts
-        gpus = [fragment for fragments in usable for fragment in fragments]
         row = np.repeat(rows, counts)
         column = np.arange(len(gpus)) - np.repeat(starts, counts)
-        free = np.array([f.free_bytes for f in gpus], dtype=np.int64)
+        free = np.fromiter(map(attrgetter("free_bytes"), gpus), dtype=np.int64, count=len(gpus))
+        share = np.fromiter(map(attrgetter("utilisation"), gpus), dtype=np.float64, count=len(gpus))
         self.free[rows] = _ABSENT
         self.free[row, column] = free
-        self.costs[row, column] = self.preference.costs(free, np.array([f.utilisation for f in gpus]))
+        self.costs[row, column] = self.preference.costs(free, share)
         order = np.argsort(-self.free[rows], axis=1, kind="stable")
         self.free[rows] = np.take_along_axis(self.free[rows], order, axis=1)
         self.costs[rows] = np.take_along_axis(self.costs[rows], order, axis=1)
         self.free_bytes[rows] = np.maximum(self.free[rows], 0).sum(axis=1)
-        layer_ns = np.array([self._layer_ns[f.gpu_type] for f in gpus], dtype=np.int64)
-        self.layer_ns[rows] = np.minimum.reduceat(layer_ns, starts)
-        num_linked = np.array([len(f.linked) for f in gpus], dtype=np.int64)
-        self.num_linked[rows] = np.maximum.reduceat(num_linked, starts)
+        if len(set(self._layer_ns.values())) > 1:
+            layer_ns = np.array([self._layer_ns[f.gpu_type] for f in gpus], dtype=np.int64)
+            self.layer_ns[rows] = np.minimum.reduceat(layer_ns, starts)
+        else:
+            self.layer_ns[rows] = next(iter(self._layer_ns.values()))
+        linked = np.fromiter(map(len, map(attrgetter("linked"), gpus)), dtype=np.int64, count=len(gpus))
+        self.num_linked[rows] = np.maximum.reduceat(linked, starts)

@@ -127,7 +127,7 @@ class Screen:
         costs = fleet.block_costs(rows, shape.tp)
         chosen = np.zeros((layers.shape[1], len(ways)))
         chosen[ways, np.arange(len(ways))[:, None]] = 1.0
-        held = layers.astype(np.float64) @ chosen >= needed  # floats multiply faster, and are exact to 2**53
+        held = layers.astype(np.float64) @ chosen >= needed  # floats multiply faster: costs to a KiB, layers exactly
         way = np.where(held, costs.astype(np.float64) @ chosen, np.inf).argmin(axis=1)
         least: Ints = np.take_along_axis(costs, ways[way], axis=1).sum(axis=1)
         return least

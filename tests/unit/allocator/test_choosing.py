@@ -55,6 +55,24 @@ def test_the_node_that_strands_least_is_taken() -> None:
     assert choice.seats[0].gap == 0
 
 
+def test_a_node_whose_ranks_nvlink_joins_is_taken_though_another_strands_less() -> None:
+    pair = tuple(
+        Fragment(f"l/{at}", "A6000", 200, linked=frozenset({f"l/{1 - at}"})) for at in range(2)
+    )  # fmt: skip
+    choice = choose(plan(candidate(tp=2)), [node("a", 80, 80), Node("l", "torch", pair), node("z", 80, 80)])
+    assert choice is not None
+    assert choice.seats[0].node == "l"
+
+
+def test_where_ways_are_too_many_to_compare_the_gap_says_how_far_the_best_may_be() -> None:
+    stage = memory(layer=10, runtime=3)
+    nodes = [node(f"n{at}", *((7 * gpu + at) % 50 + 20 for gpu in range(16))) for at in range(40)]
+    choice = choose(plan(candidate(pp=8, stage=stage), num_layers=24), nodes)
+    assert choice is not None
+    assert choice.seats[0].gap >= 0
+    assert len({gpu for s in choice.seats[0].stages for gpu in s.gpus}) == 8
+
+
 def test_a_node_that_is_already_nibbled_at_is_taken_before_an_empty_one() -> None:
     choice = choose(plan(), [node("a", 90, 200, 200, 200), node("b", 95, 60, 60, 60)], num_replicas=1)
     assert choice is not None
