@@ -13,7 +13,9 @@ import argparse
 import asyncio
 import importlib.metadata
 import json
+import logging
 import os
+import random
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -22,9 +24,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import structlog
 import torch
 from fingerprint_cuts import errors_of_cuts
-from full_models import STEPS, FullModel, Replicas, memory_available_bytes
+from full_models import STEPS, FullModel, Key, Replicas, memory_available_bytes
 from model_shapes import CPU_MODELS, CUDA_MODELS
 from torch_engine import Quiet, cpu_name
 from transformers import AutoConfig
@@ -42,10 +45,8 @@ from maveriq_profiler.programme import Item, programme
 from maveriq_profiler.run_probe import ItemRun, peaks
 
 RESULT = Path(__file__).with_name("results") / "fingerprint_{device}.json"
-WHOLE = tuple(Point(batch=b, input_tokens=n) for b, n in (
-    (1, 32), (1, 200), (1, 448), (2, 32), (3, 48), (4, 64), (6, 32), (8, 32)
-))  # fmt: skip
-IN_STAGES = tuple(Point(batch=b, input_tokens=n) for b, n in ((1, 32), (1, 200), (4, 64), (8, 32)))
+WHOLE = tuple(Point(batch=b, input_tokens=n) for b, n in ((1, 32), (1, 400), (2, 32), (3, 48), (5, 32), (8, 32)))
+IN_STAGES = tuple(Point(batch=b, input_tokens=n) for b, n in ((1, 32), (8, 32)))
 
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -54,29 +55,12 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = "cuda:0" if cuda else "cpu"
     models = [full_model(name, config, precision, device, arguments) for name, config in chosen(arguments, cuda)]
     rig = Rig("torch", torch.__version__, gpu_type(arguments), device, arguments.threads, (precision,), 3)
-    keep = not cuda and sum(model.bytes_in_all for model in models) < memory_available_bytes() / 2
     quiet = Quiet(time.monotonic() + arguments.patience_s)
-    items = [
-        ItemRun(ItemOrder(item=item, device=device, threads=rig.threads)) for item in planned(rig, cuda, arguments)
-    ]
-    begun = time.perf_counter()
-    if keep:
-        for item in items:
-            item.start()
-    calibrating_s = time.perf_counter() - begun
-    async with Replicas(keep, quiet) as replicas:
-        for number in range(arguments.rounds):
-            for index in range(max(len(items), len(models))):  # in turn, so that a slow while is a slow while for both
-                if index < len(items):
-                    calibrating_s += one_round(items[index], keep)
-                if index < len(models):
-                    await replicas.round(models[index])
-            if not arguments.json:
-                print(
-                    f"round {number + 1} of {arguments.rounds}, {calibrating_s:.0f} s of them calibrating", flush=True
-                )
-    for item in items:
-        item.stop()
+    items = [ItemRun(ItemOrder(item=item, device=device, threads=rig.threads)) for item in planned(rig, arguments)]
+    async with Replicas(quiet) as replicas:
+        together = not cuda and sum(model.bytes_in_all for model in models) < memory_available_bytes() / 2
+        take_turns = all_at_once if together else one_by_one
+        calibrating_s = await take_turns(items, models, replicas, arguments)
     samples = [sample for item in items for sample in item.samples()]
     calibration = fit(
         samples, engine=rig.engine, engine_version=rig.engine_version, gpu_type=rig.gpu_type, max_pp=rig.max_pp,
@@ -91,18 +75,67 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return report | {"rows": rows, "memory_rows": memory}
 
 
-def one_round(item: ItemRun, keep: bool) -> float:
-    """Seconds that it took."""
+async def all_at_once(
+    items: Sequence[ItemRun], models: Sequence[FullModel], replicas: Replicas, arguments: argparse.Namespace
+) -> float:
+    """Everything is started, and all readings of a round come in random order: a slow while meets all alike.
+
+    Returns seconds that calibrating took.
+    """
     begun = time.perf_counter()
-    if not keep:
+    for item in items:
         item.start()
-    item.round()
-    if not keep:
+    spent_s = time.perf_counter() - begun
+    order = random.Random(0)
+    for number in range(arguments.rounds):
+        turns: list[tuple[ItemRun | FullModel, Key]] = [(item, turn) for item in items for turn in item.turns]
+        turns += [(model, (split, p)) for model in models for split, points in model.splits.items() for p in points]
+        order.shuffle(turns)
+        for what, (split, point) in turns:
+            if isinstance(what, FullModel):
+                await replicas.read(what, split, point)
+                continue
+            begun = time.perf_counter()
+            what.read((split, point))
+            spent_s += time.perf_counter() - begun
+        tell(f"round {number + 1} of {arguments.rounds}", arguments)
+    for item in items:
         item.stop()
-    return time.perf_counter() - begun
+    return spent_s
 
 
-def planned(rig: Rig, cuda: bool, arguments: argparse.Namespace) -> Sequence[Item]:
+async def one_by_one(
+    items: Sequence[ItemRun], models: Sequence[FullModel], replicas: Replicas, arguments: argparse.Namespace
+) -> float:
+    """Where memory holds one at a time. Returns seconds that calibrating took."""
+    spent_s = 0.0
+    for item in items:
+        begun = time.perf_counter()
+        item.start()
+        for _ in range(arguments.rounds):
+            for turn in item.turns:
+                item.read(turn)
+        item.stop()
+        spent_s += time.perf_counter() - begun
+        tell("calibrated with one more", arguments)
+    for model in models:
+        for split, points in model.splits.items():
+            for _ in range(arguments.rounds):
+                for point in points:
+                    await replicas.read(model, split, point)
+            await replicas.stop(model, split)
+            tell(f"{model.name} {split}", arguments)
+        replicas.forget(model)
+    return spent_s
+
+
+def tell(what: str, arguments: argparse.Namespace) -> None:
+    if not arguments.json:
+        print(what, flush=True)
+
+
+def planned(rig: Rig, arguments: argparse.Namespace) -> Sequence[Item]:
+    cuda = rig.device != "cpu"
     free = int(0.5 * torch.cuda.mem_get_info()[0]) if cuda else memory_available_bytes() // 2
     items = programme(
         engine="torch", on_cpu=not cuda, free_bytes=free, precisions=rig.precisions, max_pp=rig.max_pp,
@@ -277,6 +310,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.name} beside the others")
     arguments = parser.parse_args()
     arguments.precision = arguments.precision or ("fp32" if arguments.device == "cpu" else "bf16")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     report = asyncio.run(measure(arguments))
     print(json.dumps(report) if arguments.json else table(report))
     if arguments.save:

@@ -72,10 +72,10 @@ class FullModel:
 
 
 class Replicas:
-    """Started engines, kept between rounds where their memory allows."""
+    """Engines, started when they are first read."""
 
-    def __init__(self, keep: bool, quiet: Quiet) -> None:
-        self._keep, self._quiet = keep, quiet
+    def __init__(self, quiet: Quiet) -> None:
+        self._quiet = quiet
         self._running: dict[tuple[str, Split], Replica] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="maveriq-full-"))
         self._stack = AsyncExitStack()
@@ -87,21 +87,24 @@ class Replicas:
         await self._stack.aclose()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def round(self, model: FullModel) -> None:
-        """One reading of each of the model's points, its splits in turn."""
+    async def read(self, model: FullModel, split: Split, point: Point) -> None:
+        """One reading."""
         begun = time.perf_counter()
-        for split, points in model.splits.items():
-            replica = self._running.get((model.name, split)) or await self._started(model, split)
-            for point in points:
-                prefill, decode = await self._quiet.measured(partial(replica.reading, point))
-                times = model.times[split, point]
-                times.prefill_ms.append(prefill)
-                times.decode_ms.append(decode)
-            if not self._keep:
-                await replica.processes.stop()
-        if not self._keep:
-            shutil.rmtree(self._checkpoint(model))
+        replica = self._running.get((model.name, split)) or await self._started(model, split)
+        prefill, decode = await self._quiet.measured(partial(replica.reading, point))
+        model.times[split, point].prefill_ms.append(prefill)
+        model.times[split, point].decode_ms.append(decode)
         model.spent_s += time.perf_counter() - begun
+
+    async def stop(self, model: FullModel, split: Split) -> None:
+        """Its memory is free again; the next reading starts it anew."""
+        replica = self._running.pop((model.name, split), None)
+        if replica is not None:
+            await replica.processes.stop()
+
+    def forget(self, model: FullModel) -> None:
+        """Its weights on disk."""
+        shutil.rmtree(self._checkpoint(model), ignore_errors=True)
 
     async def _started(self, model: FullModel, split: Split) -> "Replica":
         checkpoint = self._checkpoint(model)
@@ -112,8 +115,7 @@ class Replicas:
         ready = await replica.processes.start(specs(model, split, checkpoint))
         model.reserved_bytes[split] = sum(each.weight_bytes + each.kv_cache_bytes for each in ready)
         await replica.reading(Point(batch=1, input_tokens=16))  # the first of anything is slower
-        if self._keep:
-            self._running[model.name, split] = replica
+        self._running[model.name, split] = replica
         return replica
 
     def _checkpoint(self, model: FullModel) -> Path:

@@ -48,7 +48,8 @@ def measure_item(order: ItemOrder) -> tuple[RunSample, ...]:
     try:
         run.start()
         for _ in range(order.item.rounds):
-            run.round()
+            for turn in run.turns:
+                run.read(turn)
     finally:
         run.stop()
     return run.samples()
@@ -76,13 +77,17 @@ class ItemRun:
                 for point in self._item.points_of(split):
                     self._chains[split].times_ms(self._run(point, 1))  # takes the cache
 
-    def round(self) -> None:
-        """One reading of each run."""
-        for point in self._item.points:
-            for split, chain in self._chains.items():
-                if point in self._item.points_of(split):
-                    self._prefill_ms[split, point] += chain.times_ms(self._run(point, 0))
-                    self._decode_ms[split, point] += chain.times_ms(self._run(point, self._item.output_tokens))
+    @property
+    def turns(self) -> list[_Key]:
+        """The readings of a round."""
+        return [
+            (split, p) for p in self._item.points for split in self._item.splits if p in self._item.points_of(split)
+        ]
+
+    def read(self, turn: _Key) -> None:
+        split, point = turn
+        self._prefill_ms[turn] += self._chains[split].times_ms(self._run(point, 0))
+        self._decode_ms[turn] += self._chains[split].times_ms(self._run(point, self._item.output_tokens))
 
     def stop(self) -> None:
         for chain in self._chains.values():
