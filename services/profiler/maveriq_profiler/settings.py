@@ -10,8 +10,8 @@ from maveriq_profiler.grid import Limits
 
 EngineName = Literal["torch", "trtllm"]
 
-# Not 1, 2 and n layers: from 1 and 2 SmolLM2's 30 came out 2.5 % wrong a step and 14 % a prompt, from 2 and 4 1.1 and 7 %;
-# with readings that vary by 1 %, simulated, 2 and 8 err about half as much as 2 and 4. A third depth between adds little.
+# Not 1, 2 and n layers: from 1 and 2 SmolLM2's 30 came out 2.5 % wrong a step and 14 % a prompt, from 2 and 4 1.1 and
+# 7 %; simulated, with readings that vary by 1 %, 2 and 8 err half as much as 2 and 4. A depth between adds little.
 CPU_LIMITS = Limits(
     layers=(2, 8), batches=(1, 2, 4, 8), prompts=(32, 128, 512), output_tokens=8, budget_s=6.0, cut_bytes=4 * 2**30
 )
@@ -19,6 +19,7 @@ CUDA_LIMITS = Limits(
     layers=(2, 8), batches=(1, 2, 4, 8, 16, 32), prompts=(128, 512, 2048), output_tokens=48, budget_s=10.0,
     cut_bytes=16 * 2**30,
 )  # fmt: skip
+_USUAL_ENGINE: EngineName = "torch"
 # GPU-seconds: six synthetic models at 40 to 70 s each; TensorRT-LLM starts twice for each, at 60 s.
 CALIBRATION_BUDGET_S: Mapping[EngineName, float] = {"torch": 300.0, "trtllm": 900.0}
 
@@ -44,7 +45,7 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Raises BadSetting."""
         on_cpu = env.get("MAVERIQ_DEVICES", "").startswith("cpu")  # the workers' devices are what is to be known
-        engine = read(env, "MAVERIQ_ENGINE", _engine, "torch")
+        engine: EngineName = read(env, "MAVERIQ_ENGINE", _engine, _USUAL_ENGINE)
         settings = cls(
             redis_url=read(env, "MAVERIQ_REDIS_URL", str),
             engine=engine,
