@@ -51,7 +51,7 @@ class Seat:
     """Of its first stage."""
     stages: tuple[Stage, ...]
     gap: int = 0
-    """By how much another node might be cheaper, as the strategy counts; 0: none is."""
+    """By how much another node might be cheaper at most, as the strategy counts; 0: none is better."""
 
 
 def seat_all(
@@ -89,8 +89,10 @@ class _Seating:
         gap = 0
         for num_packed, index in enumerate(self._screen.promising()):
             bound = self._screen.bound(index)
-            if best is not None and (bound >= best[0] or num_packed >= MAX_PACKED):
-                gap = max(0, best[0][2] - bound[2])
+            if best is not None and bound >= best[0]:
+                break
+            if best is not None and num_packed >= MAX_PACKED:
+                gap = max(1, best[0][2] - bound[2])
                 break
             packing = self._packed(self._fleet.usable(index))
             if packing is None:

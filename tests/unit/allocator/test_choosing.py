@@ -1,5 +1,6 @@
 """Which candidate and which nodes a deployment gets."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -146,29 +147,48 @@ def test_no_strategy_leaves_out_the_only_gpu_with_room(strategy: Strategy, share
     assert choice.seats[0].stages[0].gpus == ("a",)
 
 
+gpu = st.tuples(st.integers(0, 60), st.sampled_from(["A6000", "K80"]), st.sampled_from([0.0, 0.3, 1.0]))
+
+
 @settings(max_examples=150, deadline=None)
 @given(
-    nodes=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=4), min_size=1, max_size=5),
+    nodes=st.lists(st.lists(gpu, min_size=1, max_size=4), min_size=1, max_size=5),
     pp=st.integers(1, 3), tp=st.integers(1, 2), first=st.integers(0, 20), last=st.integers(0, 20),
-    ways=st.sampled_from([0, MAX_WAYS]),
+    ways=st.sampled_from([0, MAX_WAYS]), strategy=st.sampled_from(Strategy), slow=st.sampled_from([1.0, 3.0]),
 )  # fmt: skip
 def test_the_node_taken_is_the_best_of_all_and_none_is_taken_only_where_none_fits(
-    nodes: list[list[int]], pp: int, tp: int, first: int, last: int, ways: int
-) -> None:
+    nodes: list[list[tuple[int, str, float]]], pp: int, tp: int, first: int, last: int, ways: int, strategy: Strategy,
+    slow: float,
+) -> None:  # fmt: skip
     stage = memory(layer=7, first=first, last=last, runtime=2)
-    there = [node(f"n{number}", *free) for number, free in enumerate(nodes)]
-    packings = [pack(stage, 8, pp=pp, tp=tp, fragments=each.fragments) for each in there]
+    there = [
+        Node(
+            f"n{at}",
+            "torch",
+            tuple(Fragment(f"{at}/{n}", kind, free, share) for n, (free, kind, share) in enumerate(row)),
+        )
+        for at, row in enumerate(nodes)
+    ]
+    manner = Manner(preference=Preference(strategy), speeds={"A6000": 1.0, "K80": slow})
+
+    def value(each: Node) -> tuple[float, int] | None:
+        packing = pack(
+            stage, 8, pp=pp, tp=tp, fragments=each.fragments, speeds=manner.speeds, preference=manner.preference
+        )
+        if not isinstance(packing, Packing):
+            return None
+        total = manner.preference.at_least(np.array(sum(f.free_bytes for f in each.fragments)))
+        return packing.latency_ms or 0.0, packing.cost + int(total)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maveriq_allocator.screening.MAX_WAYS", ways)  # 0: bounds from the cheapest GPUs
-        choice = choose(plan(candidate(pp=pp, tp=tp, stage=stage)), there)
-    totals = [sum(free) for free in nodes]
-    fitting = [p.stranded_bytes + total for p, total in zip(packings, totals, strict=True) if isinstance(p, Packing)]
+        choice = choose(plan(candidate(pp=pp, tp=tp, stage=stage)), there, manner=manner)
+    values = {each.name: value(each) for each in there}
+    fitting = [found for found in values.values() if found is not None]
     assert (choice is None) == (not fitting)
     if choice is not None:
-        held = {gpu: s.reserved_bytes for s in choice.seats[0].stages for gpu in s.gpus}
-        free = {f.gpu: f.free_bytes for each in there for f in each.fragments}
-        total = totals[int(choice.seats[0].node.removeprefix("n"))]
-        assert sum(free[gpu] - held[gpu] for gpu in held) + total == min(fitting)
+        assert values[choice.seats[0].node] == min(fitting)
+        assert choice.seats[0].gap == 0
 
 
 def test_replicas_do_not_share_bytes_and_may_sit_on_different_nodes() -> None:
