@@ -100,11 +100,10 @@ def prefill_terms(
         "prompt_tokens": tokens / 1e3,
         "prompt_head": _head_bytes(facts, rig) / tp / _GB,
         f"prompt_hop.tp{tp}": (num_stages - 1.0) * sent_gb,
+        "prompt_idle": tflop * (fullest - num_layers),
     }
     if tp > 1:
         ends[f"prompt.tp{tp}"] = 1.0
-    else:
-        ends["prompt_idle"] = tflop * (fullest - num_layers)
     return Passes(layer, ends)
 
 
