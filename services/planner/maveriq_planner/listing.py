@@ -9,7 +9,6 @@ from maveriq.contracts import (
     DAY_MS,
     Candidate,
     Configuration,
-    Interval,
     Prediction,
     Rejection,
     StageMemory,
@@ -79,7 +78,7 @@ def costs_of(judged: Judged) -> Array:
 
 
 def _candidate(judged: Judged, i: int, prediction: Prediction) -> Candidate:
-    return Candidate.model_construct(
+    return Candidate(
         configuration=_configuration(judged.columns, i), prediction=prediction, memory=stage_memory(judged, i),
         score=float(judged.score[i]), replicas=int(judged.replicas[i]),
     )  # fmt: skip
@@ -88,7 +87,7 @@ def _candidate(judged: Judged, i: int, prediction: Prediction) -> Candidate:
 def _rejection(judged: Judged, i: int, prediction: Prediction) -> Rejection:
     worst = max((miss for miss in judged.misses if miss.missed[i]), key=lambda miss: float(miss.excess[i]))
     predicted = float(worst.predicted[i])
-    return Rejection.model_construct(
+    return Rejection(
         configuration=_configuration(judged.columns, i), prediction=prediction, constraint=worst.constraint,
         wanted=worst.wanted, predicted=None if np.isnan(predicted) else predicted,
     )  # fmt: skip
@@ -100,7 +99,7 @@ def configurations(judged: Judged, chosen: Chosen) -> list[Configuration]:
 
 def _configuration(c: Columns, i: int) -> Configuration:
     kind = c.kind(i)
-    return Configuration.model_construct(
+    return Configuration(
         engine=kind.engine, gpu_type=kind.gpu_type, tp=int(c.tp[i]), pp=int(c.pp[i]), precision=kind.precision,
         kv_precision=kind.kv_precision, max_batch=int(c.slots[i]), context_tokens=c.context_tokens,
         variant=str(kind.variant.label),
@@ -109,7 +108,7 @@ def _configuration(c: Columns, i: int) -> Configuration:
 
 def stage_memory(judged: Judged, i: int) -> StageMemory:
     c = judged.columns
-    return StageMemory.model_construct(
+    return StageMemory(
         layer_bytes=int(c.layer_bytes[i]),
         first_bytes=int(c.first_bytes[i]),
         last_bytes=int(c.last_bytes[i]),
@@ -157,16 +156,13 @@ def predictions(judged: Judged, chosen: Chosen) -> list[Prediction]:
     }
     columns: dict[str, Sequence[object]] = {name: _floats(values) for name, values in found.items()}
     columns["memory_bytes"] = [int(value) for value in found["memory_bytes"]]
-    for name, (least, most_) in ranges.items():
-        columns[name] = [
-            Interval.model_construct(low=a, high=b) for a, b in zip(least.tolist(), most_.tolist(), strict=True)
-        ]
+    for name, (least, most) in ranges.items():
+        columns[name] = [{"low": a, "high": b} for a, b in zip(least.tolist(), most.tolist(), strict=True)]
     columns["basis"] = [c.estimator(i).basis for i in range(len(c))]
+    columns["percentile"] = [percentile] * len(c)
     names = tuple(columns)
     rows = zip(*columns.values(), strict=True)
-    return [
-        Prediction.model_construct(None, percentile=percentile, **dict(zip(names, row, strict=True))) for row in rows
-    ]
+    return [Prediction.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 
 
 def _floats(values: Array) -> list[float | None]:
