@@ -21,6 +21,8 @@ from maveriq.contracts import (
 )
 from maveriq.topology import ALLOCATOR
 from maveriq_allocator.__main__ import bound, wire
+from maveriq_allocator.holds import MAX_WAITS
+from maveriq_allocator.placing import Lent
 from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import connect
 from tests.unit.allocator.plans import candidate, computed, reported
@@ -100,16 +102,38 @@ async def test_what_there_is_no_room_for_is_answered_with_the_reason(
     assert told.largest_bytes == largest_bytes
 
 
-async def test_a_deployment_gets_no_byte_that_a_calibration_holds_until_it_is_freed(allocator: Allocator) -> None:
+async def test_a_deployment_that_lacks_only_what_a_calibration_holds_has_it_given_back(allocator: Allocator) -> None:
     await allocator.tell(reported("a", 100))
     await allocator.tell(wanted(60))
-    (failed,) = await allocator.tell(computed(candidate()))
-    assert isinstance(failed, DeploymentFailed)
+    with pytest.raises(Lent):  # and so comes again later
+        await allocator.tell(computed(candidate()))
+    (refused,) = await allocator.tell(wanted(60))
+    assert isinstance(refused, MemoryHeld) and refused.gpu is None
+    assert "a deployment needs the memory" in refused.problem and refused.largest_bytes == 100
     (changed,) = await allocator.tell(MemoryFreed(hold_id=HOLD))
     assert isinstance(changed, InventoryChanged) and changed.gpus[0].free_bytes == 100
-    order, _ = await allocator.tell(computed(candidate(), deployment_id=UUID(int=2)))
+    order, _ = await allocator.tell(computed(candidate()))
     assert isinstance(order, PlacementReserved)
     assert await allocator.tell(MemoryFreed(hold_id=HOLD)) == []
+
+
+async def test_a_deployment_waits_for_a_calibration_so_often_and_then_fails(allocator: Allocator) -> None:
+    await allocator.tell(reported("a", 100))
+    await allocator.tell(wanted(60))
+    for _ in range(MAX_WAITS):
+        with pytest.raises(Lent):
+            await allocator.tell(computed(candidate()))
+    (failed,) = await allocator.tell(computed(candidate()))
+    assert isinstance(failed, DeploymentFailed)
+
+
+async def test_what_would_not_fit_anyway_fails_at_once(allocator: Allocator) -> None:
+    await allocator.tell(reported("a", 100))
+    await allocator.tell(wanted(60))
+    (failed,) = await allocator.tell(computed(candidate(gpu_type="L4")))
+    assert isinstance(failed, DeploymentFailed)
+    kept, *_ = await allocator.tell(wanted(60))
+    assert isinstance(kept, MemoryHeld) and kept.gpu == "a/0"
 
 
 async def test_a_hold_that_nobody_asks_for_again_ends_with_a_report(allocator: Allocator) -> None:

@@ -26,6 +26,7 @@ from maveriq.contracts import (
     MemoryRequested,
     Message,
     Model,
+    PlacementReserved,
     Precision,
     PredictionMissed,
     Variant,
@@ -34,14 +35,16 @@ from maveriq.running import end
 from maveriq.topology import ALLOCATOR, PROFILER
 from maveriq_allocator.__main__ import bound as allocator_bound
 from maveriq_allocator.__main__ import wire as allocator_wire
+from maveriq_allocator.placing import Lent
 from maveriq_allocator.settings import Settings as AllocatorSettings
 from maveriq_allocator.store import connect
 from maveriq_profiler.__main__ import bound, seen, whole_programme, wire
+from maveriq_profiler.borrowing import Borrowing
 from maveriq_profiler.measuring import ProbeFailed
 from maveriq_profiler.pool import Outcome, Pool
 from maveriq_profiler.programme import Item
 from maveriq_profiler.settings import Settings
-from tests.unit.allocator.plans import reported
+from tests.unit.allocator.plans import candidate, computed, memory, reported
 from tests.unit.profiler.calibrations import calibration, decoded, report
 from tests.unit.profiler.rigs import FACTS, FakeProbe, rig
 
@@ -113,9 +116,13 @@ class Cluster:
         return tuple(item for item in mine if item.bytes_needed <= free_bytes)
 
     @asynccontextmanager
-    async def calibrating(self, *probes: FakeProbe, at_start: bool = True) -> AsyncIterator[None]:
+    async def calibrating(self, *probes: FakeProbe, at_start: bool = True, keep_s: float = 60.0) -> AsyncIterator[None]:
         """While the block runs; then the profilers are killed."""
-        serving = [asyncio.create_task(self.profiler(probe).calibrating.serve(at_start=at_start)) for probe in probes]
+        serving: list[asyncio.Task[None]] = []
+        for probe in probes:
+            calibrating = self.profiler(probe).calibrating
+            calibrating.borrowing = Borrowing(self.redis, self.publish, probe.rig, {}, keep_s=keep_s)
+            serving.append(asyncio.create_task(calibrating.serve(at_start=at_start)))
         try:
             yield
         finally:
@@ -221,6 +228,18 @@ async def test_without_room_it_waits_with_the_reason_and_goes_on_when_there_is(c
         assert not waiting.finished and probe.ran == []
         await cluster.publish(MemoryFreed(hold_id=RUN))
         assert (await cluster.until_finished()).num_done == MODELS
+
+
+async def test_a_model_under_way_gives_way_to_a_deployment_that_needs_its_memory(cluster: Cluster) -> None:
+    probe = SlowProbe()
+    async with cluster.calibrating(probe, keep_s=0.5):
+        await cluster.until(lambda: len(probe.ran) == 1)
+        with pytest.raises(Lent):
+            await cluster.publish(computed(candidate(gpu_type="cpu-1t", stage=memory(layer=120))))
+        await cluster.until(lambda: bool(cluster.all(MemoryFreed)) and cluster.held_bytes() == 0)
+        await cluster.until(lambda: "a deployment needs" in cluster.all(CalibrationProgressed)[-1].problem)
+        await cluster.publish(computed(candidate(gpu_type="cpu-1t", stage=memory(layer=120))))
+        assert len(cluster.all(PlacementReserved)) == 1
 
 
 async def test_a_gpu_too_small_for_the_programme_ends_it_with_what_to_do(cluster: Cluster) -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable
+from contextlib import suppress
 from uuid import UUID
 
 import pytest
 
-from maveriq.bus.handling import replies
+from maveriq.bus.handling import Replies, replies
 from maveriq.contracts import (
     DeploymentDraining,
     MemoryFreed,
@@ -21,6 +23,7 @@ from maveriq.topology import ALLOCATOR
 from maveriq_allocator.__main__ import bound, wire
 from maveriq_allocator.holds import Holds
 from maveriq_allocator.inventory import Inventory
+from maveriq_allocator.placing import Lent
 from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import Store, connect
 from tests.unit.allocator.plans import candidate, computed, memory, reported
@@ -54,6 +57,13 @@ def some_message(chance: random.Random) -> Message:
     )  # fmt: skip
 
 
+async def heard(handling: Awaitable[Replies]) -> Replies:
+    """Deployments that wait for a calibration's memory would come again."""
+    with suppress(Lent):
+        return await handling
+    return None
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_holds_and_reservations_together_never_exceed_a_gpu(redis_url: str, seed: int) -> None:
     chance = random.Random(seed)
@@ -67,7 +77,7 @@ async def test_holds_and_reservations_together_never_exceed_a_gpu(redis_url: str
         placed |= {message.deployment_id for message in messages if isinstance(message, PlanComputed)}
         if placed and chance.random() < 0.5:
             messages.append(ReleaseAccepted(deployment_id=chance.choice(sorted(placed))))
-        answers = await asyncio.gather(*(chance.choice(allocators)[type(each)](each) for each in messages))
+        answers = await asyncio.gather(*(heard(chance.choice(allocators)[type(each)](each)) for each in messages))
         await check(store)
         for drained in (
             m for answer in answers for m in replies(ALLOCATOR, answer) if isinstance(m, DeploymentDraining)

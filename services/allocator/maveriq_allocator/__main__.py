@@ -39,11 +39,11 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
 
 
 def wire(redis: Store, settings: Settings) -> Handlers:
-    inventory = Inventory(redis)
+    inventory, holds = Inventory(redis), Holds(redis)
     return Handlers(
         inventory,
-        Placing(inventory, Reservations(redis), settings.node_timeout_s),
-        Lending(inventory, Holds(redis), settings.node_timeout_s),
+        Placing(inventory, Reservations(redis), holds, settings.node_timeout_s),
+        Lending(inventory, holds, settings.node_timeout_s),
     )
 
 

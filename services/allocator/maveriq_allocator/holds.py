@@ -13,6 +13,8 @@ from maveriq_allocator import keys
 from maveriq_allocator.inventory import NodeState
 from maveriq_allocator.store import Store
 
+WANTED_S = 45  # calibrations keep away so long, until the deployment's next try: retries come after at most 16 s
+MAX_WAITS = 4  # of a deployment, 30 s in all; a message is handed out five times
 MAX_TAKEN = 8  # times that bytes may be taken before our eyes; then there are none
 
 
@@ -62,6 +64,17 @@ class Holds:
         touched = [keys.HOLDS, keys.HOLD_ENDS, keys.held(place.node)]
         told = [str(hold_id), keys.hold(place.gpu, hold_id), "1" if only_if_over else "0"]
         return place if await self._free(touched, told) else None
+
+    async def want_back(self, deployment_id: UUID) -> bool:
+        """Ask calibrations for all that they hold; False: this deployment has waited long enough for that."""
+        await self._redis.set(keys.WANTED, str(deployment_id), ex=WANTED_S)
+        asked = f"{keys.WANTED}:{deployment_id}"
+        num_asked = await self._redis.incr(asked)
+        await self._redis.expire(asked, WANTED_S)
+        return int(num_asked) <= MAX_WAITS
+
+    async def is_wanted_back(self) -> bool:
+        return bool(await self._redis.exists(keys.WANTED))
 
     async def end(self) -> list[Place]:
         """Give back all whose time is over."""

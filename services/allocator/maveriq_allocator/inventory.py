@@ -41,6 +41,14 @@ class NodeState:
             tuple(Fragment(s.gpu.id, s.gpu.gpu_type, _without(s, apart_from).free_bytes) for s in self.gpus),
         )
 
+    def unlent(self) -> "NodeState":
+        """As if calibrations had given back all that they hold."""
+        kept = (
+            GpuState(gpu=state.gpu, holdings=tuple(h for h in state.holdings if not h.calibration))
+            for state in self.gpus
+        )
+        return NodeState(self.name, self.engine, self.reported_at_s, tuple(kept))
+
 
 def _without(state: GpuState, holder: tuple[UUID, int] | None) -> GpuState:
     others = tuple(h for h in state.holdings if (h.deployment_id, h.replica) != holder)

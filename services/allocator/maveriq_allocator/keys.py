@@ -8,6 +8,8 @@
     maveriq:allocator:holds                hash: hold -> where it is (`holds.Place`)
     maveriq:allocator:holds:ends           sorted set: hold -> when it ends unless asked for again, ms by Redis' clock
     maveriq:allocator:deployment:<id>      hash: version; record (`lifecycle.Record`); plan (`PlanComputed`)
+    maveriq:allocator:holds:wanted         there while calibrations are to give back what they hold
+    maveriq:allocator:holds:wanted:<deployment>   how often it asked for that
 
 A node's two hashes are all that a reservation on it looks at: nothing scans the cluster. What is free is always
 total - foreign - sum(held), never a counter of its own that could drift. A deployment's version grows with each
@@ -19,6 +21,7 @@ from uuid import UUID
 NODES = "maveriq:allocator:nodes"
 HOLDS = "maveriq:allocator:holds"
 HOLD_ENDS = "maveriq:allocator:holds:ends"
+WANTED = "maveriq:allocator:holds:wanted"
 
 
 def node(name: str) -> str:

@@ -14,10 +14,13 @@ class Lending:
     node_timeout_s: float
 
     async def lend(self, wanted: MemoryRequested) -> Answer:
-        """Bytes of one GPU, those that the id holds already, or why there are none."""
+        """Bytes of one GPU, those that the id holds already, or why there are none (any more)."""
         await self.holds.end()
         for _ in range(MAX_TAKEN):
             nodes = heard(await self.inventory.snapshot(), self.node_timeout_s)
+            if await self.holds.is_wanted_back():
+                most = largest_bytes(wanted, nodes)
+                return Answer(None, "a deployment needs the memory of calibrations", largest_bytes=most)
             place = await self.holds.find(wanted.hold_id) or best_place(wanted, nodes)
             if place is None:
                 return Answer(None, why_none(wanted, nodes), largest_bytes=max(0, largest_bytes(wanted, nodes)))

@@ -13,6 +13,7 @@ from uuid import UUID
 from maveriq.contracts import Failure, FailureReason, PlanComputed
 from maveriq_allocator import lifecycle
 from maveriq_allocator.choosing import Choice, choose, shortage
+from maveriq_allocator.holds import Holds
 from maveriq_allocator.inventory import Inventory, NodeState, heard
 from maveriq_allocator.lifecycle import Held, Phase, Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
@@ -23,6 +24,10 @@ MAX_STALE = 50  # changes of one deployment that may overtake ours before the me
 
 class Overtaken(Exception):
     """Others changed this deployment each time that we tried. The message is to be handled again later."""
+
+
+class Lent(Exception):
+    """Only what calibrations hold is missing, and was asked back. The message is to be handled again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Attempt:
 class Placing:
     inventory: Inventory
     reservations: Reservations
+    holds: Holds
     node_timeout_s: float
 
     async def change(self, deployment_id: UUID, decide: Callable[[Record], Record]) -> Record:
@@ -103,6 +109,8 @@ class Placing:
         choice = await self._choose(plan, nodes, None, start)
         if choice is not None:
             return Attempt(lifecycle.placed(record, plan, choice), choice.rank)
+        if await self._is_lent(plan, nodes, start) and await self.holds.want_back(record.deployment_id):
+            raise Lent(str(record.deployment_id))
         failure = Failure(reason=FailureReason.NO_CAPACITY, detail=self._shortage(plan, 0, nodes, None))
         return Attempt(lifecycle.failed(record, failure))
 
@@ -128,6 +136,12 @@ class Placing:
             detail=f"replica {lost.placement.replica} failed ({detail}) and no further candidate fits: {short}",
         )
         return Attempt(lifecycle.failed(before.record, failure, lost))
+
+    async def _is_lent(self, plan: PlanComputed, nodes: list[NodeState], start: int) -> bool:
+        """Whether it would fit if calibrations held nothing."""
+        if not any(h.calibration for node in nodes for state in node.gpus for h in state.holdings):
+            return False
+        return await self._choose(plan, [node.unlent() for node in nodes], None, start) is not None
 
     async def _choose(
         self, plan: PlanComputed, nodes: list[NodeState], num_replicas: int | None, start: int,

@@ -6,7 +6,7 @@ memory-held:<hold>   the allocator's latest answer, as JSON. Profilers of one GP
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +15,7 @@ from maveriq_profiler.measuring import Rig
 
 POLL_S = 0.1
 _MORE_THAN_ANY = 2**60
+_ASKED_AGAIN = 12  # times before a hold would end: a deployment that needs the memory has it back in seconds
 
 
 class NoMemory(Exception):
@@ -52,7 +53,10 @@ class Borrowing:
 
     @asynccontextmanager
     async def borrowed(self, num_bytes: int, num_gpus: int = 1) -> AsyncGenerator[str, None]:
-        """The devices to measure on, with commas between, while their bytes are held. Raises NoMemory."""
+        """The devices to measure on, with commas between, while their bytes are held.
+
+        Raises NoMemory, also later, within the block: a deployment needs the bytes.
+        """
         async with AsyncExitStack() as stack:
             left = dict(self._devices)
             names: list[str] = []
@@ -70,9 +74,16 @@ class Borrowing:
             answer = await self._ask(asked)
             if answer.gpu is None:
                 raise NoMemory(answer.problem)
-            keeping = asyncio.create_task(self._keep(asked))
+            user = asyncio.current_task()
+            assert user is not None, "a coroutine runs in a task"
+            wanted_back: list[str] = []
+            keeping = asyncio.create_task(self._keep(asked, user, wanted_back))
             try:
                 yield answer.gpu
+            except asyncio.CancelledError:
+                if wanted_back and not user.uncancel():  # by us, and by nobody else
+                    raise NoMemory(wanted_back[0]) from None
+                raise
             finally:
                 keeping.cancel()
                 await asyncio.gather(keeping, return_exceptions=True)
@@ -94,10 +105,16 @@ class Borrowing:
             await asyncio.sleep(POLL_S)
         raise NoMemory(f"the allocator has not answered for {self._answer_s:.0f} s; is it running?")
 
-    async def _keep(self, asked: MemoryRequested) -> None:
+    async def _keep(self, asked: MemoryRequested, user: asyncio.Task[Any], wanted_back: list[str]) -> None:
+        """Ask again and again. What is no longer lent must not be used: whoever does is stopped."""
         while True:
-            await asyncio.sleep(self._keep_s / 3)
-            await self._publish(asked)
+            await asyncio.sleep(self._keep_s / _ASKED_AGAIN)
+            with suppress(NoMemory):  # an allocator that is away takes nothing back
+                answer = await self._ask(asked)
+                if answer.gpu is None:
+                    wanted_back.append(answer.problem)
+                    user.cancel()
+                    return
 
 
 def _answer(hold_id: UUID) -> str:
