@@ -15,9 +15,8 @@ import importlib.metadata
 import json
 import logging
 import os
-import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,8 @@ from typing import Any
 import structlog
 import torch
 from fingerprint_cuts import errors_of_cuts
-from full_models import STEPS, FullModel, Key, Replicas, memory_available_bytes
+from fingerprint_turns import all_at_once, one_by_one
+from full_models import STEPS, FullModel, Replicas, memory_available_bytes
 from model_shapes import CPU_MODELS, CUDA_MODELS
 from torch_engine import Quiet, cpu_name
 from transformers import AutoConfig
@@ -60,7 +60,8 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     async with Replicas(quiet) as replicas:
         together = not cuda and sum(model.bytes_in_all for model in models) < memory_available_bytes() / 2
         take_turns = all_at_once if together else one_by_one
-        calibrating_s = await take_turns(items, models, replicas, arguments)
+        tell: Callable[[str], None] = (lambda _: None) if arguments.json else partial(print, flush=True)
+        calibrating_s = await take_turns(items, models, replicas, arguments.rounds, tell)
     samples = [sample for item in items for sample in item.samples()]
     calibration = fit(
         samples, engine=rig.engine, engine_version=rig.engine_version, gpu_type=rig.gpu_type, max_pp=rig.max_pp,
@@ -71,67 +72,13 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     report = summary(rows, memory, calibration, models, arguments)
     if arguments.cuts:
         report["cuts"] = errors_of_cuts(models[0].config_json, models[0].facts, precision, device, arguments.threads)
+    report["uncovered"] = {
+        model.name: why
+        for model in models
+        if (why := law.uncovered(calibration, model.facts, model.precision, model.precision, pp=rig.max_pp))
+    }
     report |= {"measured_again": quiet.repeated, "disturbed": quiet.disturbed}
     return report | {"rows": rows, "memory_rows": memory}
-
-
-async def all_at_once(
-    items: Sequence[ItemRun], models: Sequence[FullModel], replicas: Replicas, arguments: argparse.Namespace
-) -> float:
-    """Everything is started, and all readings of a round come in random order: a slow while meets all alike.
-
-    Returns seconds that calibrating took.
-    """
-    begun = time.perf_counter()
-    for item in items:
-        item.start()
-    spent_s = time.perf_counter() - begun
-    order = random.Random(0)
-    for number in range(arguments.rounds):
-        turns: list[tuple[ItemRun | FullModel, Key]] = [(item, turn) for item in items for turn in item.turns]
-        turns += [(model, (split, p)) for model in models for split, points in model.splits.items() for p in points]
-        order.shuffle(turns)
-        for what, (split, point) in turns:
-            if isinstance(what, FullModel):
-                await replicas.read(what, split, point)
-                continue
-            begun = time.perf_counter()
-            what.read((split, point))
-            spent_s += time.perf_counter() - begun
-        tell(f"round {number + 1} of {arguments.rounds}", arguments)
-    for item in items:
-        item.stop()
-    return spent_s
-
-
-async def one_by_one(
-    items: Sequence[ItemRun], models: Sequence[FullModel], replicas: Replicas, arguments: argparse.Namespace
-) -> float:
-    """Where memory holds one at a time. Returns seconds that calibrating took."""
-    spent_s = 0.0
-    for item in items:
-        begun = time.perf_counter()
-        item.start()
-        for _ in range(arguments.rounds):
-            for turn in item.turns:
-                item.read(turn)
-        item.stop()
-        spent_s += time.perf_counter() - begun
-        tell("calibrated with one more", arguments)
-    for model in models:
-        for split, points in model.splits.items():
-            for _ in range(arguments.rounds):
-                for point in points:
-                    await replicas.read(model, split, point)
-            await replicas.stop(model, split)
-            tell(f"{model.name} {split}", arguments)
-        replicas.forget(model)
-    return spent_s
-
-
-def tell(what: str, arguments: argparse.Namespace) -> None:
-    if not arguments.json:
-        print(what, flush=True)
 
 
 def planned(rig: Rig, arguments: argparse.Namespace) -> Sequence[Item]:
@@ -290,6 +237,7 @@ def table(report: dict[str, Any]) -> str:
     calibration = report["calibration"]
     lines += ["", f"calibration: {calibration['seconds']} s for {calibration['models']} synthetic models; "
               f"running the predicted models whole: {report['full_models_seconds']} s"]  # fmt: skip
+    lines += [f"not vouched for: {name}: {why}" for name, why in report["uncovered"].items()]
     for cuts, each in report.get("cuts", {}).items():
         lines.append(f"fingerprint of {cuts} layers: {each}")
     return "\n".join(lines)
