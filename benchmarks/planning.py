@@ -4,7 +4,8 @@
 
 Clusters of 8, 100, 1,000 and 10,000 GPUs of 1, 2, 4 and 8 types (and of all eight), each type calibrated; an 8B model
 with four variants, TP 1 to 8, PP 1 to 8, up to 64 slots. The load grows with the cluster, which is the limit on GPUs,
-and the SLO is a percentile: so replicas are sought for every configuration. Medians of interleaved repeats, in ms.
+and the SLO is a percentile: so replicas are sought for every configuration. Medians of interleaved repeats, in ms;
+`cpu` is the processor's time alone, about what a machine with nothing else to do would take: there is one thread.
 `json` is the same with the message decoded from, and the answer encoded to, what the broker carries.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from uuid import UUID
 
 from maveriq.contracts import (
@@ -127,31 +128,38 @@ def main() -> None:
         return loop.run_until_complete(handlers.on_fingerprint_measured(case)).model_dump_json()
 
     considered = {name: plan(name).plan.num_considered for name in cases}
-    times = measured(plan, cases, arguments.repeats)
-    whole = measured(by_json, cases, arguments.repeats)
+    times, cpu_times = measured(plan, cases, arguments.repeats)
+    whole, _ = measured(by_json, cases, arguments.repeats)
     shown = {
         "machine": f"{cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load_average": round(os.getloadavg()[0], 1),
         "ms_median": {name: times[name] for name in map(str, CLUSTERS)},
+        "cpu_ms_median": {name: cpu_times[name] for name in map(str, CLUSTERS)},
         "ms_median_of_8_types": {str(n): times[str(n) if t == TYPES else f"{n} of {TYPES} types"]
                                  for n, t in CLUSTERS.items()},
         "ms_median_with_json": {name: whole[name] for name in map(str, CLUSTERS)},
         "configurations": {name: considered[name] for name in map(str, CLUSTERS)},
-        "growth": growth(times, considered),
+        "growth": growth(cpu_times, considered),
     }  # fmt: skip
     if arguments.save:
         RESULT.write_text(json.dumps(shown, indent=2) + "\n")
     print(json.dumps(shown) if arguments.json else table(shown, considered))
 
 
-def measured(run: Callable[[str], object], cases: dict[str, FingerprintMeasured], repeats: int) -> dict[str, float]:
-    """Medians; the cases take turns, so that what disturbs the machine disturbs them alike."""
+def measured(
+    run: Callable[[str], object], cases: dict[str, FingerprintMeasured], repeats: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Medians by the clock and of the processor; cases take turns, so that what disturbs one disturbs all."""
     times: dict[str, list[float]] = {name: [] for name in cases}
+    cpu_times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(repeats):
         for name in cases:
-            start = perf_counter()
+            start, cpu_start = perf_counter(), process_time()
             run(name)
             times[name].append((perf_counter() - start) * 1e3)
-    return {name: round(median(values), 2) for name, values in times.items()}
+            cpu_times[name].append((process_time() - cpu_start) * 1e3)
+    medians = [{name: round(median(values), 2) for name, values in kind.items()} for kind in (times, cpu_times)]
+    return medians[0], medians[1]
 
 
 def growth(times: dict[str, float], considered: dict[str, int]) -> str:
@@ -164,7 +172,7 @@ def growth(times: dict[str, float], considered: dict[str, int]) -> str:
 
 
 def table(shown: dict[str, object], considered: dict[str, int]) -> str:
-    columns = [shown[name] for name in ("ms_median", "ms_median_of_8_types", "ms_median_with_json")]
+    columns = [shown[name] for name in ("ms_median", "cpu_ms_median", "ms_median_of_8_types", "ms_median_with_json")]
     rows = [
         f"{shown['machine']}",
         f"{'GPUs':>7} {'types':>6} {'configurations':>15} {'ms':>8} {'8 types':>8} {'json':>8}",

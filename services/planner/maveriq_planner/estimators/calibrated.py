@@ -24,7 +24,8 @@ class Table:
 
     names: tuple[str, ...]
     through: Array  # [R, K]
-    parts: Array  # [3 R, K]: through, one layer, the ends without what is between stages
+    layer: Array  # [R, K]
+    ends: Array  # [R, K], without what is between stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +145,20 @@ class CalibratedLaw:
             np.maximum(middle - unsure, 0.0), np.maximum(middle + unsure, reserved),
         )  # fmt: skip
 
-    def _multiplied(self, table: Table) -> tuple[Array, Array]:
-        """[3, R] in ms, and the relative standard error of going through: x' C x and the fit's residual. [R]"""
+    def _multiplied(self, table: Table) -> tuple[tuple[Array, Array, Array], Array]:
+        """Through, layer and ends in ms, and the relative standard error of the first. [R] each
+
+        That is x' C x and what the fit left.
+        """
         chosen = self.constants.of(table)
         constants = self.constants.values[chosen]
-        parts_ms = (table.parts @ constants).reshape(3, -1)
+        # One by one each is below the size from which BLAS starts threads, which take longer than the product.
+        through_ms, layer_ms, ends_ms = (part @ constants for part in (table.through, table.layer, table.ends))
         active = chosen[constants > 0]
         x = table.through[:, constants > 0]
         variance = np.maximum(((x @ self.constants.covariance[active[:, None], active]) * x).sum(axis=1), 0.0)
-        error = np.sqrt(variance / np.maximum(parts_ms[0], 1e-12) ** 2 + self.constants.residual**2)
-        return parts_ms, error
+        error = np.sqrt(variance / np.maximum(through_ms, 1e-12) ** 2 + self.constants.residual**2)
+        return (through_ms, layer_ms, ends_ms), error
 
     def _runtime_gib(self, tp: int, pp: int) -> float:
         """On each GPU: as measured at these degrees, else the most that any GPU took at others."""
@@ -177,7 +182,7 @@ def _table(facts: ModelFacts, rig: law.Rig, pps: Array, batches: Array, workload
     of_prompt = _filled(prompt, names, (len(pps),))
     layer, ends, work = (np.concatenate(pair) for pair in zip(of_step, of_prompt, strict=True))
     through = num_layers * layer + ends
-    return Table(names, through, np.concatenate([through, layer, work]))
+    return Table(names, through, layer, work)
 
 
 def _filled(passes: law.Passes, names: tuple[str, ...], shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
