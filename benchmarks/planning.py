@@ -174,8 +174,8 @@ def growth(times: dict[str, float], considered: dict[str, int]) -> str:
 def table(shown: dict[str, object], considered: dict[str, int]) -> str:
     columns = [shown[name] for name in ("ms_median", "cpu_ms_median", "ms_median_of_8_types", "ms_median_with_json")]
     rows = [
-        f"{shown['machine']}",
-        f"{'GPUs':>7} {'types':>6} {'configurations':>15} {'ms':>8} {'8 types':>8} {'json':>8}",
+        f"{shown['machine']}, load {shown['load_average']}",
+        f"{'GPUs':>7} {'types':>6} {'configurations':>15} {'ms':>8} {'cpu':>8} {'8 types':>8} {'json':>8}",
     ]
     for n, types in CLUSTERS.items():
         figures = [column[str(n)] for column in columns if isinstance(column, dict)]
