@@ -174,6 +174,8 @@ async def test_a_gpu_type_is_calibrated_at_the_start_in_memory_that_is_held_and_
     assert told == [(n, item.key) for n, item in enumerate(cluster.programme(SIZE))] + [(MODELS, "")]
     (updated,) = cluster.all(CalibrationUpdated)
     assert updated.calibration.scope.num_models == MODELS
+    runtime = [constant.value for constant in updated.calibration.memory if constant.name.startswith("runtime.")]
+    assert runtime and set(runtime) == {0.0}, "measured to be nothing, which is known"
     assert cluster.held_bytes() == 0
 
 

@@ -220,11 +220,12 @@ def _matrix(readings: Sequence[_Reading], names: Sequence[str]) -> Array:
 
 
 def _constants(names: Sequence[str], fitted: Fitted) -> tuple[Constant, ...]:
+    """Without those that are 0, but for a runtime's: on a CPU it is 0, which is not the same as not measured."""
     errors = np.sqrt(np.diag(fitted.covariance))
     return tuple(
         Constant(name=name, value=float(value), standard_error=float(error))
         for name, value, error in zip(names, fitted.constants, errors, strict=True)
-        if value > 0
+        if value > 0 or name.startswith("runtime.")
     )
 
 
