@@ -7,7 +7,7 @@ BIN := .venv/bin
 DISTRIBUTIONS := shared/pyproject.toml $(wildcard services/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format schemas servers bench-streaming bench-torch-engine
+.PHONY: help install demo test lint format schemas servers bench-streaming bench-torch-engine bench-fingerprint
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -43,6 +43,9 @@ schemas: install ## Write shared/asyncapi.json and shared/schemas/ anew
 
 bench-streaming: servers ## Tokens/s, CPU and latency against plain SSE
 	$(BIN)/python benchmarks/streaming.py
+
+bench-fingerprint: install ## Calibrated on synthetic models, held to whole ones, on this CPU: about 15 minutes
+	$(BIN)/python benchmarks/fingerprint_cpu.py
 
 bench-torch-engine: install ## The torch engine against transformers' generate
 	$(BIN)/python benchmarks/torch_engine.py

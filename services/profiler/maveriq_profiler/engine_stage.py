@@ -1,7 +1,7 @@
 """One stage of a model, run as the worker's torch engine runs it: what is timed here is what will be served.
 
 Alike: a cache in rows taken once, masks and positions made for each pass, one position's logits, a greedy choice on the
-host. Not alike: no scheduler and no sampler, some 0.1 ms of a pass.
+host. Not alike: no scheduler and no sampler, which are Python of microseconds beside a pass of milliseconds.
 """
 
 import inspect
