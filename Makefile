@@ -44,7 +44,7 @@ schemas: install ## Write shared/asyncapi.json and shared/schemas/ anew
 bench-streaming: servers ## Tokens/s, CPU and latency against plain SSE
 	$(BIN)/python benchmarks/streaming.py
 
-bench-fingerprint: install ## Calibrated on synthetic models, held to whole ones, on this CPU: about 15 minutes
+bench-fingerprint: install ## Calibrated on synthetic models, held to whole ones, on this CPU
 	$(BIN)/python benchmarks/fingerprint_cpu.py
 
 bench-torch-engine: install ## The torch engine against transformers' generate
