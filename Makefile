@@ -28,8 +28,11 @@ lint: install ## ruff, import-linter, mypy, pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
 
+# Two at a time, each with servers of its own; one where servers are given, which two would share.
+TOGETHER := $(if $(MAVERIQ_TEST_AMQP_URL)$(MAVERIQ_TEST_REDIS_URL),0,2)
+
 test: lint servers ## Lint and every test, against private RabbitMQ and Redis
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TOGETHER) --dist loadfile
 
 servers: install
 	@scripts/servers.sh

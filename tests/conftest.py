@@ -22,6 +22,9 @@ structlog.configure(
 )
 
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and rich would keep it as the width of every console
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_server_url() -> Iterator[str]:
     """The broker of this run, with whatever earlier tests left in it: MAVERIQ_TEST_AMQP_URL, or a private one."""

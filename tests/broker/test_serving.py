@@ -15,6 +15,8 @@ from maveriq.contracts import Fault, Message, MessageRefused, ReleaseAccepted, R
 from maveriq.topology import MAX_ATTEMPTS, PLANNER, WORKER
 from tests.broker.sides import Echo, Side, until
 
+SOME_ID = str(UUID(int=7)).encode()  # the same for every process that collects the tests
+
 
 def release() -> ReleaseRequested:
     return ReleaseRequested(deployment_id=uuid4())
@@ -106,8 +108,8 @@ async def test_a_rejected_message_is_answered_and_dead_lettered_at_once(side: Si
         (b"{not json", None, "", "send one JSON object in UTF-8"),
         (b"[]", None, "", "send a JSON object"),
         (b"{}", None, "deployment_id", "add it"),
-        (b'{"deployment_id": "%s", "deploiment": 1}' % str(uuid4()).encode(), None, "deploiment", "remove it"),
-        (b'{"deployment_id": "%s"}' % str(uuid4()).encode(), "release.requested.v2", "type", "release.requested.v1"),
+        (b'{"deployment_id": "%s", "deploiment": 1}' % SOME_ID, None, "deploiment", "remove it"),
+        (b'{"deployment_id": "%s"}' % SOME_ID, "release.requested.v2", "type", "release.requested.v1"),
     ],
 )
 async def test_bad_input_is_answered_with_the_field_and_the_remedy(

@@ -46,6 +46,9 @@ class System:
             "MAVERIQ_DEVICES": devices,
             "MAVERIQ_CACHE_DIR": str(cache_dir),
             "MAVERIQ_CALIBRATE": "off",
+            "MAVERIQ_PROFILE_BUDGET_S": "1",  # what a prediction is worth is not asked here
+            "MAVERIQ_PROFILE_BATCHES": "1,2,4",
+            "MAVERIQ_PROFILE_PROMPTS": "32,128",
             **settings,
         }
         self._logs = Path(tempfile.mkdtemp(prefix="maveriq-system-"))

@@ -79,8 +79,8 @@ class _Block:
     slots: Chosen
     rows: tuple[Array, ...]
     """prefill, stage, its error: [P]; step, its error: [P, G]."""
-    sizes: tuple[Array, ...]
-    """Layer, first, last, tied, runtime, whole, whole at least and at most: [P x S]."""
+    sizes: Array
+    """[8, P x S]: layer, first, last, tied, runtime, whole, whole at least and at most."""
 
 
 def columns_of(intent: Intent, space: Space) -> Columns | None:
@@ -131,15 +131,15 @@ def _blocks(
             f = estimator.footprint(tp, pps, slots.astype(float), tokens)
             whole = replica_bytes(f, num_layers, tp, pps)
             gpus = tp * pps[:, None]
-            sizes = (
-                f.layer_bytes, np.float64(f.first_bytes), np.float64(f.last_bytes), np.float64(f.tied_saving_bytes),
-                f.runtime_bytes, whole, whole - gpus * (f.runtime_bytes - f.runtime_low_bytes),
-                whole + gpus * (f.runtime_high_bytes - f.runtime_bytes),
-            )  # fmt: skip
+            sizes = np.empty((8, *shape))
+            sizes[0], sizes[1], sizes[2] = f.layer_bytes, f.first_bytes, f.last_bytes
+            sizes[3], sizes[4], sizes[5] = f.tied_saving_bytes, f.runtime_bytes, whole
+            sizes[6] = whole - gpus * (f.runtime_bytes - f.runtime_low_bytes)
+            sizes[7] = whole + gpus * (f.runtime_high_bytes - f.runtime_bytes)
             yield _Block(
                 which, tp, pps, slots,
                 (t.prefill_ms, t.prefill_stage_ms, t.prefill_error, t.step_ms, t.step_error),
-                tuple(np.broadcast_to(size, shape).ravel() for size in sizes),
+                sizes.reshape(8, -1),
             )  # fmt: skip
 
 
@@ -149,9 +149,7 @@ def _joined(
     prefill, stage, prefill_error, step, step_error = (
         np.concatenate([block.rows[i] for block in blocks]) for i in range(5)
     )
-    layer, first, last, tied, runtime, whole, low, high = (
-        np.concatenate([block.sizes[i] for block in blocks]) for i in range(8)
-    )
+    layer, first, last, tied, runtime, whole, low, high = np.concatenate([block.sizes for block in blocks], axis=1)
     rows_of = [len(block.pps) for block in blocks]
     slots_of = [len(block.slots) for block in blocks]
     of_block = np.repeat(np.arange(len(blocks)), [r * s for r, s in zip(rows_of, slots_of, strict=True)])

@@ -162,13 +162,14 @@ def _shared(r: Replicas, rate: Array, most: Array) -> tuple[Array, Array]:
 
     Exact where stay is a + s b: requests in hand are then negative binomial. Returns b and s there.
     """
-    lacking = 1 + rate[:, None] * r.stay_ms - r.grid
-    enough = lacking <= 0
-    j = np.where(enough.any(axis=1), enough.argmax(axis=1), len(r.grid) - 1)
-    j = np.maximum(j, 1) if len(r.grid) > 1 else j
-    rows = np.arange(len(rate))
     if len(r.grid) == 1:
         return np.minimum(np.ones_like(rate), most), np.zeros_like(rate)
+    lacking = rate[:, None] * r.stay_ms
+    lacking += 1 - r.grid
+    enough = lacking <= 0
+    rows = np.arange(len(rate))
+    j = enough.argmax(axis=1)
+    j = np.maximum(np.where(enough[rows, j], j, len(r.grid) - 1), 1)
     before, after = lacking[rows, j - 1], lacking[rows, j]
     width = r.grid[j] - r.grid[j - 1]
     slope = (r.stay_ms[rows, j] - r.stay_ms[rows, j - 1]) / width

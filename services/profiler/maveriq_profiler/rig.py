@@ -8,7 +8,7 @@ from maveriq.settings import BadSetting
 from maveriq_profiler.measuring import Rig
 from maveriq_profiler.settings import Settings
 
-TORCH_ENGINE_REVISION = 1  # of the worker's torch engine: raised when its speed or memory changes
+TORCH_ENGINE_REVISION = 2  # of the worker's torch engine: raised when its speed or memory changes
 
 _ON_CPU: tuple[Precision, ...] = (Precision.FP32, Precision.BF16)  # fp16 has no fast kernels on CPUs
 _ON_CUDA = (Precision.BF16, Precision.FP16, Precision.FP32)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from maveriq.contracts import Calibration, ModelFacts, Precision
 
 _REACH = 4.0  # MaverIQ's data: fitted to 6B and 7B models the law still holds for layers four times as large
+_WORST_FIT = 0.10  # median miss of its own samples; a fingerprint taken on a busy CPU does no worse
 _MIN_MODELS = 2  # one model's error for another is 8 % at the median, two models' 1 %
 
 
@@ -16,6 +17,9 @@ def uncovered(
     seen = calibration.scope
     if seen.num_models < _MIN_MODELS:
         return f"it has seen {seen.num_models} model(s), and {_MIN_MODELS} are the least"
+    miss = calibration.latency_residuals.median
+    if miss > _WORST_FIT:
+        return f"it misses what it was fitted to by {miss:.0%} at the median: the GPU was busy while it was measured"
     for name, value, sizes in (
         ("layer_params", facts.layer_params, seen.layer_params),
         ("hidden_size", facts.hidden_size, seen.hidden_size),

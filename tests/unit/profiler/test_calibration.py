@@ -8,7 +8,7 @@ from math import sqrt
 import pytest
 
 from maveriq import law
-from maveriq.contracts import Calibration, ModelFacts, Precision, RunSample
+from maveriq.contracts import Calibration, ModelFacts, Precision, Residuals, RunSample
 from maveriq_profiler import calibration
 from maveriq_profiler.calibration import TooLittle
 from tests.unit.law.shapes import CONSTANTS, Run, facts, mixture, ms, rig
@@ -199,3 +199,9 @@ def test_what_was_seen_is_covered():
 def test_without_a_time_there_is_no_fit(samples):
     with pytest.raises(TooLittle):
         fit(samples)
+
+
+def test_a_fit_that_misses_its_own_samples_is_not_trusted() -> None:
+    found = fit(samples_of(SHAPES, 0.0))
+    poor = found.model_copy(update={"latency_residuals": Residuals(median=0.16, p90=0.45, maximum=0.9)})
+    assert "16%" in law.uncovered(poor, UNSEEN, Precision.FP16, Precision.FP16)
