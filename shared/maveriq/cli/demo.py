@@ -47,10 +47,10 @@ INTENT = Intent(
     model=MODEL,
     objective=Objective.MIN_COST,
     slo=Slo(ttft_ms=5_000, tpot_ms=500),
-    workload=Workload(input_tokens=40, output_tokens=ANSWER_TOKENS, request_rate_per_s=0.1),
+    workload=Workload(input_tokens=40, output_tokens=ANSWER_TOKENS, request_rate_per_s=0.01),
     min_accuracy=0.95,
 )
-"""The workload is the question below; the limits are what a slow machine still meets."""
+"""The workload is the question below, asked once in a while; the limits are what a slow machine still meets."""
 
 
 def run_demo(console: Console) -> None:
