@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from leave_one_out import FULL, Guess, by_law, by_maveriq, models_of
-from released_data import Row, gpu_seconds, read
+from released_runs import Row, gpu_seconds, read
 
 RESULT = Path(__file__).with_name("results") / "estimator.json"
 OUTPUT_TOKENS = 100

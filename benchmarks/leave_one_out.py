@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import sqrt
 
-from released_data import GIB, Row, gpu_seconds
+from released_runs import GIB, Row, gpu_seconds
 
 from maveriq import law
 from maveriq.contracts import Calibration, RunSample

@@ -9,6 +9,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from maveriq import law
 from maveriq.contracts import BYTES_PER_ELEMENT, FULL_PRECISIONS, Fingerprint, ModelFacts, Precision
 from maveriq_planner.least_squares import fit_non_negative
 
@@ -64,7 +65,7 @@ def fit_activations(fingerprint: Fingerprint) -> ActivationLaw:
 def counted(
     facts: ModelFacts, precision: Precision, kv_precision: Precision, tp: int, slots: Array, context_tokens: int
 ) -> Counted:
-    unquantised = _unquantised_bytes(precision, kv_precision)
+    unquantised = law.unquantised_bytes(precision, kv_precision)
     head = facts.lm_head_params - facts.hidden_size
     norm = facts.hidden_size * (1 if tp == 1 else 2)  # a bias of the norm is in `head`, but whole on each rank
     tied = min(facts.vocab_size * facts.hidden_size, facts.embedding_params, head) if facts.tied_embeddings else 0
@@ -89,12 +90,3 @@ def _layer_weight_bytes(facts: ModelFacts, precision: Precision, tp: int, unquan
         return ceil(facts.layer_params * unquantised)
     matrices = facts.layer_params * BYTES_PER_ELEMENT[precision] + scales
     return ceil(matrices / tp + vectors * unquantised)
-
-
-def _unquantised_bytes(precision: Precision, kv_precision: Precision) -> float:
-    """Per element of embedding, lm_head and norms: quantising leaves them in the format computed in,
-    which is the cache's, or 16 bits where the cache is quantised too.
-    """
-    if precision in FULL_PRECISIONS:
-        return BYTES_PER_ELEMENT[precision]
-    return max(2.0, BYTES_PER_ELEMENT[kv_precision])

@@ -4,7 +4,7 @@ The profiler fits the constants (calibration), the planner multiplies them out. 
 """
 
 from maveriq.law.memory import activation_terms, known_bytes, memory_terms
-from maveriq.law.passes import Passes, Rig, decode_terms, prefill_terms
+from maveriq.law.passes import Passes, Rig, decode_terms, prefill_terms, unquantised_bytes
 from maveriq.law.scope import uncovered
 from maveriq.law.terms import Quantity, Terms, added, dot, scaled
 
@@ -22,4 +22,5 @@ __all__ = [
     "prefill_terms",
     "scaled",
     "uncovered",
+    "unquantised_bytes",
 ]

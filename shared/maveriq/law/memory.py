@@ -41,8 +41,11 @@ def memory_terms(
 
 
 def activation_terms(facts: ModelFacts, rig: Rig, *, num_stages: Quantity, tokens: Quantity) -> dict[str, Quantity]:
-    """Hidden states whole on each rank; what is as wide as the MLP or the attention divided over them."""
-    wide = facts.intermediate_size * (2 if facts.gated_mlp else 1)
+    """Hidden states whole on each rank; what is as wide as the MLP or the attention divided over them.
+
+    A mixture computes as many MLPs for a token as it chooses experts.
+    """
+    wide = facts.intermediate_size * (2 if facts.gated_mlp else 1) * max(1, facts.experts_per_token)
     wide += (facts.num_heads + 2 * facts.num_kv_heads) * facts.head_dim
     return {
         "activation.hidden": tokens * facts.hidden_size * rig.tp * num_stages / GIB,

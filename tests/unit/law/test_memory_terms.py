@@ -1,3 +1,5 @@
+"""What a replica takes beyond weights and cache, whatever the constants."""
+
 import pytest
 
 from maveriq import law

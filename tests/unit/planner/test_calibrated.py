@@ -1,3 +1,5 @@
+"""A calibrated GPU type predicts a model that was never run: what its times and bytes must obey."""
+
 from math import ceil
 
 import numpy as np

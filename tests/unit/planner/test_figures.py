@@ -1,3 +1,5 @@
+"""Figures in a sentence keep what they say."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""The front holds what nothing else beats."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

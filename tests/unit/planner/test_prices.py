@@ -1,3 +1,5 @@
+"""Prices are read from the setting, or refused with what to write."""
+
 import pytest
 
 from maveriq_planner.prices import prices

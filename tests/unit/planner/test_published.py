@@ -1,3 +1,5 @@
+"""MaverIQ's published method behind the planner's interface."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Latencies under load: exact where theory is, near a simulation elsewhere."""
+
 from math import factorial
 
 import numpy as np

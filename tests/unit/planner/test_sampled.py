@@ -1,3 +1,5 @@
+"""A model's own fingerprint predicts the whole of it."""
+
 from itertools import product
 from math import isfinite
 from random import Random

@@ -1,3 +1,5 @@
+"""A calibration's runs fit the device and tell the law's constants apart."""
+
 import json
 
 import numpy as np
