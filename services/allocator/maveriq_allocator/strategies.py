@@ -6,26 +6,17 @@ three are, excludes what it does not prefer, and waits for ever where nothing el
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+from maveriq.contracts import Strategy
 
 WINDOW_S = 120.0  # MaverIQ's
 BUSY = 0.01  # MaverIQ's: utilisation above which a GPU counts as busy
 _STEPS = 100  # of utilisation: costs are integers, so that sums of them are exact
 _FEWER_THAN = 2**15  # sum of the steps of a replica's GPUs: 200 each at most
 _LESS_THAN = 2**44  # sum of their free bytes
-
-
-class Strategy(StrEnum):
-    PACKING = "packing"
-    """The most utilised GPUs that are not busy all the time; these last."""
-    LEAST_LOADED = "least_loaded"
-    HYBRID = "hybrid"
-    """The most utilised below a threshold, then the least utilised."""
-    BEST_FIT = "best_fit"
-    """The GPUs on which least stays free; of equals the least utilised."""
 
 
 @dataclass(frozen=True, slots=True)

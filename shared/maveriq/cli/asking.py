@@ -51,6 +51,11 @@ def read_intent(
     max_price: o.MaxPrice = None,
     max_gpus: o.MaxGpus = None,
     replicas: o.Replicas = None,
+    strategy: o.StrategyOption = None,
+    hybrid_threshold: o.HybridThreshold = None,
+    tenant: o.Tenant = None,
+    priority: o.WaitPriority = None,
+    max_wait_s: o.MaxWaitS = None,
     intent_file: o.IntentFile = None,
 ) -> Intent:
     """Options on top of what a file says. Raises CommandFailed."""
@@ -63,6 +68,8 @@ def read_intent(
         "min_accuracy": min_accuracy, "allow_unmeasured_accuracy": allow_unmeasured,
         "gpu_types": gpu_types or None, "precisions": precisions or None,
         "max_price_per_hour": max_price, "max_gpus": max_gpus, "replicas": replicas,
+        "strategy": strategy, "hybrid_threshold": hybrid_threshold, "tenant": tenant, "priority": priority,
+        "max_wait_s": max_wait_s,
     }  # fmt: skip
     return build_intent(model, given, _text(intent_file))
 

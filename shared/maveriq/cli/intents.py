@@ -30,6 +30,11 @@ OPTIONS = {
     "max_price_per_hour": "--max-price",
     "max_gpus": "--max-gpus",
     "replicas": "--replicas",
+    "strategy": "--strategy",
+    "hybrid_threshold": "--hybrid-threshold",
+    "tenant": "--tenant",
+    "priority": "--priority",
+    "max_wait_s": "--max-wait-s",
 }
 """Field of the intent: the option that sets it."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from maveriq.contracts import Objective, Precision, Priority
+from maveriq.contracts import Objective, Precision, Priority, Strategy
 
 Url = Annotated[
     str, typer.Option("--url", envvar="MAVERIQ_URL", help="Where the cluster's ingress answers.", show_default=True)
@@ -46,6 +46,17 @@ MaxPrice = Annotated[
 MaxGpus = Annotated[int | None, typer.Option(help="GPUs of all replicas together, at most.")]
 Replicas = Annotated[
     int | None, typer.Option(help="Full copies that serve side by side; by default as many as the load needs.")
+]
+StrategyOption = Annotated[
+    Strategy | None, typer.Option(help="Which GPUs are preferred among those that serve equally well.")
+]
+HybridThreshold = Annotated[
+    float | None, typer.Option(help="Of --strategy hybrid: share of the time that a GPU is busy.")
+]
+Tenant = Annotated[str | None, typer.Option(help="On whose quota the memory counts.")]
+WaitPriority = Annotated[Priority | None, typer.Option("--priority", help="Among intents that wait for memory.")]
+MaxWaitS = Annotated[
+    float | None, typer.Option("--max-wait-s", help="Give up after waiting so long for memory; by default never.")
 ]
 IntentFile = Annotated[
     Path | None, typer.Option("--intent", help="JSON file with an intent to start from; '-' is standard input.")

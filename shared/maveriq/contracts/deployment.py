@@ -21,6 +21,8 @@ class State(StrEnum):
     ACCEPTED = "accepted"
     MEASURED = "measured"
     PLANNED = "planned"
+    WAITING = "waiting"
+    """For memory; `Deployment.waiting` says why."""
     RESERVED = "reserved"
     READY = "ready"
     DRAINING = "draining"
@@ -46,6 +48,8 @@ class FailureReason(StrEnum):
     PROBE_FAILED = "probe_failed"
     NO_FEASIBLE_PLAN = "no_feasible_plan"
     NO_CAPACITY = "no_capacity"
+    """It does not fit even where nothing else runs, or waited as long as its intent allows."""
+    QUOTA_EXCEEDED = "quota_exceeded"
     ENGINE_FAILED = "engine_failed"
 
 
@@ -60,6 +64,29 @@ class DeploymentFailed(Message):
     counteroffers: tuple[Counteroffer, ...] = Field(
         default=(), description="Nearest intents that would be met, one relaxed constraint each."
     )
+
+
+class DeploymentWaiting(Message):
+    """Its plan does not fit into what is free now; it is tried again when memory comes back."""
+
+    topic: ClassVar[str] = "deployment.waiting.v1"
+
+    deployment_id: UUID
+    detail: str = Field(description="What is missing, and how much.")
+    since: datetime
+    num_missing: int = Field(ge=1, description="Replicas that have no seat.")
+
+
+class ReplicaLost(Message):
+    """A replica's node did not report for the grace period: its reservation was reclaimed."""
+
+    topic: ClassVar[str] = "replica.lost.v1"
+
+    deployment_id: UUID
+    replica: int
+    token: str
+    node: str
+    detail: str
 
 
 class ReplicaReady(Message):
@@ -164,6 +191,7 @@ class Deployment(Value):
     placements: tuple[Placement, ...] = Field(default=(), description="At most one a replica: the latest.")
     ready_replicas: tuple[int, ...] = ()
     failure: Failure | None = None
+    waiting: str | None = Field(default=None, description="What memory it waits for; None: it does not wait.")
 
 
 class DeploymentChanged(Message):

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import Field
 
 from maveriq.contracts.message import Message, Value
+from maveriq.contracts.placement import Stage
 
 NODE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"  # a word of a routing key: no dots
 
@@ -23,16 +24,33 @@ class Gpu(Value):
     gpu_type: str = Field(min_length=1, description="Product name; fingerprints are kept per type.")
     total_bytes: int = Field(gt=0)
     foreign_bytes: int = Field(ge=0, description="Taken by processes that are not ours.")
+    own_bytes: int | None = Field(
+        default=None, ge=0, description="Taken by our processes; None: the driver does not tell."
+    )
+    utilisation: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the last two minutes in which it was busy; None: not known."
+    )
+    linked: tuple[str, ...] = Field(default=(), description="Ids of the GPUs that it reaches over NVLink.")
+
+
+class Running(Value):
+    """A replica that a worker starts, serves or drains: the heartbeat of its reservation."""
+
+    deployment_id: UUID
+    replica: int = Field(ge=0)
+    token: str = Field(min_length=1, description="Fencing token of its placement.")
+    stages: tuple[Stage, ...] = Field(min_length=1, description="As its placement has them.")
 
 
 class NodeReported(Message):
-    """What a node has. Sent when its worker starts, and every few seconds."""
+    """What a node has and what it runs. Sent when its worker starts, and every few seconds."""
 
     topic: ClassVar[str] = "node.reported.v1"
 
     node: str = Field(pattern=NODE_PATTERN)
     engine: str
     gpus: tuple[Gpu, ...] = Field(min_length=1)
+    running: tuple[Running, ...] | None = Field(default=None, description="None: not told.")
 
 
 class NodeStarted(Message):
@@ -70,6 +88,20 @@ class InventoryChanged(Message):
     node: str = Field(pattern=NODE_PATTERN)
     engine: str
     gpus: tuple[GpuState, ...]
+
+
+class MemoryDrifted(Message):
+    """A GPU's memory is not as reserved: our processes take more than was held, or others take what was held."""
+
+    topic: ClassVar[str] = "memory.drifted.v1"
+
+    node: str = Field(pattern=NODE_PATTERN)
+    gpu: str
+    reserved_bytes: int = Field(ge=0, description="Held by reservations.")
+    own_bytes: int | None = Field(default=None, ge=0, description="That our processes take.")
+    foreign_bytes: int = Field(ge=0)
+    total_bytes: int = Field(gt=0)
+    detail: str
 
 
 class MemoryRequested(Message):

@@ -10,13 +10,6 @@ from maveriq.contracts.intent import MAX_TOKENS
 from maveriq.contracts.message import DoorMessage, DoorValue, Message, Value
 
 
-class Priority(StrEnum):
-    """`high` is taken before `normal`."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-
-
 class ChatMessage(DoorValue):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str

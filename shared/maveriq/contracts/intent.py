@@ -30,6 +30,25 @@ class Objective(StrEnum):
     """Output tokens a second of all replicas while the SLO holds."""
 
 
+class Priority(StrEnum):
+    """`high` is taken before `normal`: of requests that queue, and of intents that wait for memory."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+
+
+class Strategy(StrEnum):
+    """Which GPUs are preferred among those that serve equally well (MaverIQ, section 5; `best_fit` is ours)."""
+
+    PACKING = "packing"
+    """The most utilised GPUs that are not busy all the time; these last."""
+    LEAST_LOADED = "least_loaded"
+    HYBRID = "hybrid"
+    """The most utilised below a threshold, then the least utilised."""
+    BEST_FIT = "best_fit"
+    """The GPUs on which least stays free; of equals the least utilised."""
+
+
 class Slo(DoorValue):
     """Latency that requests of the workload's mean lengths must meet. None: no limit."""
 
@@ -88,6 +107,19 @@ class Intent(DoorValue):
     replicas: int | None = Field(
         default=None, ge=1, le=1000,
         description="Full copies that serve side by side. None: as many as the load needs.",
+    )  # fmt: skip
+    strategy: Strategy | None = Field(default=None, description="Of placing. None: the allocator's own.")
+    hybrid_threshold: float = Field(
+        default=0.7, gt=0, le=1, description="Of strategy hybrid: share of the time that a GPU is busy."
+    )
+    tenant: str = Field(
+        default="default", min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="On whose quota its memory counts.",
+    )  # fmt: skip
+    priority: Priority = Field(default=Priority.NORMAL, description="Among intents that wait for memory.")
+    max_wait_s: float | None = Field(
+        default=None, ge=0, le=30 * 86_400,
+        description="Give up after waiting so long for memory. None: wait until it comes or is released.",
     )  # fmt: skip
 
 

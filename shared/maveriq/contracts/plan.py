@@ -97,6 +97,13 @@ class Prediction(Value):
     basis: Basis = Basis.FINGERPRINT
 
 
+class LayerSpeed(Value):
+    """How fast a GPU type is for one configuration."""
+
+    gpu_type: str
+    decode_ms: float = Field(gt=0, description="One layer's share of a decode step at the candidate's batch.")
+
+
 class Candidate(Value):
     """A configuration that meets the intent, with what the allocator needs to place it."""
 
@@ -105,6 +112,11 @@ class Candidate(Value):
     memory: StageMemory
     score: float = Field(description="The objective's value; lower is better.")
     replicas: int = Field(default=1, ge=1, description="That the load needs, or that the intent asks for.")
+    mixable: tuple[LayerSpeed, ...] = Field(
+        default=(),
+        description="Its own GPU type and those with which the same configuration meets the intent too: a replica "
+        "may be mixed of these. Empty: only of its own type.",
+    )
 
 
 class Rejection(Value):

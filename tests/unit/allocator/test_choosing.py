@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maveriq.contracts import Strategy
 from maveriq_allocator.choosing import Manner, Node, choose, readable, shortage
 from maveriq_allocator.packing import Fragment, Packing, pack
 from maveriq_allocator.screening import MAX_WAYS
-from maveriq_allocator.strategies import Preference, Strategy
+from maveriq_allocator.strategies import Preference
 from tests.unit.allocator.plans import candidate, memory, node, plan
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maveriq.contracts import Stage, StageMemory
+from maveriq.contracts import Stage, StageMemory, Strategy
 from maveriq_allocator.feasibility import Unsound, check, violations
 from maveriq_allocator.packing import Fragment, Packing, Shortfall, pack
-from maveriq_allocator.strategies import Preference, Strategy
+from maveriq_allocator.strategies import Preference
 from tests.unit.allocator.plans import candidate, fragments, memory
 
 GIB = 2**30

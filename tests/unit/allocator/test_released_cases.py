@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from maveriq.contracts import StageMemory
+from maveriq.contracts import StageMemory, Strategy
 from maveriq_allocator.choosing import Choice, Manner, Node, choose
 from maveriq_allocator.packing import Fragment
-from maveriq_allocator.strategies import Preference, Strategy
+from maveriq_allocator.strategies import Preference
 from tests.unit.allocator.plans import candidate, memory, plan
 
 _SHARED = Path(os.environ.get("MAVERIQ_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from maveriq_allocator.strategies import Preference, Strategy, busy_share
+from maveriq.contracts import Strategy
+from maveriq_allocator.strategies import Preference, busy_share
 
 SHARES = np.array([0.0, 0.2, 0.6, 0.7, 0.9, 1.0])
 FREE = np.array([100, 90, 80, 70, 60, 50], dtype=np.int64)
