@@ -51,6 +51,7 @@ class NodeReported(Message):
     engine: str
     gpus: tuple[Gpu, ...] = Field(min_length=1)
     running: tuple[Running, ...] | None = Field(default=None, description="None: not told.")
+    spans_nodes: bool = Field(default=False, description="Its engine runs the stages of one replica on several nodes.")
 
 
 class NodeStarted(Message):

@@ -17,10 +17,11 @@ class Stage(Value):
     gpus: tuple[str, ...] = Field(min_length=1, description="GPU ids, one for each TP rank, in rank order.")
     num_layers: int = Field(gt=0)
     reserved_bytes: int = Field(gt=0, description="On each of the GPUs.")
+    node: str = Field(default="", description="Of its GPUs. Empty: the placement's.")
 
 
 class Placement(Value):
-    """One replica on one node."""
+    """One replica on one node, or from one node on where its engine spans several."""
 
     replica: int = Field(ge=0, description="Number of the replica within its deployment.")
     token: str = Field(min_length=1, description="Fencing token: names this reservation, never reused.")
@@ -29,6 +30,16 @@ class Placement(Value):
     facts: ModelFacts | None = Field(default=None, description="The model's shape; None: not told.")
     candidate: Candidate
     stages: tuple[Stage, ...] = Field(min_length=1, description="In pipeline order.")
+    gap: float = Field(
+        default=0.0, ge=0, le=1,
+        description="Share by which another placement might be better at most, in latency or as the strategy counts. "
+        "0: it is proven that none is.",
+    )  # fmt: skip
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Those that it holds bytes of, its own first."""
+        return tuple(dict.fromkeys((self.node, *(stage.node or self.node for stage in self.stages))))
 
     @property
     def layers(self) -> tuple[int, ...]:
