@@ -25,6 +25,8 @@ class Node:
     name: str
     engine: str
     fragments: tuple[Fragment, ...]
+    spans_nodes: bool = False
+    """Its engine runs one replica's stages on several such nodes."""
 
 
 class Fleet:

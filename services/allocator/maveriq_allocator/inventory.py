@@ -4,7 +4,7 @@ A GPU that its node no longer reports is not offered; what was held on it stays 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -29,6 +29,7 @@ class NodeState:
     reported_at_s: int
     """By Redis' clock."""
     gpus: tuple[GpuState, ...]
+    spans_nodes: bool = False
 
     def message(self) -> InventoryChanged:
         return InventoryChanged(node=self.name, engine=self.engine, gpus=self.gpus)
@@ -38,7 +39,8 @@ class NodeState:
         return Node(
             self.name,
             self.engine,
-            tuple(Fragment(s.gpu.id, s.gpu.gpu_type, _without(s, apart_from).free_bytes) for s in self.gpus),
+            tuple(_fragment(s.gpu, _without(s, apart_from).free_bytes) for s in self.gpus),
+            self.spans_nodes,
         )
 
     def unlent(self) -> "NodeState":
@@ -47,7 +49,11 @@ class NodeState:
             GpuState(gpu=state.gpu, holdings=tuple(h for h in state.holdings if not h.calibration))
             for state in self.gpus
         )
-        return NodeState(self.name, self.engine, self.reported_at_s, tuple(kept))
+        return replace(self, gpus=tuple(kept))
+
+
+def _fragment(gpu: Gpu, free_bytes: int) -> Fragment:
+    return Fragment(gpu.id, gpu.gpu_type, free_bytes, gpu.utilisation or 0.0, frozenset(gpu.linked))
 
 
 def _without(state: GpuState, holder: tuple[UUID, int] | None) -> GpuState:
@@ -72,7 +78,8 @@ class Inventory:
     async def report(self, message: NodeReported) -> None:
         gpus = _GPUS.dump_json(message.gpus).decode()
         limits = [part for gpu in message.gpus for part in (keys.limit(gpu.id), gpu.total_bytes - gpu.foreign_bytes)]
-        await self._report([keys.NODES, keys.node(message.node)], [message.node, message.engine, gpus, *limits])
+        facts = [*limits, "spans_nodes", int(message.spans_nodes)]
+        await self._report([keys.NODES, keys.node(message.node)], [message.node, message.engine, gpus, *facts])
 
     async def snapshot(self) -> list[NodeState]:
         """Every node, by name. Each is read whole; together they may be of different moments."""
@@ -107,4 +114,5 @@ def _node_state(name: str, facts: Mapping[str, str], held: Mapping[str, str]) ->
     states = tuple(
         GpuState(gpu=gpu, holdings=tuple(holdings.get(gpu.id, ()))) for gpu in _GPUS.validate_json(facts["gpus"])
     )
-    return NodeState(name, facts["engine"], int(facts["reported_at_s"]), states)
+    spans_nodes = facts.get("spans_nodes") == "1"
+    return NodeState(name, facts["engine"], int(facts["reported_at_s"]), states, spans_nodes)

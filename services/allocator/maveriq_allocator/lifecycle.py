@@ -118,6 +118,7 @@ def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: S
         facts=plan.plan.facts,
         candidate=plan.plan.candidates[rank],
         stages=seat.stages,
+        gap=seat.gap,
     )
     held = Held(placement=placement, rank=rank, phase=Phase.RESERVED)
     return record.model_copy(update={"held": (*record.held, held), "num_issued": record.num_issued + 1})
@@ -217,4 +218,4 @@ def release_done(record: Record) -> list[Message]:
 
 def changed_nodes(record: Record, *others: str) -> list[str]:
     """The nodes whose inventory a change of this record may touch."""
-    return sorted({held.placement.node for held in record.held} | set(others))
+    return sorted({node for held in record.held for node in held.placement.nodes} | set(others))

@@ -150,7 +150,13 @@ class _Bench:
     def _stage(self, memory: StageMemory, seat: "_Seat") -> Stage:
         ranks = seat.fragments[seat.block.start : seat.block.start + self._tp]
         held = memory.of_stage(seat.num_layers, first=seat.block.first, last=seat.block.last)
-        return Stage(gpus=tuple(sorted(f.gpu for f in ranks)), num_layers=seat.num_layers, reserved_bytes=held)
+        return Stage(
+            gpus=tuple(sorted(f.gpu for f in ranks)),
+            num_layers=seat.num_layers,
+            reserved_bytes=held,
+            node=ranks[0].node,
+            gpu_type=ranks[0].gpu_type,
+        )
 
 
 def _layer_ns(fragment: Fragment, speeds: Mapping[str, float] | None) -> int:

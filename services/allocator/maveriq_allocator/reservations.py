@@ -84,4 +84,4 @@ def _holds(record: Record) -> Iterator[_Hold]:
         for stage in at.stages:
             for gpu in stage.gpus:
                 field = keys.holding(gpu, record.deployment_id, at.replica)
-                yield _Hold(at.node, gpu, field, stage.reserved_bytes)
+                yield _Hold(stage.node or at.node, gpu, field, stage.reserved_bytes)

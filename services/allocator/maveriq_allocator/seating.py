@@ -50,8 +50,8 @@ class Seat:
     node: str
     """Of its first stage."""
     stages: tuple[Stage, ...]
-    gap: int = 0
-    """By how much another node might be cheaper at most, as the strategy counts; 0: none is better."""
+    gap: float = 0.0
+    """See `Placement.gap`."""
 
 
 def seat_all(

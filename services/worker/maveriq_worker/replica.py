@@ -160,7 +160,7 @@ class Replica:
             deployment_id=self._deployment_id,
             node=self.placement.node,
             engine=configuration.engine,
-            gpu_types=(configuration.gpu_type,) * len(self.placement.stages),
+            gpu_types=tuple(stage.gpu_type or configuration.gpu_type for stage in self.placement.stages),
             facts=facts,
             precision=configuration.precision,
             kv_precision=configuration.kv_precision,

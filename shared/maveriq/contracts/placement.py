@@ -18,6 +18,7 @@ class Stage(Value):
     num_layers: int = Field(gt=0)
     reserved_bytes: int = Field(gt=0, description="On each of the GPUs.")
     node: str = Field(default="", description="Of its GPUs. Empty: the placement's.")
+    gpu_type: str = Field(default="", description="Of its GPUs. Empty: the candidate's.")
 
 
 class Placement(Value):
