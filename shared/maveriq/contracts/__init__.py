@@ -100,7 +100,7 @@ from maveriq.contracts.model import (
     Provenance,
     Variant,
 )
-from maveriq.contracts.placement import Placement, PlacementReserved, Stage
+from maveriq.contracts.placement import Placement, PlacementRequested, PlacementReserved, Stage
 from maveriq.contracts.plan import (
     Basis,
     Candidate,
@@ -179,6 +179,7 @@ __all__ = [
     "NodeStarted",
     "Objective",
     "Placement",
+    "PlacementRequested",
     "PlacementReserved",
     "Plan",
     "PlanComputed",

@@ -75,6 +75,8 @@ class DeploymentWaiting(Message):
     detail: str = Field(description="What is missing, and how much.")
     since: datetime
     num_missing: int = Field(ge=1, description="Replicas that have no seat.")
+    num_placed: int = Field(default=0, ge=0, description="Placements so far: a later one ends this, or is told anew.")
+    told_at: datetime | None = Field(default=None, description="Of two with as many placements the later counts.")
 
 
 class ReplicaLost(Message):
@@ -118,6 +120,9 @@ class ReplicaFailed(Message):
         default=False,
         description="The checkpoint cannot be read or converted: no candidate with it will start.",
     )
+    out_of_memory: bool = Field(
+        default=False, description="It did not fit into the bytes reserved: the estimate of such stages is too low."
+    )
 
 
 class ReplicaStopped(Message):
@@ -157,6 +162,9 @@ class DeploymentDraining(Message):
     node: str
     replica: int
     token: str
+    goes_on: bool = Field(
+        default=False, description="The deployment goes on without this replica: it moved, or its token is an old one."
+    )
 
 
 class DeploymentReleased(Message):

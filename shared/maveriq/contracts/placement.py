@@ -26,6 +26,7 @@ class Placement(Value):
 
     replica: int = Field(ge=0, description="Number of the replica within its deployment.")
     token: str = Field(min_length=1, description="Fencing token: names this reservation, never reused.")
+    number: int = Field(default=0, ge=0, description="How many placements its deployment had before.")
     node: str
     model: Model
     facts: ModelFacts | None = Field(default=None, description="The model's shape; None: not told.")
@@ -56,3 +57,11 @@ class PlacementReserved(Message):
     deployment_id: UUID
     node: str
     placement: Placement
+
+
+class PlacementRequested(Message):
+    """A deployment that waits is to be tried again: memory came back, its time is over, or its reason changed."""
+
+    topic: ClassVar[str] = "placement.requested.v1"
+
+    deployment_id: UUID
