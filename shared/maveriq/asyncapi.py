@@ -23,7 +23,7 @@ DIRECT: dict[type[Message], str] = {
 PARAMETERS = {
     "node": "Node whose worker the message is for.",
     "deployment_id": "UUID of the deployment.",
-    "priority": "high or normal.",
+    "priority": "high, normal or low.",
     "reply_to": "The requester's own queue: AMQP property reply_to of what it sent.",
 }
 

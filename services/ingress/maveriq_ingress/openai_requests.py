@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from maveriq.contracts import MAX_TOKENS, ChatMessage, DoorValue, Fault, Priority, Sampling
 from maveriq_ingress.errors import HttpError, refused
 
+_PRIORITIES: Mapping[str | None, Priority] = {"priority": Priority.HIGH, "flex": Priority.LOW}  # OpenAI's tiers
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, of /v1/completions alone
 
 
@@ -47,7 +48,7 @@ class _Body(DoorValue):
     max_tokens: int | None = Field(default=None, gt=0, le=MAX_TOKENS)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    service_tier: Literal["auto", "default", "priority"] | None = None
+    service_tier: Literal["auto", "default", "priority", "flex"] | None = None
     ignore_eos: bool = False  # ours, not OpenAI's: for measuring
     n: object = None
     logit_bias: object = None
@@ -72,7 +73,7 @@ class _Body(DoorValue):
 
     @property
     def priority(self) -> Priority:
-        return Priority.HIGH if self.service_tier == "priority" else Priority.NORMAL
+        return _PRIORITIES.get(self.service_tier, Priority.NORMAL)
 
     @property
     def include_usage(self) -> bool:

@@ -39,7 +39,7 @@ class Serving:
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(bus, self._client_gone)
         self._answers: dict[UUID, Answer] = {}
-        self._waiting: dict[Priority, deque[Answer]] = {Priority.HIGH: deque(), Priority.NORMAL: deque()}
+        self._waiting: dict[Priority, deque[Answer]] = {priority: deque() for priority in Priority}
         self._num_generating = 0
         self._cancelled: OrderedDict[UUID, None] = OrderedDict()
         self._changed = asyncio.Event()
@@ -123,8 +123,8 @@ class Serving:
             self._fill_slots()
 
     def _fill_slots(self) -> None:
-        """High before normal, each in order of arrival."""
-        for queue in (self._waiting[Priority.HIGH], self._waiting[Priority.NORMAL]):
+        """High before normal before low, each in order of arrival."""
+        for queue in self._waiting.values():
             while queue and self._num_generating < self._slots and not self.failed.done():
                 answer = queue.popleft()
                 answer.generating = True

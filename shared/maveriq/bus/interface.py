@@ -225,7 +225,8 @@ class Bus(Protocol):
     ) -> RequestConsumer:
         """Take requests while fewer than `slots` of a priority are in hand unacked.
 
-        `receive` must not block. Deliveries of both priorities come as they arrive: take the high ones first.
+        `receive` must not block. Deliveries of every priority come as they arrive: the receiver puts
+        them in order.
         A malformed request is refused to its sender and dead-lettered by the bus.
         """
         ...

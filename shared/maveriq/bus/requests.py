@@ -58,8 +58,8 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Both:
-    """The consumers of both priorities as one."""
+class Together:
+    """The consumers of every priority as one."""
 
     consumers: tuple[RequestConsumer, ...]
 
@@ -71,7 +71,7 @@ class Both:
 async def consume_requests(
     connection: Connection, deployment_id: UUID, receive: Callable[[RequestDelivery], None], slots: int
 ) -> RequestConsumer:
-    """Take requests of both priorities, `slots` of each; the high queue is asked first."""
+    """Take requests of every priority, `slots` of each; the high queue is asked first."""
 
     async def consume(priority: Priority) -> RequestConsumer:
         async def take(delivery: Delivery) -> None:
@@ -85,7 +85,7 @@ async def consume_requests(
 
         return await connection.consume(request_queue(deployment_id, priority), take, prefetch=slots)
 
-    return Both((await consume(Priority.HIGH), await consume(Priority.NORMAL)))
+    return Together(tuple([await consume(priority) for priority in Priority]))
 
 
 async def consume_dead_requests(

@@ -106,6 +106,16 @@ class Api:
                     raise _failure(event["error"])
                 yield event
 
+    def exchange(self, path: str, body: Mapping[str, object]) -> tuple[int, dict[str, Any]]:
+        """Status and body of the answer, whatever they are. Waits as long as it takes. Raises CommandFailed."""
+        with self._connected("POST", path, body, None) as response:
+            text = response.read()
+        try:
+            answer: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise CommandFailed(f"HTTP {response.status}: {text[:200].decode(errors='replace')}") from error
+        return response.status, answer
+
     def _call(
         self,
         method: str,
@@ -128,6 +138,21 @@ class Api:
         timeout_s: float | None = None,
     ) -> Generator[HTTPResponse, None, None]:
         """A response whose status is a success. Raises CommandFailed."""
+        with self._connected(method, path, body, query, timeout_s) as response:
+            if response.status >= 400:
+                raise _refusal(response.status, response.read())
+            yield response
+
+    @contextmanager
+    def _connected(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None,
+        query: Mapping[str, str] | None,
+        timeout_s: float | None = None,
+    ) -> Generator[HTTPResponse, None, None]:
+        """A response of any status. Raises CommandFailed."""
         host, port = self._address
         kind = HTTPSConnection if self._secure else HTTPConnection
         connection = kind(host, port, timeout=timeout_s)
@@ -138,10 +163,7 @@ class Api:
                 None if body is None else json.dumps(body).encode(),
                 {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"},
             )
-            response = connection.getresponse()
-            if response.status >= 400:
-                raise _refusal(response.status, response.read())
-            yield response
+            yield connection.getresponse()
         except ConnectionRefusedError as error:
             raise CommandFailed(
                 f"no cluster answers at {self.url}; start one with `maveriq up`, or name it with --url or MAVERIQ_URL",

@@ -13,6 +13,7 @@ from maveriq.cli import options as o
 from maveriq.cli.accuracy import measure_accuracy
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.asking import takes_intent
+from maveriq.cli.batching import run_batch
 from maveriq.cli.calibrating import calibrate as calibrate_and_follow
 from maveriq.cli.calibrating import show_calibrations
 from maveriq.cli.chatting import Answering, chat_loop, complete
@@ -196,6 +197,22 @@ def infer(
     """Continue a text, without a chat template."""
     answering = Answering(Api(url), target, _sampling(max_tokens, temperature, top_p, seed), priority)
     complete(answering, sys.stdin.read() if prompt == "-" else prompt, None if json else out)
+
+
+@app.command()
+def batch(
+    file: Annotated[Path, typer.Argument(help="Requests, a line each, as OpenAI's Batch API takes them.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Answers; by default FILE's, .out.jsonl.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Model name or deployment id, in place of those that the lines name.")
+    ] = None,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Answer a file of requests, after everybody else's; again, only what has no answer yet."""
+    run_batch(Api(url), file, output, target, None if json else out)
 
 
 @app.command()

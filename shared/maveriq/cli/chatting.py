@@ -15,6 +15,9 @@ from maveriq.cli.figures import duration
 from maveriq.cli.finding import find_serving
 from maveriq.contracts import Priority
 
+TIERS = {Priority.HIGH: "priority", Priority.NORMAL: "default", Priority.LOW: "flex"}
+"""As OpenAI names them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -59,7 +62,7 @@ class Answering:
         body = {
             "model": str(deployment.deployment_id),
             "stream_options": {"include_usage": True},
-            "service_tier": "priority" if self.priority is Priority.HIGH else "default",
+            "service_tier": TIERS[self.priority],
             **self.sampling,
             **asked,
         }

@@ -66,6 +66,6 @@ MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer; as m
 Temperature = Annotated[float | None, typer.Option(min=0, max=10, help="0 is greedy.")]
 TopP = Annotated[float | None, typer.Option(min=0, max=1)]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
-PriorityOption = Annotated[Priority, typer.Option(help="high is served before normal.")]
+PriorityOption = Annotated[Priority, typer.Option(help="high is served before normal, normal before low.")]
 
 DEFAULT_URL = "http://127.0.0.1:8000"

@@ -31,10 +31,12 @@ class Objective(StrEnum):
 
 
 class Priority(StrEnum):
-    """`high` is taken before `normal`: of requests that queue, and of intents that wait for memory."""
+    """In this order requests are taken from their queues, and intents that wait for memory are tried."""
 
     HIGH = "high"
     NORMAL = "normal"
+    LOW = "low"
+    """What nobody waits for: batches."""
 
 
 class Strategy(StrEnum):

@@ -39,6 +39,14 @@ def test_every_honoured_field_arrives() -> None:
     assert (asked.stream, asked.include_usage, asked.priority) == (True, True, Priority.HIGH)
 
 
+@pytest.mark.parametrize(
+    ("tier", "priority"),
+    [("priority", Priority.HIGH), ("default", Priority.NORMAL), ("auto", Priority.NORMAL), ("flex", Priority.LOW)],
+)
+def test_a_service_tier_is_a_priority(tier: str, priority: Priority) -> None:
+    assert chat(service_tier=tier).priority is priority
+
+
 def test_logprobs_without_alternatives_ask_for_the_chosen_token_alone() -> None:
     assert chat(logprobs=True).sampling.logprobs == 0
     assert completion(logprobs=0).sampling.logprobs == 0
@@ -112,7 +120,7 @@ def test_an_assistants_answer_can_be_sent_back_as_it_came() -> None:
         ({"temperature": -0.1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"seed": 2**70}, "seed"),
-        ({"service_tier": "flex"}, "service_tier"),
+        ({"service_tier": "scale"}, "service_tier"),
         ({"stream": "yes"}, "stream"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),

@@ -136,15 +136,16 @@ async def test_only_messages_with_a_last_chunk_are_confirmed(scene: Scene) -> No
     assert [confirm for _, _, confirm in scene.worker.sent] == [False, True, True]
 
 
-async def test_high_is_taken_before_normal_once_a_slot_is_free(scene: Scene) -> None:
+async def test_high_is_taken_before_normal_before_low_once_a_slot_is_free(scene: Scene) -> None:
     running = [await scene.submit(tokens=1), await scene.submit(tokens=1)]
     await until(lambda: len(scene.engine.asked) == 2)
+    low = [await scene.submit(tokens=1, priority=Priority.LOW) for _ in range(2)]
     normal = [await scene.submit(tokens=1) for _ in range(2)]
     high = [await scene.submit(tokens=1, priority=Priority.HIGH) for _ in range(2)]
     await asyncio.sleep(0.01)
-    await scene.steps_until(lambda: len(scene.heard.chunks) == 6)
+    await scene.steps_until(lambda: len(scene.heard.chunks) == 8)
     order = [g.request_id for g in scene.engine.generations]
-    assert order == [r.request_id for r in (*running, *high, *normal)]
+    assert order == [r.request_id for r in (*running, *high, *normal, *low)]
 
 
 async def test_no_more_requests_generate_than_there_are_slots(scene: Scene) -> None:
