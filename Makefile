@@ -7,7 +7,7 @@ BIN := .venv/bin
 DISTRIBUTIONS := shared/pyproject.toml $(wildcard services/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format schemas servers bench-streaming bench-torch-engine bench-fingerprint
+.PHONY: help install demo test lint mypy pyright format schemas servers bench-streaming bench-torch-engine bench-fingerprint
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -25,8 +25,10 @@ lint: install ## ruff, import-linter, mypy, pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy
-	$(BIN)/pyright
+	@$(MAKE) --no-print-directory --output-sync -j2 mypy pyright
+
+mypy pyright:
+	$(BIN)/$@
 
 # Two at a time, each with servers of its own; one where servers are given, which two would share.
 TOGETHER := $(if $(MAVERIQ_TEST_AMQP_URL)$(MAVERIQ_TEST_REDIS_URL),0,2)
