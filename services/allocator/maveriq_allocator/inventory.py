@@ -43,6 +43,10 @@ class NodeState:
             self.spans_nodes,
         )
 
+    def emptied(self) -> "NodeState":
+        """As if nothing of ours were held."""
+        return replace(self, gpus=tuple(GpuState(gpu=state.gpu) for state in self.gpus))
+
     def unlent(self) -> "NodeState":
         """As if calibrations had given back all that they hold."""
         kept = (

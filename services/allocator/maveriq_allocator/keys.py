@@ -1,19 +1,29 @@
 """The names of what the allocator keeps in Redis. Nobody else writes or reads there.
 
     maveriq:allocator:nodes                set: every node that ever reported
-    maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; reported_at_s, Redis' clock;
-                                           limit|<gpu>: total - foreign, what the scripts look at
-    maveriq:allocator:node:<node>:held     hash: <gpu>|<deployment>/<replica> -> bytes: one field a reservation's GPU;
+    maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; spans_nodes; number, the report's;
+                                           heard_at_ms, by `watch`; for each GPU
+                                           limit|<gpu>: what of it is ours to hold: total - foreign - headroom - drift
+                                           version|<gpu>: grows whenever its limit, or what is held on it, changes
+    maveriq:allocator:node:<node>:held     hash: <gpu>|<token> -> bytes: one field a reservation's GPU;
                                            <gpu>|<hold>/hold -> bytes: held for a calibration
+    maveriq:allocator:node:<node>:strange  hash: <gpu>|<token> -> the node that holds it: what this node's worker runs
+                                           and no record knows; its bytes are among those held
+    maveriq:allocator:node:<node>:missing  hash: token -> since when the worker's reports leave it out, by `watch`
+    maveriq:allocator:node:<node>:drifted  hash: gpu -> how its memory is not as reserved, and since which report
+    maveriq:allocator:heard                sorted set: node -> when it last reported, by `watch`
+    maveriq:allocator:watch                hash: ticked_at_ms, Redis' clock; listened_ms: how long allocators listened
+    maveriq:allocator:said:<token>         there for a while after its loss, or the order to stop it, was told
+    maveriq:allocator:tenant:<tenant>      hash: deployment -> bytes and GPUs that it holds
     maveriq:allocator:holds                hash: hold -> where it is (`holds.Place`)
     maveriq:allocator:holds:ends           sorted set: hold -> when it ends unless asked for again, ms by Redis' clock
     maveriq:allocator:deployment:<id>      hash: version; record (`lifecycle.Record`); plan (`PlanComputed`)
     maveriq:allocator:holds:wanted         there while calibrations are to give back what they hold
     maveriq:allocator:holds:wanted:<deployment>   how often it asked for that
 
-A node's two hashes are all that a reservation on it looks at: nothing scans the cluster. What is free is always
-total - foreign - sum(held), never a counter of its own that could drift. A deployment's version grows with each
-change, and `commit.lua` changes record and held bytes together or not at all.
+A node's two hashes are all that a reservation on it looks at: nothing scans the cluster. What is free is always the
+limit - sum(held), never a counter of its own that could drift. A deployment's version grows with each change, and
+`commit.lua` changes record and held bytes together or not at all. A token is <deployment>.<replica>.<number>.
 """
 
 from uuid import UUID
@@ -22,6 +32,12 @@ NODES = "maveriq:allocator:nodes"
 HOLDS = "maveriq:allocator:holds"
 HOLD_ENDS = "maveriq:allocator:holds:ends"
 WANTED = "maveriq:allocator:holds:wanted"
+HEARD = "maveriq:allocator:heard"
+WATCH = "maveriq:allocator:watch"
+LINE = "maveriq:allocator:line"
+CLAIM = "maveriq:allocator:line:claim"
+LINE_NEWS = "maveriq:allocator:line:news"
+LINE_SURVEY = "maveriq:allocator:line:survey"
 
 
 def node(name: str) -> str:
@@ -32,18 +48,50 @@ def held(name: str) -> str:
     return f"maveriq:allocator:node:{name}:held"
 
 
+def strange(name: str) -> str:
+    return f"maveriq:allocator:node:{name}:strange"
+
+
+def missing(name: str) -> str:
+    return f"maveriq:allocator:node:{name}:missing"
+
+
+def drifted(name: str) -> str:
+    return f"maveriq:allocator:node:{name}:drifted"
+
+
 def limit(gpu: str) -> str:
     """Field of a node's hash."""
     return f"limit|{gpu}"
+
+
+def version(gpu: str) -> str:
+    """Field of a node's hash."""
+    return f"version|{gpu}"
+
+
+def said(token: str) -> str:
+    return f"maveriq:allocator:said:{token}"
+
+
+def tenant(name: str) -> str:
+    return f"maveriq:allocator:tenant:{name}"
 
 
 def deployment(deployment_id: UUID) -> str:
     return f"maveriq:allocator:deployment:{deployment_id}"
 
 
-def holding(gpu: str, deployment_id: UUID, replica: int) -> str:
+def lesson(candidate: str) -> str:
+    """Args:
+    candidate: what alike candidates have in common.
+    """
+    return f"maveriq:allocator:lesson:{candidate}"
+
+
+def holding(gpu: str, token: str) -> str:
     """Field of a node's `held` hash."""
-    return f"{gpu}|{deployment_id}/{replica}"
+    return f"{gpu}|{token}"
 
 
 def hold(gpu: str, hold_id: UUID) -> str:
@@ -54,5 +102,12 @@ def hold(gpu: str, hold_id: UUID) -> str:
 def parse_holding(field: str) -> tuple[str, UUID, int | None]:
     """The GPU, deployment and replica of a field; of a calibration's the GPU, the hold and None."""
     gpu, _, holder = field.rpartition("|")
-    owner, _, replica = holder.rpartition("/")
-    return gpu, UUID(owner), None if replica == "hold" else int(replica)
+    if holder.endswith("/hold"):
+        return gpu, UUID(holder.removesuffix("/hold")), None
+    return gpu, *parse_token(holder)
+
+
+def parse_token(token: str) -> tuple[UUID, int]:
+    """The deployment and replica of a reservation."""
+    deployment_id, replica, _ = token.split(".")
+    return UUID(deployment_id), int(replica)
