@@ -376,6 +376,13 @@ async def test_times_of_stages_on_several_gpu_types_speak_of_none(cluster: Clust
     assert await cluster.profiler(FakeProbe()).calibrating.samples.served(POOL) == {}
 
 
+async def test_times_of_another_engine_version_are_not_mixed_in(cluster: Cluster) -> None:
+    await sampled(cluster)
+    of_another = report(decoded(9.0)).model_copy(update={"engine_version": "2.14-r1"})
+    assert await cluster.tell(FakeProbe(), of_another) == []
+    assert await cluster.profiler(FakeProbe()).calibrating.samples.served(POOL) == {}
+
+
 async def test_three_reports_in_a_row_off_the_prediction_flag_a_deployment_and_plan_it_again(cluster: Cluster) -> None:
     await sampled(cluster)
     first = await cluster.tell(FakeProbe(), report(decoded(9.0)))
@@ -383,7 +390,7 @@ async def test_three_reports_in_a_row_off_the_prediction_flag_a_deployment_and_p
     assert [type(message) for message in (*first, *second)] == [CalibrationUpdated]
     updated, missed, again = await cluster.tell(FakeProbe(), report(decoded(9.0)))
     assert isinstance(updated, CalibrationUpdated) and updated.calibration.version == 3
-    assert isinstance(missed, PredictionMissed)
+    assert isinstance(missed, PredictionMissed) and (missed.engine, missed.gpu_type) == ("torch", "cpu-1t")
     assert (missed.deployment_id, missed.measured_ms, missed.predicted_ms) == (DEPLOYMENT, 9.0, 3.0)
     assert isinstance(again, FingerprintMeasured)
     assert again.deployment_id == DEPLOYMENT and again.admission == accepted().admission

@@ -27,6 +27,7 @@ from maveriq.contracts import (
     ServedTime,
     ServiceTimed,
 )
+from maveriq.engine_version import engine_version
 from maveriq.settings import BadSetting
 from maveriq.topology import EXCHANGE, WORKER
 from maveriq_worker.__main__ import run, serve
@@ -304,8 +305,9 @@ async def test_a_replica_that_served_says_once_what_its_passes_took(scene: Scene
     said = await scene.hears(ServiceTimed)
     configuration = where.candidate.configuration
     assert said == ServiceTimed(
-        deployment_id=scene.deployment_id, node=NODE, engine="torch", gpu_types=("cpu-1t", "cpu-1t"), facts=FACTS,
-        precision=configuration.precision, kv_precision=configuration.kv_precision, tp=1, layers=(1, 1), times=(TIME,),
+        deployment_id=scene.deployment_id, node=NODE, engine="torch", engine_version=engine_version("torch"),
+        gpu_types=("cpu-1t", "cpu-1t"), facts=FACTS, precision=configuration.precision,
+        kv_precision=configuration.kv_precision, tp=1, layers=(1, 1), times=(TIME,),
     )  # fmt: skip
     await scene.hears(NodeReported, len(scene.said(NodeReported)) + 2)
     assert len(scene.said(ServiceTimed)) == 1

@@ -24,6 +24,7 @@ from maveriq_ingress.dead_requests import answering
 from maveriq_ingress.handlers import Handlers
 from maveriq_ingress.http import app
 from maveriq_ingress.inventory import Inventories
+from maveriq_ingress.metrics import MetricsApi
 from maveriq_ingress.models import Models
 from maveriq_ingress.openai import OpenAi
 from maveriq_ingress.openai_models import OpenAiModels
@@ -62,6 +63,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
             *Api(bus, handlers, changes).endpoints(),
             *CalibrationsApi(bus, calibrations, inventories).endpoints(),
             *AccuracyApi(bus, accuracy).endpoints(),
+            *MetricsApi(handlers.metrics, calibrations, changes).endpoints(),
             *OpenAi(streams, changes, models).endpoints(),
             *OpenAiModels(models, changes).endpoints(),
         ]

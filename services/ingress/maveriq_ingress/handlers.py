@@ -1,7 +1,7 @@
 """Messages in, messages out: intents are admitted, facts folded into their deployment, dead requests answered."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -37,6 +37,7 @@ from maveriq_ingress.admission import admit, taken
 from maveriq_ingress.calibrations import Calibrations
 from maveriq_ingress.folding import Fact, Record, replans
 from maveriq_ingress.inventory import Inventories
+from maveriq_ingress.metrics import Metrics
 from maveriq_ingress.models import Models
 from maveriq_ingress.statuses import Statuses
 
@@ -58,6 +59,7 @@ class Handlers:
     queues: RequestQueues
     answer: Callable[[DeadRequest], Awaitable[None]]
     now: Callable[[], datetime]
+    metrics: Metrics = field(default_factory=Metrics)
 
     async def on_model_submitted(self, message: ModelSubmitted) -> Message:
         await self.models.register(message.model, self.now())
@@ -97,6 +99,10 @@ class Handlers:
     async def on_fact(self, message: Fact) -> tuple[Message, ...]:
         return _changed(await self.statuses.learn(message, self.now()))
 
+    async def on_prediction_missed(self, message: PredictionMissed) -> tuple[Message, ...]:
+        self.metrics.count_missed(message)
+        return await self.on_fact(message)
+
     async def on_end(self, message: DeploymentReleased | DeploymentFailed) -> tuple[Message, ...]:
         record = await self.statuses.learn(message, self.now())
         if isinstance(message, DeploymentFailed) and replans(record, message):
@@ -113,7 +119,7 @@ class Handlers:
             Handler(IntentSubmitted, self.on_intent_submitted),
             Handler(ReleaseRequested, self.on_release_requested),
             Handler(FingerprintMeasured, self.on_fact),
-            Handler(PredictionMissed, self.on_fact),
+            Handler(PredictionMissed, self.on_prediction_missed),
             Handler(PlanComputed, self.on_fact),
             Handler(PlanPreviewed, self.on_fact),
             Handler(PlacementReserved, self.on_fact),

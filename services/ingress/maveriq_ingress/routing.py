@@ -72,6 +72,10 @@ class Routes:
             if not self._ready[route.model]:
                 del self._ready[route.model]
 
+    def states(self) -> list[State]:
+        """Of each deployment that was meant to run."""
+        return [route.state for route in self._by_id.values() if not route.dry_run]
+
     def models(self) -> dict[str, list[Route]]:
         """The deployments of each model name that serve or are about to."""
         found: dict[str, list[Route]] = {}

@@ -123,8 +123,8 @@ def miss(report: ServiceTimed, calibration: Calibration) -> PredictionMissed | N
         weight = time.count * abs(log2(ms / expected.ms))
         if worst is None or weight > worst[0]:
             worst = weight, PredictionMissed(
-                deployment_id=report.deployment_id, what=what, batch=time.batch, measured_ms=ms,
-                predicted_ms=expected.ms, interval_ms=(expected.low, expected.high),
+                deployment_id=report.deployment_id, engine=report.engine, gpu_type=report.gpu_types[0], what=what,
+                batch=time.batch, measured_ms=ms, predicted_ms=expected.ms, interval_ms=(expected.low, expected.high),
             )  # fmt: skip
     return worst[1] if worst is not None and 2 * missed > checked else None
 

@@ -36,15 +36,14 @@ class Learning:
         return updated + replan
 
     async def _pool(self, report: ServiceTimed) -> Pool | None:
-        """None: its stages sit on several GPU types, so their times speak of none; or no profiler knows the type."""
+        """None: its stages sit on several GPU types, so their times speak of none; or no profiler knows the type, or
+        none the engine's version.
+        """
         if len(set(report.gpu_types)) > 1:
             return None
-        for rig in await self.rigs.present():
-            if (rig.engine, rig.gpu_type) == (report.engine, report.gpu_types[0]):
-                return Pool(rig.engine, rig.engine_version, rig.gpu_type, rig.max_pp)
-        known = await self.samples.calibrations()
-        on = (report.engine, report.gpu_types[0])
-        return next((Pool.of(one) for one in known if (one.engine, one.gpu_type) == on), None)
+        present = [Pool(rig.engine, rig.engine_version, rig.gpu_type, rig.max_pp) for rig in await self.rigs.present()]
+        known = [Pool.of(one) for one in await self.samples.calibrations()]
+        return next((pool for pool in present + known if _ran_on(pool, report)), None)
 
     async def _judge(self, report: ServiceTimed, pool: Pool) -> list[Message]:
         planned = await self.watching.planned(report.deployment_id)
@@ -57,3 +56,9 @@ class Learning:
         again = planned.model_copy(update={"calibrations": await self.samples.calibrations()})
         await self.watching.remember(again)
         return [missed, again] if fitted is None else [CalibrationUpdated(calibration=fitted), missed, again]
+
+
+def _ran_on(pool: Pool, report: ServiceTimed) -> bool:
+    """A worker of another engine version than the pool's tells nothing of it; one that does not say its is believed."""
+    version = report.engine_version or pool.engine_version
+    return (pool.engine, pool.engine_version, pool.gpu_type) == (report.engine, version, report.gpu_types[0])

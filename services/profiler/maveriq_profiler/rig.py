@@ -1,14 +1,13 @@
 """What this profiler measures on: the device's name as the workers report it, and the engine's version."""
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 from maveriq.contracts import Precision
+from maveriq.engine_version import engine_version
 from maveriq.settings import BadSetting
 from maveriq_profiler.measuring import Rig
 from maveriq_profiler.settings import Settings
-
-TORCH_ENGINE_REVISION = 2  # of the worker's torch engine: raised when its speed or memory changes
 
 _ON_CPU: tuple[Precision, ...] = (Precision.FP32, Precision.BF16)  # fp16 has no fast kernels on CPUs
 _ON_CUDA = (Precision.BF16, Precision.FP16, Precision.FP32)
@@ -23,11 +22,11 @@ def find_rig(settings: Settings, nvml: Any | None) -> Rig:
     Raises:
         BadSetting: the engine is not installed, or the device is not there; says what to do.
     """
-    installed = _engine_version(settings)
+    installed = _installed(settings)
     names = _gpu_names(nvml)
     device = settings.device
     if device is None:
-        device = "cuda:0" if names and not installed.endswith("+cpu") else "cpu"
+        device = "cuda:0" if names and "+cpu" not in installed else "cpu"
     if device == "cpu":
         if settings.engine == "trtllm":
             raise BadSetting("MAVERIQ_ENGINE=trtllm: runs on NVIDIA GPUs alone, and NVML sees none to measure; "
@@ -38,26 +37,23 @@ def find_rig(settings: Settings, nvml: Any | None) -> Rig:
         if number >= len(names):
             raise BadSetting(f"MAVERIQ_PROFILE_DEVICE={device!r}: NVML sees {len(names)} GPUs; give cpu or one of them")
         gpu_type, precisions = names[number], _TRTLLM if settings.engine == "trtllm" else _ON_CUDA
-    own = f"-r{TORCH_ENGINE_REVISION}" if settings.engine == "torch" else ""
-    return Rig(settings.engine, installed + own, gpu_type, device, settings.threads, precisions, settings.max_pp)
+    return Rig(settings.engine, installed, gpu_type, device, settings.threads, precisions, settings.max_pp)
 
 
-def _engine_version(settings: Settings) -> str:
+def _installed(settings: Settings) -> str:
+    found = engine_version(settings.engine)
     if settings.engine == "trtllm":
-        try:
-            return version("tensorrt-llm")
-        except PackageNotFoundError:
+        if not found:
             raise BadSetting(
                 "MAVERIQ_ENGINE=trtllm: tensorrt_llm is not installed; on Linux with CUDA run "
                 "pip install 'tensorrt-llm>=1.2' --extra-index-url https://pypi.nvidia.com, or set MAVERIQ_ENGINE=torch"
-            ) from None
-    try:
-        version("transformers")
-        return version("torch")
-    except PackageNotFoundError as error:
-        raise BadSetting(
-            f"MAVERIQ_ENGINE=torch: {error.name} is not installed; run pip install 'maveriq-profiler[torch]'"
-        ) from None
+            )
+        return found
+    missing = [package for package in ("torch", "transformers") if find_spec(package) is None]
+    if missing or not found:
+        name = missing[0] if missing else "torch"
+        raise BadSetting(f"MAVERIQ_ENGINE=torch: {name} is not installed; run pip install 'maveriq-profiler[torch]'")
+    return found
 
 
 def _gpu_names(nvml: Any | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import structlog
 
 from maveriq.bus import Bus
 from maveriq.contracts import Placement, ReplicaFailed, ReplicaReady, ReplicaStopped, ServiceTimed
+from maveriq.engine_version import engine_version
 from maveriq.topology import MAX_DEADLINE_S
 from maveriq_worker.engine import CheckpointUnusable, Engine, EngineFailed, Launch
 from maveriq_worker.serving import Serving
@@ -160,6 +161,7 @@ class Replica:
             deployment_id=self._deployment_id,
             node=self.placement.node,
             engine=configuration.engine,
+            engine_version=engine_version(configuration.engine),
             gpu_types=tuple(stage.gpu_type or configuration.gpu_type for stage in self.placement.stages),
             facts=facts,
             precision=configuration.precision,

@@ -152,6 +152,7 @@ class ServiceTimed(Message):
     deployment_id: UUID
     node: str
     engine: str
+    engine_version: str = Field(default="", description="'': the worker does not say.")
     gpu_types: tuple[str, ...] = Field(min_length=1, description="Of each stage.")
     facts: ModelFacts
     precision: Precision
@@ -167,6 +168,8 @@ class PredictionMissed(Message):
     topic: ClassVar[str] = "prediction.missed.v1"
 
     deployment_id: UUID
+    engine: str = ""
+    gpu_type: str = ""
     what: str = Field(description="decode_ms or prefill_ms.")
     batch: int
     measured_ms: float

@@ -1,0 +1,75 @@
+"""What is kept and heard of deployments and calibrations, for Prometheus: GET /metrics.
+
+Counters are of what this process heard; gauges are of the whole cluster, so several ingresses say the same.
+"""
+
+from collections import Counter as Count
+from dataclasses import dataclass, field
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Endpoint
+
+from maveriq.contracts import PredictionMissed, State
+from maveriq_ingress.calibrations import Calibrations
+from maveriq_ingress.changes import Changes
+
+_ON = ("engine", "gpu_type")
+
+
+@dataclass(slots=True)
+class Metrics:
+    """The instruments of one ingress."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    _missed: Counter = field(init=False)
+    _deployments: Gauge = field(init=False)
+    _version: Gauge = field(init=False)
+    _residual: Gauge = field(init=False)
+    _models: Gauge = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._missed = Counter(
+            "maveriq_predictions_missed",
+            "Deployments whose served times stayed outside the predicted interval; each was planned for again.",
+            (*_ON, "what"),
+            registry=self.registry,
+        )
+        self._deployments = self._gauge("maveriq_deployments", "Deployments by state.", ("state",))
+        self._version = self._gauge("maveriq_calibration_version", "Grows with every fit of a GPU type.", _ON)
+        self._residual = self._gauge(
+            "maveriq_calibration_residual_ratio", "Median miss of the samples that a GPU type was fitted to.", _ON
+        )
+        self._models = self._gauge("maveriq_calibration_models", "Model shapes that a calibration has seen.", _ON)
+
+    def count_missed(self, message: PredictionMissed) -> None:
+        self._missed.labels(message.engine, message.gpu_type, message.what).inc()
+
+    async def text(self, calibrations: Calibrations, changes: Changes) -> bytes:
+        """Raises RedisError."""
+        states = Count(changes.routes.states())
+        for state in State:
+            self._deployments.labels(state).set(states[state])
+        for one in await calibrations.all():
+            self._version.labels(one.engine, one.gpu_type).set(one.version)
+            self._residual.labels(one.engine, one.gpu_type).set(one.latency_residuals.median)
+            self._models.labels(one.engine, one.gpu_type).set(one.scope.num_models)
+        return generate_latest(self.registry)
+
+    def _gauge(self, name: str, told: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(name, told, labels, registry=self.registry)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsApi:
+    metrics: Metrics
+    calibrations: Calibrations
+    changes: Changes
+
+    def endpoints(self) -> list[Endpoint]:
+        return [Endpoint("/metrics", self.tell, methods=["GET"])]
+
+    async def tell(self, request: Request) -> Response:
+        text = await self.metrics.text(self.calibrations, self.changes)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,61 @@
+"""GET /metrics: deployments by state, missed predictions and calibrations, as Prometheus reads them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from maveriq.bus.inprocess import InProcessBus
+from maveriq.contracts import CalibrationUpdated, PredictionMissed
+from tests.door import Door, quiet_ingress
+from tests.unit.profiler.calibrations import calibration
+
+ON = {"engine": "torch", "gpu_type": "cpu-1t"}
+
+
+@pytest.fixture
+async def door(redis_url: str, bus: InProcessBus) -> AsyncIterator[Door]:
+    async with quiet_ingress(redis_url, bus) as opened:
+        yield opened
+
+
+async def value(door: Door, name: str, **labels: str) -> float | None:
+    """Of a metric; None: it is not told."""
+    answer = await door.http.get("/metrics")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain")
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    ]
+    return found[0] if found else None
+
+
+async def test_deployments_are_told_by_state_and_a_missed_prediction_is_counted(door: Door) -> None:
+    assert await value(door, "maveriq_deployments", state="ready") == 0
+    deployment_id = await door.deploy()
+    assert await value(door, "maveriq_deployments", state="ready") == 1
+    missed = PredictionMissed(
+        deployment_id=deployment_id, what="decode_ms", batch=4, measured_ms=9.0, predicted_ms=3.0,
+        interval_ms=(2.7, 3.3), **ON,
+    )  # fmt: skip
+    await door.bus.publish(missed)
+
+    async def counted() -> bool:
+        return await value(door, "maveriq_predictions_missed_total", what="decode_ms", **ON) == 1
+
+    await door.until(counted)
+
+
+async def test_a_calibration_tells_its_version_and_how_well_it_fits(door: Door) -> None:
+    known = calibration(version=3)
+    await door.bus.publish(CalibrationUpdated(calibration=known))
+    on = {"engine": known.engine, "gpu_type": known.gpu_type}
+
+    async def told() -> bool:
+        return await value(door, "maveriq_calibration_version", **on) == 3
+
+    await door.until(told)
+    assert await value(door, "maveriq_calibration_residual_ratio", **on) == known.latency_residuals.median
+    assert await value(door, "maveriq_calibration_models", **on) == known.scope.num_models
