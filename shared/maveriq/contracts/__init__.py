@@ -59,6 +59,7 @@ from maveriq.contracts.gpu import (
     NodeReported,
     NodeStarted,
     Running,
+    SweepDue,
     rig_name,
 )
 from maveriq.contracts.inference import (
@@ -100,7 +101,14 @@ from maveriq.contracts.model import (
     Provenance,
     Variant,
 )
-from maveriq.contracts.placement import Placement, PlacementRequested, PlacementReserved, Stage
+from maveriq.contracts.placement import (
+    ConfirmationRequested,
+    Placement,
+    PlacementConfirmed,
+    PlacementRequested,
+    PlacementReserved,
+    Stage,
+)
 from maveriq.contracts.plan import (
     Basis,
     Candidate,
@@ -137,6 +145,7 @@ __all__ = [
     "Chunk",
     "ChunksProduced",
     "Configuration",
+    "ConfirmationRequested",
     "Constant",
     "Counteroffer",
     "Deployment",
@@ -179,6 +188,7 @@ __all__ = [
     "NodeStarted",
     "Objective",
     "Placement",
+    "PlacementConfirmed",
     "PlacementRequested",
     "PlacementReserved",
     "Plan",
@@ -212,6 +222,7 @@ __all__ = [
     "StageMemory",
     "State",
     "Strategy",
+    "SweepDue",
     "Timing",
     "TokenLogprob",
     "Usage",

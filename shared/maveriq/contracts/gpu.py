@@ -51,6 +51,9 @@ class NodeReported(Message):
     engine: str
     gpus: tuple[Gpu, ...] = Field(min_length=1)
     running: tuple[Running, ...] | None = Field(default=None, description="None: not told.")
+    number: int | None = Field(
+        default=None, ge=0, description="Grows with each report of a worker: one that was overtaken counts no more."
+    )
     spans_nodes: bool = Field(default=False, description="Its engine runs the stages of one replica on several nodes.")
 
 
@@ -74,6 +77,7 @@ class Holding(Value):
 class GpuState(Value):
     gpu: Gpu
     holdings: tuple[Holding, ...] = ()
+    drift: str | None = Field(default=None, description="How its memory is not as reserved; None: it is.")
 
     @property
     def free_bytes(self) -> int:
@@ -89,6 +93,15 @@ class InventoryChanged(Message):
     node: str = Field(pattern=NODE_PATTERN)
     engine: str
     gpus: tuple[GpuState, ...]
+
+
+class SweepDue(Message):
+    """It is time to look for workers that fell silent: what allocators tell one another every few seconds.
+
+    It comes through the broker, so that while that is away, and no report comes either, nobody is taken for silent.
+    """
+
+    topic: ClassVar[str] = "sweep.due.v1"
 
 
 class MemoryDrifted(Message):

@@ -28,6 +28,7 @@ class Placement(Value):
     token: str = Field(min_length=1, description="Fencing token: names this reservation, never reused.")
     number: int = Field(default=0, ge=0, description="How many placements its deployment had before.")
     node: str
+    tenant: str = Field(default="default", description="On whose quota its memory counts.")
     model: Model
     facts: ModelFacts | None = Field(default=None, description="The model's shape; None: not told.")
     candidate: Candidate
@@ -65,3 +66,23 @@ class PlacementRequested(Message):
     topic: ClassVar[str] = "placement.requested.v1"
 
     deployment_id: UUID
+
+
+class ConfirmationRequested(Message):
+    """Its record is lost: the node's worker is to say again what it runs."""
+
+    topic: ClassVar[str] = "confirmation.requested.v1"
+    routed_by: ClassVar[str | None] = "node"
+
+    node: str
+    tokens: tuple[str, ...] = Field(min_length=1, description="That its report names, and no record knows.")
+
+
+class PlacementConfirmed(Message):
+    """A worker still runs a replica as it was placed: enough to make its record again."""
+
+    topic: ClassVar[str] = "placement.confirmed.v1"
+
+    deployment_id: UUID
+    placement: Placement
+    draining: bool = Field(default=False, description="It was told to stop.")
