@@ -4,11 +4,12 @@ The first candidate that fits wins: the planner ranked them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from maveriq.contracts import Candidate, Plan, StageMemory
 from maveriq_allocator.fleet import Fleet, Node
 from maveriq_allocator.seating import Manner, Seat, seat_all
+from maveriq_allocator.strategies import Preference
 
 __all__ = ["Choice", "Manner", "Node", "Seat", "choose", "readable", "shortage"]
 
@@ -29,22 +30,45 @@ def choose(
 ) -> Choice | None:
     """Seats for all replicas, or for none: None where no candidate from rank `start` on fits.
 
+    A replica is mixed of the GPU types that its candidate allows only where no candidate fits on its own type.
+
     Args:
         num_replicas: None: as many as each candidate says.
     """
     manner = manner or Manner()
-    fleets: dict[tuple[str, ...], Fleet] = {}
-    for rank in range(start, len(plan.candidates)):
-        candidate = plan.candidates[rank]
-        engine, types = candidate.configuration.engine, manner.types(candidate)
-        fleet = fleets.get((engine, *types))
-        if fleet is None:
-            fleet = Fleet([node for node in nodes if node.engine == engine], types, manner.preference)
-            fleets[engine, *types] = fleet
-        seats = seat_all(candidate, plan.facts.num_layers, fleet, num_replicas or candidate.replicas, manner)
-        if seats is not None:
-            return Choice(rank, seats)
+    fleets = _Fleets(nodes, manner.preference)
+    for is_mixed in (False, True) if manner.speeds is None else (False,):
+        for rank in range(start, len(plan.candidates)):
+            candidate = plan.candidates[rank]
+            how = _mixed(candidate, manner) if is_mixed else manner
+            if how is None:
+                continue
+            fleet = fleets.of(candidate.configuration.engine, how.types(candidate))
+            seats = seat_all(candidate, plan.facts.num_layers, fleet, num_replicas or candidate.replicas, how)
+            if seats is not None:
+                return Choice(rank, seats)
     return None
+
+
+def _mixed(candidate: Candidate, manner: Manner) -> Manner | None:
+    """None: its replicas cannot be mixed."""
+    speeds = {speed.gpu_type: speed.decode_ms for speed in candidate.mixable}
+    return replace(manner, speeds=speeds) if len(speeds) > 1 and candidate.configuration.pp > 1 else None
+
+
+class _Fleets:
+    """Arrays of a snapshot, made once for each engine and set of GPU types."""
+
+    def __init__(self, nodes: Sequence[Node], preference: Preference) -> None:
+        self._nodes, self._preference = nodes, preference
+        self._made: dict[tuple[str, frozenset[str]], Fleet] = {}
+
+    def of(self, engine: str, types: frozenset[str]) -> Fleet:
+        fleet = self._made.get((engine, types))
+        if fleet is None:
+            fleet = Fleet([node for node in self._nodes if node.engine == engine], types, self._preference)
+            self._made[engine, types] = fleet
+        return fleet
 
 
 def shortage(candidate: Candidate, num_layers: int, nodes: Sequence[Node], num_replicas: int) -> str:

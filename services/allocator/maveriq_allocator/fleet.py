@@ -1,21 +1,22 @@
 """The GPUs of a fleet as arrays. Pure: nodes in, what is free on each and what it costs out."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, compress
 from operator import attrgetter
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from maveriq_allocator.packing import NS_PER_MS, Fragment
+from maveriq_allocator.packing import Fragment
 from maveriq_allocator.strategies import Preference
 
 _ABSENT = -1  # free bytes where a node has fewer GPUs than others
 
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,55 +33,75 @@ class Node:
 class Fleet:
     """Nodes that have GPUs of the types that may be used; arrays are by node."""
 
-    def __init__(self, nodes: Sequence[Node], types: Mapping[str, float], preference: Preference) -> None:
-        """Args:
-        types: that may be used, and their ms per layer.
-        """
-        self._layer_ns = {gpu_type: round(layer_ms * NS_PER_MS) for gpu_type, layer_ms in types.items()}
+    def __init__(self, nodes: Sequence[Node], types: Collection[str], preference: Preference) -> None:
+        self.types = tuple(sorted(types))
         self.preference = preference
-        usable = [[f for f in node.fragments if f.gpu_type in types] for node in nodes]
-        self.nodes: list[Node] = [node for node, gpus in zip(nodes, usable, strict=True) if gpus]
-        self._usable = [gpus for gpus in usable if gpus]
-        self.width = max((len(node.fragments) for node in self.nodes), default=0)
-        height = len(self.nodes)
+        gpus, kinds, rows = self._gpus_of(nodes)
+        counts = np.bincount(rows, minlength=len(nodes))
+        there = np.flatnonzero(counts)
+        self.nodes: list[Node] = [nodes[index] for index in there]
+        self._index: dict[str, int] = {}
+        height, self.width = len(there), int(counts.max(initial=0))
         self.free = np.full((height, self.width), _ABSENT, dtype=np.int64)
         """Bytes of each GPU, richest first."""
         self.costs = np.zeros((height, self.width), dtype=np.int64)
         """Of taking each of them."""
+        self.kinds = np.zeros((height, self.width), dtype=np.int64)
+        """Index of each one's type in `types`."""
         self.free_bytes = np.zeros(height, dtype=np.int64)
         """Of a node's GPUs together."""
-        self.layer_ns = np.zeros(height, dtype=np.int64)
-        """On the fastest GPU that a node has."""
         self.num_linked = np.zeros(height, dtype=np.int64)
         """GPUs that one GPU of the node reaches over NVLink, at most."""
+        self.spanning = np.array([node.spans_nodes for node in self.nodes], dtype=np.bool_)
         if self.nodes:
-            self._fill(np.arange(height))
+            self._fill(gpus, kinds, np.repeat(np.arange(height), counts[there]))
 
     def usable(self, index: int) -> list[Fragment]:
         """The GPUs of a node that are of a type that may be used."""
-        return self._usable[index]
+        return [f for f in self.nodes[index].fragments if f.gpu_type in self.types]
 
-    def having(self, gpus: Container[str]) -> Ints:
-        """The nodes that have one of these GPUs."""
-        here = (index for index, node in enumerate(self.nodes) if any(f.gpu in gpus for f in node.fragments))
-        return np.fromiter(here, dtype=np.int64)
+    def having(self, gpus: Collection[str]) -> Ints:
+        """The nodes that have these GPUs."""
+        if not self._index:
+            self._index = {f.gpu: at for at, node in enumerate(self.nodes) for f in node.fragments}
+        return np.array(sorted({self._index[gpu] for gpu in gpus}), dtype=np.int64)
 
     def without(self, held: Mapping[str, int]) -> "Fleet":
         """The fleet once so many bytes of these GPUs are taken."""
-        other = copy(self)
-        other.nodes, other._usable = list(self.nodes), list(self._usable)
-        other.free, other.costs = self.free.copy(), self.costs.copy()
-        other.free_bytes = self.free_bytes.copy()
         changed = self.having(held)
+        other = copy(self)
+        other.nodes = list(self.nodes)
+        other.free, other.costs, other.kinds = self.free.copy(), self.costs.copy(), self.kinds.copy()
+        other.free_bytes, other.num_linked = self.free_bytes.copy(), self.num_linked.copy()
         for index in map(int, changed):
-            node: Node = self.nodes[index]
+            node = self.nodes[index]
             left = tuple(replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in node.fragments)
             other.nodes[index] = replace(node, fragments=left)
-            other._usable[index] = [f for f in left if f.gpu_type in self._layer_ns]
-        other._fill(changed)
+        gpus, kinds, rows = self._gpus_of([other.nodes[index] for index in map(int, changed)])
+        other._fill(gpus, kinds, changed[rows])
         return other
 
-    def block_costs(self, rows: Ints, tp: int) -> Ints:
+    def poorest_ranks(self, rows: Ints, tp: int) -> Ints:
+        """Free bytes of the poorest rank of each stage, richest first, where nodes are cut into as many as they give.
+
+        No other way to cut a node's GPUs gives a k-th stage more. [rows, width // tp]
+        """
+        free = self.free[rows]
+        if tp == 1:
+            return free
+        if len(self.types) == 1:
+            return free[:, tp - 1 :: tp]
+        by_type = [self.poorest_ranks_of(kind, rows, tp) for kind in range(len(self.types))]
+        cut: Ints = -np.sort(-np.concatenate(by_type, axis=1), axis=1)
+        return cut[:, : self.width // tp]
+
+    def poorest_ranks_of(self, kind: int, rows: Ints, tp: int) -> Ints:
+        """The same of one type alone."""
+        of_type = np.where(self.kinds[rows] == kind, self.free[rows], _ABSENT)
+        poorest: Ints = -np.sort(-of_type, axis=1)[:, tp - 1 :: tp]
+        return poorest
+
+    def neighbour_costs(self, rows: Ints, tp: int) -> Ints:
         """Of `tp` neighbours, by the first of them, [rows, width - tp + 1]."""
         costs: Ints = self.costs[rows]
         return costs if tp == 1 else sliding_window_view(costs, tp, axis=1).sum(axis=2)
@@ -89,32 +110,33 @@ class Fleet:
         """Of nibbling at a node: a replica does not span nodes, so what a full one has left is lost to large models."""
         return self.preference.at_least(self.free_bytes[rows])
 
-    def richest(self, num_blocks: int, tp: int) -> list[int]:
-        """The nodes that have the richest blocks of `tp` GPUs."""
-        poorest = self.free[:, tp - 1 :: tp]
-        best = np.argsort(-poorest, axis=None, kind="stable")[:num_blocks]
-        return sorted({int(place) // poorest.shape[1] for place in best})
+    def _gpus_of(self, nodes: Sequence[Node]) -> tuple[list[Fragment], Ints, Ints]:
+        """Their GPUs of the types that may be used, the index of each one's type, and of its node in `nodes`."""
+        number = {gpu_type: kind for kind, gpu_type in enumerate(self.types)}
+        gpus = list(chain.from_iterable(node.fragments for node in nodes))
+        kinds = np.fromiter((number.get(f.gpu_type, -1) for f in gpus), dtype=np.int64, count=len(gpus))
+        counts = np.fromiter((len(node.fragments) for node in nodes), dtype=np.int64, count=len(nodes))
+        rows = np.repeat(np.arange(len(nodes)), counts)
+        wanted = kinds >= 0
+        if not wanted.all():
+            gpus = list(compress(gpus, wanted.tolist()))
+        return gpus, kinds[wanted], rows[wanted]
 
-    def _fill(self, rows: Ints) -> None:
-        usable = [self._usable[index] for index in map(int, rows)]
-        gpus = list(chain.from_iterable(usable))
-        counts = np.fromiter(map(len, usable), dtype=np.int64, count=len(usable))
-        starts = np.cumsum(counts) - counts
-        row = np.repeat(rows, counts)
+    def _fill(self, gpus: Sequence[Fragment], kinds: Ints, row: Ints) -> None:
+        """Args:
+        row: of each GPU, ascending.
+        """
+        rows, starts, counts = np.unique(row, return_index=True, return_counts=True)
         column = np.arange(len(gpus)) - np.repeat(starts, counts)
         free = np.fromiter(map(attrgetter("free_bytes"), gpus), dtype=np.int64, count=len(gpus))
         share = np.fromiter(map(attrgetter("utilisation"), gpus), dtype=np.float64, count=len(gpus))
         self.free[rows] = _ABSENT
         self.free[row, column] = free
         self.costs[row, column] = self.preference.costs(free, share)
-        order = np.argsort(-self.free[rows], axis=1, kind="stable")
-        self.free[rows] = np.take_along_axis(self.free[rows], order, axis=1)
-        self.costs[rows] = np.take_along_axis(self.costs[rows], order, axis=1)
+        self.kinds[row, column] = kinds
+        order = np.lexsort((self.costs[rows], -self.free[rows]), axis=1)
+        for array in (self.free, self.costs, self.kinds):
+            array[rows] = np.take_along_axis(array[rows], order, axis=1)
         self.free_bytes[rows] = np.maximum(self.free[rows], 0).sum(axis=1)
-        if len(set(self._layer_ns.values())) > 1:
-            layer_ns = np.array([self._layer_ns[f.gpu_type] for f in gpus], dtype=np.int64)
-            self.layer_ns[rows] = np.minimum.reduceat(layer_ns, starts)
-        else:
-            self.layer_ns[rows] = next(iter(self._layer_ns.values()))
         linked = np.fromiter(map(len, map(attrgetter("linked"), gpus)), dtype=np.int64, count=len(gpus))
         self.num_linked[rows] = np.maximum.reduceat(linked, starts)

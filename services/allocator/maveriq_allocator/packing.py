@@ -5,15 +5,14 @@ latency, which counts only where GPU types differ in speed, because a request pa
 each is on; least cost: the bytes that stay free on the GPUs taken, or what the strategy prefers; stages as even as
 the GPUs taken allow.
 
-Exact for tp = 1, and under `best_fit` for every tp (`tests/unit/allocator` holds it to brute force): all ranks of a
-stage hold the same bytes, so the poorest of its GPUs decides, and sorted by free bytes the cheapest ranks of a stage
-are neighbours. Under the other strategies ranks are neighbours too, though others might be preferred; whether it fits
-is exact always. Of more than `MAX_FRAGMENTS` GPUs of one type only the richest are looked at: it still fits if it can.
+Exact (`tests/unit/allocator` holds it to brute force), with two bounds. Of more than `MAX_FRAGMENTS` GPUs of one type
+only the richest are looked at: it still fits if it can, and `Packing.is_exact` says that a cheaper choice was left out.
+Where NVLink cannot join the ranks of every stage, it is asked of none.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,6 +56,8 @@ class Packing:
     """Of the GPUs taken, as the strategy counts it."""
     is_linked: bool = True
     """The ranks of each stage reach one another over NVLink; also where there is one rank."""
+    is_exact: bool = True
+    """All fragments were looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,10 @@ def pack(
         return Shortfall(f"{pp * tp} GPUs needed, {len(fragments)} there")
     richest = _richest(fragments, pp, tp)
     for linked in (True, False) if tp > 1 else (False,):
-        bench = _Bench(richest[::-1], tp, speeds, preference or Preference(), linked=linked)
+        bench = _Bench(richest, tp, speeds, preference or Preference(), linked=linked)
         packing = bench.packing(memory, num_layers, pp, num_layers if most_layers is None else most_layers)
         if packing is not None:
-            return packing
+            return replace(packing, is_exact=len(richest) == len(fragments))
     return Shortfall(f"{num_layers} layers and both ends do not fit the {pp * tp} largest fragments")
 
 
@@ -108,13 +109,11 @@ class _Bench:
         self, fragments: Sequence[Fragment], tp: int, speeds: Mapping[str, float] | None, preference: Preference,
         *, linked: bool,
     ) -> None:  # fmt: skip
-        """Args:
-        fragments: poorest first.
-        """
         self._tp, self._linked, self._speeds = tp, linked, speeds
         free_bytes = np.array([f.free_bytes for f in fragments], dtype=np.int64)
         costs = preference.costs(free_bytes, np.array([f.utilisation for f in fragments]))
         self._costs = {f.gpu: int(cost) for f, cost in zip(fragments, costs, strict=True)}
+        fragments = sorted(fragments, key=lambda f: (f.free_bytes, self._costs[f.gpu]))
         self._lanes: dict[int, dict[tuple[object, ...], list[Fragment]]] = {}
         for fragment in fragments:
             lane = self._lanes.setdefault(_layer_ns(fragment, speeds), {})
@@ -130,7 +129,7 @@ class _Bench:
         seats = sorted(_seats(mixture, fragments, memory, most_layers), key=_order)
         stages = [self._stage(memory, seat) for seat in seats]
         held = [stage.reserved_bytes * self._tp for stage in stages]
-        taken = [f for seat in seats for f in seat.fragments[seat.block.start : seat.block.start + self._tp]]
+        taken = [f for seat in seats for f in seat.ranks]
         return Packing(
             stages=tuple(stages),
             largest_stage=max(stage.num_layers for stage in stages),
@@ -148,7 +147,7 @@ class _Bench:
         return Selection(memory, num_layers, pp=pp, tp=self._tp, most_layers=most_layers, rows=cut)
 
     def _stage(self, memory: StageMemory, seat: "_Seat") -> Stage:
-        ranks = seat.fragments[seat.block.start : seat.block.start + self._tp]
+        ranks = seat.ranks
         held = memory.of_stage(seat.num_layers, first=seat.block.first, last=seat.block.last)
         return Stage(
             gpus=tuple(sorted(f.gpu for f in ranks)),
@@ -178,7 +177,8 @@ def _row_key(fragment: Fragment, tp: int, *, linked: bool) -> tuple[object, ...]
 class _Seat:
     block: Block
     num_layers: int
-    fragments: Sequence[Fragment]
+    ranks: Sequence[Fragment]
+    """The poorest first."""
 
 
 def _seats(
@@ -188,14 +188,14 @@ def _seats(
         blocks: Sequence[Block] = part.blocks
         if len(lanes) == 1 and len(blocks) > 1:
             blocks = evenest(
-                memory, blocks, [fragments[b.start].free_bytes for b in blocks], part.num_layers, most_layers
+                memory, blocks, [fragments[b.ranks[0]].free_bytes for b in blocks], part.num_layers, most_layers
             )
-        blocks = sorted(blocks, key=lambda b: (not b.first, b.last, -b.start))
+        blocks = sorted(blocks, key=lambda b: (not b.first, b.last, -fragments[b.ranks[0]].free_bytes))
         layers = split([block.capacity for block in blocks], part.num_layers) if blocks else ()
         for block, n in zip(blocks, layers, strict=True):
-            yield _Seat(block, n, fragments)
+            yield _Seat(block, n, [fragments[rank] for rank in block.ranks])
 
 
 def _order(seat: _Seat) -> tuple[bool, bool, int]:
     """First stage, the others from rich to poor, last stage."""
-    return not seat.block.first, seat.block.last, -seat.fragments[seat.block.start].free_bytes
+    return not seat.block.first, seat.block.last, -seat.ranks[0].free_bytes

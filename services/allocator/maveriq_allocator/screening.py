@@ -1,28 +1,28 @@
-"""Which nodes can hold a replica, and what it would cost there at least. Pure: a fleet in, one number a node out.
+"""Which nodes can hold a replica, and what it would cost there at least. Pure: a fleet in, one key a node out.
 
-All nodes of a fleet at once, in numpy: packing each of a thousand nodes takes a second, this a few milliseconds. What
-it costs is a lower bound, so that the packings worth a look come first and the others are left out with proof. It is
-close where the ways to choose a node's GPUs are few enough to try them all (eight GPUs: always), and exact for tp = 1
-and GPUs of one speed on the nodes that come first.
+All nodes of a fleet at once, in numpy: packing each of a thousand nodes takes seconds, this a few milliseconds. Whether
+a node holds it is exact. What it would cost there is a lower bound, so that the packings worth a look come first and the
+others are left out with proof: close where the ways to choose a node's GPUs are few enough to try them all (eight
+GPUs: always), and exact on the nodes that come first for tp = 1 and GPUs of one speed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from math import comb
 
 import numpy as np
-from numpy.typing import NDArray
 
-from maveriq.contracts import StageMemory
-from maveriq_allocator.fleet import Fleet, Ints
+from maveriq.contracts import StageMemory, Strategy
+from maveriq_allocator.fleet import Flags, Fleet, Ints
+from maveriq_allocator.packing import NS_PER_MS
 from maveriq_allocator.selection import NEVER
 
 MAX_WAYS = 2**18  # nodes x ways to choose GPUs that are bounded: a few milliseconds
 MAX_EXACT_WAYS = 2**13  # that are tried exactly
 _TOO_MANY = 2**40  # layers lost where a GPU cannot be an end
 
-Flags = NDArray[np.bool_]
 Key = tuple[bool, int, int]
 """Ranks that NVLink does not join, ns of all layers, cost of GPUs and node: the best placement has the least."""
 
@@ -50,30 +50,59 @@ class Shape:
 class Screen:
     """A shape on each node of a fleet."""
 
-    def __init__(self, fleet: Fleet, shape: Shape) -> None:
+    def __init__(self, fleet: Fleet, shape: Shape, speeds: Mapping[str, float] | None) -> None:
+        """Args:
+        speeds: ms per layer of each type of the fleet; None: all are equally fast.
+        """
         self._fleet, self._shape = fleet, shape
-        self._costs = self._bounds(np.arange(len(fleet.nodes)))
+        self._layer_ns = [0 if speeds is None else round(speeds[name] * NS_PER_MS) for name in fleet.types]
+        self._costs = np.full(len(fleet.nodes), NEVER, dtype=np.int64)
+        self._ns = np.zeros(len(fleet.nodes), dtype=np.int64)
+        self._tight = np.zeros(len(fleet.nodes), dtype=np.bool_)
+        self.update(fleet, np.arange(len(fleet.nodes)))
 
     def update(self, fleet: Fleet, changed: Ints) -> None:
         """The fleet is now this one, which differs in the nodes `changed`."""
         self._fleet = fleet
-        self._costs[changed] = self._bounds(changed)
+        self._costs[changed] = NEVER
+        self._tight[changed] = False
+        shape = self._shape
+        num_gpus = shape.pp * shape.tp
+        if not len(changed) or fleet.width < num_gpus or shape.pp > shape.num_layers:
+            return
+        poorest = fleet.poorest_ranks(changed, shape.tp)
+        if poorest.shape[1] < shape.pp:
+            return
+        fitting = changed[holds(shape, poorest[:, : shape.pp])]
+        if len(fitting):
+            self._ns[fitting] = self._least_ns(fitting)
+            self._costs[fitting] = self._least_costs(fitting)
 
     def promising(self) -> list[int]:
-        """Nodes that may hold a replica, the best bound first."""
+        """Nodes that hold a replica, the best bound first."""
         order = self._order()
-        num_ways = self._num_ways()
+        num_ways = self._num_ways() if self._neighbours_are_cheapest else 0
         closer = order[: MAX_EXACT_WAYS // num_ways] if num_ways else order[:0]
+        closer = closer[~self._tight[closer]]
         if len(closer):
-            self._costs[closer] = self._tried(closer)
+            self._costs[closer] = np.maximum(self._costs[closer], self._tried(closer))
+            self._tight[closer] = True
             order = self._order()
         return [int(index) for index in order]
 
+    def most_replicas(self) -> int:
+        """No more fit side by side: by bytes, and by GPUs that can hold a stage, however the replicas share them."""
+        shape, fleet = self._shape, self._fleet
+        stage_bytes = shape.memory.runtime_bytes + shape.memory.layer_bytes
+        ranks = np.maximum(fleet.free, 0) // stage_bytes
+        each = np.minimum(fleet.free_bytes // shape.needed_bytes, ranks.sum(axis=1) // (shape.pp * shape.tp))
+        alone = int(each[(self._costs < NEVER) & ~fleet.spanning].sum())
+        return alone + int(fleet.free_bytes[fleet.spanning].sum()) // shape.needed_bytes
+
     def bound(self, index: int) -> Key:
         """No placement on this node is better."""
-        layers_ns = int(self._fleet.layer_ns[index]) * self._shape.num_layers
         unlinked = bool(self._fleet.num_linked[index] < self._shape.tp - 1)
-        return unlinked, layers_ns, int(self._costs[index]) + self.node_cost(index)
+        return unlinked, int(self._ns[index]), int(self._costs[index]) + self.node_cost(index)
 
     def node_cost(self, index: int) -> int:
         return int(self._fleet.node_costs(np.array([index]))[0])
@@ -82,7 +111,7 @@ class Screen:
         fleet = self._fleet
         fitting = np.flatnonzero(self._costs < NEVER)
         unlinked = fleet.num_linked[fitting] < self._shape.tp - 1
-        keys = (self._costs[fitting] + fleet.node_costs(fitting), fleet.layer_ns[fitting], unlinked)
+        keys = (self._costs[fitting] + fleet.node_costs(fitting), self._ns[fitting], unlinked)
         order: Ints = fitting[np.lexsort(keys)]
         return order
 
@@ -90,19 +119,29 @@ class Screen:
         shape = self._shape
         return comb(max(0, self._fleet.width - shape.pp * (shape.tp - 1)), shape.pp)
 
-    def _bounds(self, rows: Ints) -> Ints:
-        """`NEVER` where it does not fit."""
-        shape = self._shape
-        costs = np.full(len(rows), NEVER, dtype=np.int64)
-        num_gpus = shape.pp * shape.tp
-        if self._fleet.width < num_gpus or shape.pp > shape.num_layers:
-            return costs
-        poorest = self._fleet.free[rows, shape.tp - 1 : num_gpus : shape.tp]
-        fitting = np.flatnonzero(holds(shape, poorest))
-        if len(fitting):
-            few = self._num_ways() * len(fitting) <= MAX_WAYS
-            costs[fitting] = self._of_all_ways(rows[fitting]) if few else self._of_the_cheapest(rows[fitting])
-        return costs
+    @property
+    def _neighbours_are_cheapest(self) -> bool:
+        """Where cheaper GPUs are poorer ones, the cheapest ranks of a stage are neighbours."""
+        return self._shape.tp == 1 or self._fleet.preference.strategy is Strategy.BEST_FIT
+
+    def _least_ns(self, rows: Ints) -> Ints:
+        """As if each type's GPUs held all that their richest do without the ends: the fastest layers first."""
+        shape, fleet = self._shape, self._fleet
+        least = np.zeros(len(rows), dtype=np.int64)
+        placed, ready, stages = least.copy(), least.copy(), least.copy()
+        for layer_ns, kind in sorted((ns, kind) for kind, ns in enumerate(self._layer_ns)):
+            room = _capacities(shape, fleet.poorest_ranks_of(kind, rows, shape.tp), first=False, last=False)
+            room = np.maximum(room[:, : shape.pp], 0)
+            ready = ready + room.sum(axis=1)
+            stages = np.minimum(stages + (room > 0).sum(axis=1), shape.pp)
+            now = np.minimum(ready, shape.num_layers - (shape.pp - stages))  # one layer for each other stage
+            least += np.maximum(now - placed, 0) * layer_ns
+            placed = np.maximum(placed, now)
+        return least
+
+    def _least_costs(self, rows: Ints) -> Ints:
+        few = self._num_ways() * len(rows) <= MAX_WAYS
+        return self._of_all_ways(rows) if few and self._neighbours_are_cheapest else self._of_the_cheapest(rows)
 
     def _of_the_cheapest(self, rows: Ints) -> Ints:
         """No GPUs that can hold something cost less together, nor do any that have as many bytes as needed."""
@@ -124,7 +163,7 @@ class Screen:
         needed = shape.num_layers
         if not alone and shape.most_layers >= shape.num_layers:
             needed += max(0, (shape.memory.first_bytes + shape.memory.last_bytes) // shape.memory.layer_bytes - 1)
-        costs = fleet.block_costs(rows, shape.tp)
+        costs = fleet.neighbour_costs(rows, shape.tp)
         chosen = np.zeros((layers.shape[1], len(ways)))
         chosen[ways, np.arange(len(ways))[:, None]] = 1.0
         held = layers.astype(np.float64) @ chosen >= needed  # floats multiply faster: costs to a KiB, layers exactly
@@ -136,7 +175,7 @@ class Screen:
         shape, fleet = self._shape, self._fleet
         ways = _ways(fleet.width, shape.pp, shape.tp)
         held = holds(shape, fleet.free[rows][:, ways + shape.tp - 1])
-        costs = fleet.block_costs(rows, shape.tp)[:, ways].sum(axis=2)
+        costs = fleet.neighbour_costs(rows, shape.tp)[:, ways].sum(axis=2)
         least: Ints = np.where(held, costs, NEVER).min(axis=1)
         return least
 

@@ -2,8 +2,8 @@
 
 One replica after the other, each on the node where NVLink joins its ranks, latency is least, and the least is stranded
 or what else the strategy prefers: on the GPUs taken, and on the node, which is worth most to large models while it is
-empty. `Seat.gap` is 0 where that is proven to be the best node. Where several replicas do
-not all find a seat that way, it is tried again with stages that are as even as can be.
+empty. `Seat.gap` is 0 where that is proven to be the best node. Where several replicas do not all find a seat that way,
+it is tried again with stages that are as even as can be.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,12 @@ from maveriq_allocator.feasibility import check
 from maveriq_allocator.fleet import Fleet
 from maveriq_allocator.packing import NS_PER_MS, Fragment, Packing, pack
 from maveriq_allocator.screening import Key, Screen, Shape
+from maveriq_allocator.selection import most_missing
 from maveriq_allocator.strategies import Preference
 
 MAX_PACKED = 8  # nodes whose packings are compared, where screening cannot tell which is best: 1-2 ms each
+MAX_STATES = 200_000  # of all these packings together: 10-20 ms
+_STATES_OF_A_DIVISION = 2_000  # what `mixing` takes for each way to divide stages between two speeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,11 @@ class Manner:
     preference: Preference = field(default_factory=Preference)
     speeds: Mapping[str, float] | None = None
     """ms per layer of each GPU type that a replica may be mixed of; None: only the candidate's own type."""
-    spanning: frozenset[str] = frozenset()
-    """Engines whose replicas may have stages on several nodes, where no single node holds them."""
     most_uneven: float | None = None
     """Largest stage as a multiple of an even one; None: no limit."""
 
-    def types(self, candidate: Candidate) -> Mapping[str, float]:
-        return {candidate.configuration.gpu_type: 0.0} if self.speeds is None else self.speeds
+    def types(self, candidate: Candidate) -> frozenset[str]:
+        return frozenset((candidate.configuration.gpu_type,) if self.speeds is None else self.speeds)
 
     def shape(self, candidate: Candidate, num_layers: int) -> Shape:
         pp = candidate.configuration.pp
@@ -71,9 +72,12 @@ def seat_all(
 class _Seating:
     def __init__(self, candidate: Candidate, shape: Shape, fleet: Fleet, manner: Manner) -> None:
         self._candidate, self._shape, self._fleet, self._manner = candidate, shape, fleet, manner
-        self._screen = Screen(fleet, shape)
+        self._screen = Screen(fleet, shape, manner.speeds)
+        self._max_packed = max(1, min(MAX_PACKED, MAX_STATES // _num_states(shape, fleet)))
 
     def seats(self, num_replicas: int) -> tuple[Seat, ...] | None:
+        if self._screen.most_replicas() < num_replicas:
+            return None
         seats: list[Seat] = []
         while len(seats) < num_replicas:
             seat = self._on_one_node() or self._on_several_nodes()
@@ -86,13 +90,13 @@ class _Seating:
 
     def _on_one_node(self) -> Seat | None:
         best: tuple[Key, int, Packing] | None = None
-        gap = 0
+        gap = 0.0
         for num_packed, index in enumerate(self._screen.promising()):
             bound = self._screen.bound(index)
             if best is not None and bound >= best[0]:
                 break
-            if best is not None and num_packed >= MAX_PACKED:
-                gap = max(1, best[0][2] - bound[2])
+            if best is not None and num_packed >= self._max_packed:
+                gap = max(gap, _gap(best[0], bound))
                 break
             packing = self._packed(self._fleet.usable(index))
             if packing is None:
@@ -100,6 +104,7 @@ class _Seating:
             key = _key(packing, self._screen.node_cost(index))
             if best is None or key < best[0]:
                 best = key, index, packing
+                gap = 0.0 if packing.is_exact else _gap(key, bound)
         if best is None:
             return None
         _, index, packing = best
@@ -107,19 +112,26 @@ class _Seating:
 
     def _on_several_nodes(self) -> Seat | None:
         """On as few of the emptiest nodes as hold it; else on those with the richest ranks, which do if any do."""
-        if self._candidate.configuration.engine not in self._manner.spanning or self._shape.pp < 2:
-            return None
         fleet, shape = self._fleet, self._shape
-        emptiest = [int(index) for index in np.argsort(-fleet.free_bytes, kind="stable")[: shape.pp]]
+        nodes = np.flatnonzero(fleet.spanning)
+        if shape.pp < 2 or len(nodes) < 2:
+            return None
+        emptiest = nodes[np.argsort(-fleet.free_bytes[nodes], kind="stable")[: shape.pp]]
+        richest_ranks = fleet.poorest_ranks(nodes, shape.tp)
+        richest = np.argsort(-richest_ranks, axis=None, kind="stable")[: shape.pp] // max(1, richest_ranks.shape[1])
         choices = [emptiest[:num_nodes] for num_nodes in range(2, len(emptiest) + 1)]
-        for indices in [*choices, fleet.richest(shape.pp, shape.tp)]:
-            pool = [replace(f, node=fleet.nodes[i].name) for i in indices for f in fleet.usable(i)]
+        for chosen in [*choices, nodes[np.unique(richest)]]:
+            pool = [replace(f, node=fleet.nodes[i].name) for i in map(int, chosen) for f in fleet.usable(i)]
             packing = self._packed(pool)
             if packing is not None:
                 node = next(f.node for f in pool if f.gpu == packing.stages[0].gpus[0])
-                least = self._manner.preference.at_least(np.array(shape.needed_bytes))
-                return self._seat(node, packing, pool, packing.cost - int(least))
+                return self._seat(node, packing, pool, _gap(_key(packing, 0), self._least_of_several_nodes()))
         return None
+
+    def _least_of_several_nodes(self) -> Key:
+        speeds, shape = self._manner.speeds or {}, self._shape
+        layer_ns = round(min(speeds.values(), default=0.0) * NS_PER_MS)
+        return False, shape.num_layers * layer_ns, int(self._manner.preference.at_least(np.array(shape.needed_bytes)))
 
     def _packed(self, fragments: Sequence[Fragment]) -> Packing | None:
         shape = self._shape
@@ -129,9 +141,9 @@ class _Seating:
         )  # fmt: skip
         return packing if isinstance(packing, Packing) else None
 
-    def _seat(self, node: str, packing: Packing, fragments: Sequence[Fragment], gap: int) -> Seat:
-        types = frozenset(self._manner.types(self._candidate))
-        spans = self._candidate.configuration.engine in self._manner.spanning
+    def _seat(self, node: str, packing: Packing, fragments: Sequence[Fragment], gap: float) -> Seat:
+        types = self._manner.types(self._candidate)
+        spans = len({f.node for f in fragments}) > 1
         check(packing.stages, self._candidate, self._shape.num_layers, fragments, types=types, spans_nodes=spans)
         return Seat(node, packing.stages, gap)
 
@@ -142,5 +154,20 @@ class _Seating:
         self._screen.update(self._fleet, self._fleet.having(held))
 
 
+def _num_states(shape: Shape, fleet: Fleet) -> int:
+    """Roughly, of the programmes that pack one of the fleet's nodes."""
+    missing = 1 + most_missing(shape.pp, shape.tp, neighbours=shape.tp == 1)
+    selecting = max(1, fleet.width) * missing * (shape.pp + 1) * 4 * (shape.num_layers + 1)
+    return selecting + (len(fleet.types) - 1) * 9 * shape.pp**2 // 2 * _STATES_OF_A_DIVISION
+
+
 def _key(packing: Packing, node_cost: int) -> Key:
     return not packing.is_linked, round((packing.latency_ms or 0.0) * NS_PER_MS), packing.cost + node_cost
+
+
+def _gap(key: Key, bound: Key) -> float:
+    """By which share of the first thing in which it may not be best; 1 where NVLink may join ranks elsewhere."""
+    for value, least in zip(key, bound, strict=True):
+        if least < value:
+            return (value - least) / value
+    return 0.0

@@ -1,5 +1,7 @@
 """Which candidate and which nodes a deployment gets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,10 @@ from maveriq_allocator.packing import Fragment, Packing, pack
 from maveriq_allocator.screening import MAX_WAYS
 from maveriq_allocator.strategies import Preference
 from tests.unit.allocator.plans import candidate, memory, node, plan
+
+
+def spanning(*nodes: Node) -> list[Node]:
+    return [replace(each, spans_nodes=True) for each in nodes]
 
 
 def test_the_first_candidate_that_fits_wins() -> None:
@@ -103,19 +109,19 @@ def test_gpu_types_mix_where_their_speeds_are_told_and_the_fastest_node_wins() -
 
 
 def test_a_replica_spans_nodes_only_where_its_engine_does_and_no_node_holds_it() -> None:
-    nodes = [node("a", 50), node("b", 50), node("c", 10)]
-    choice = choose(plan(candidate(pp=2)), nodes, manner=Manner(spanning=frozenset({"torch"})))
+    nodes = spanning(node("a", 50), node("b", 50), node("c", 10))
+    assert choose(plan(candidate(pp=2)), [replace(nodes[0], spans_nodes=False), *nodes[1:]]) is None
+    choice = choose(plan(candidate(pp=2)), nodes)
     assert choice is not None
-    assert {s.gpus[0] for s in choice.seats[0].stages} == {"a/0", "b/0"}
-    with_room = [*nodes, node("d", 40, 60)]
-    choice = choose(plan(candidate(pp=2)), with_room, manner=Manner(spanning=frozenset({"torch"})))
+    assert {(s.node, s.gpus[0]) for s in choice.seats[0].stages} == {("a", "a/0"), ("b", "b/0")}
+    choice = choose(plan(candidate(pp=2)), [*nodes, node("d", 40, 60)])
     assert choice is not None
     assert choice.seats[0].node == "d"
 
 
 def test_tp_ranks_stay_on_a_node_where_a_replica_spans_several() -> None:
-    nodes = [node("a", 40, 9, 9), node("b", 40, 40), node("c", 41, 40)]
-    choice = choose(plan(candidate(pp=2, tp=2)), nodes, manner=Manner(spanning=frozenset({"torch"})))
+    nodes = spanning(node("a", 40, 9, 9), node("b", 40, 40), node("c", 41, 40))
+    choice = choose(plan(candidate(pp=2, tp=2)), nodes)
     assert choice is not None
     assert {s.gpus for s in choice.seats[0].stages} == {("b/0", "b/1"), ("c/0", "c/1")}
 
