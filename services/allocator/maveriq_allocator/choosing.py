@@ -6,14 +6,23 @@ The first candidate that fits wins: the planner ranked them.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from maveriq.contracts import Candidate, Plan, StageMemory
+from maveriq.contracts import Candidate, Intent, Plan, StageMemory, Strategy
 from maveriq_allocator.fleet import Fleet, Node
 from maveriq_allocator.seating import Manner, Seat, seat_all
 from maveriq_allocator.strategies import Preference
 
-__all__ = ["Choice", "Manner", "Node", "Seat", "choose", "readable", "shortage"]
+__all__ = ["Choice", "Manner", "Node", "Seat", "choose", "manner_of", "readable", "shortage"]
 
 NUM_NODES_TOLD = 3  # in the reason for a refusal
+
+
+def manner_of(intent: Intent, default: Strategy) -> Manner:
+    """How the replicas of an intent are seated.
+
+    Args:
+        default: of intents that name no strategy.
+    """
+    return Manner(Preference(intent.strategy or default, intent.hybrid_threshold))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Which nodes can hold a replica, and what it would cost there at least. Pure: a fleet in, one key a node out.
 
-All nodes of a fleet at once, in numpy: packing each of a thousand nodes takes seconds, this a few milliseconds. Whether
-a node holds it is exact. What it would cost there is a lower bound, so that the packings worth a look come first and the
-others are left out with proof: close where the ways to choose a node's GPUs are few enough to try them all (eight
-GPUs: always), and exact on the nodes that come first for tp = 1 and GPUs of one speed.
+All nodes of a fleet at once, in numpy: packing each of a thousand nodes takes seconds, this a few milliseconds.
+Whether a node holds it is exact. What it would cost there is a lower bound, so that the packings worth a look come
+first and the others are left out with proof: close where the ways to choose a node's GPUs are few enough to try them
+all (eight GPUs: always), and exact on the nodes that come first for tp = 1 and GPUs of one speed.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """Which GPUs a pipeline's stages take. Pure: free bytes and costs in, the cheapest blocks that hold the model out.
 
-A dynamic programme over the GPUs, poorest first: each is passed over, or begins a stage, or is a further rank of a stage
-begun before, which holds no more than its poorest rank can. Its value is the least cost for every (ranks still missing,
-stages, first taken, last taken, layers held), so it is exact whatever the costs. GPUs of one speed share a programme;
-`mixing` puts those of several speeds together. A replica of 8 stages on 16 GPUs takes some milliseconds.
+A dynamic programme over the GPUs, poorest first: each is passed over, or begins a stage, or is a further rank of a
+stage begun before, which holds no more than its poorest rank can. Its value is the least cost for every (ranks still
+missing, stages, first taken, last taken, layers held), so it is exact whatever the costs. GPUs of one speed share a
+programme; `mixing` puts those of several speeds together. 8 stages on 16 GPUs take some milliseconds.
 """
 
 from collections.abc import Iterator, Sequence

@@ -2,12 +2,18 @@
 
 import pytest
 
+from maveriq.contracts import Strategy
 from maveriq.settings import BadSetting
 from maveriq_allocator.settings import NODE_TIMEOUT_S, Settings, from_env
 
 
 def test_only_the_store_must_be_named() -> None:
     assert from_env({"MAVERIQ_REDIS_URL": "redis://h/1"}) == Settings("redis://h/1", NODE_TIMEOUT_S)
+
+
+def test_a_strategy_for_intents_that_name_none_may_be_set() -> None:
+    env = {"MAVERIQ_REDIS_URL": "redis://h/1", "MAVERIQ_STRATEGY": "least_loaded"}
+    assert from_env(env).strategy is Strategy.LEAST_LOADED
 
 
 @pytest.mark.parametrize(
@@ -18,6 +24,10 @@ def test_only_the_store_must_be_named() -> None:
         (
             {"MAVERIQ_REDIS_URL": "redis://h", "MAVERIQ_NODE_TIMEOUT_S": "0"},
             "MAVERIQ_NODE_TIMEOUT_S='0': give a number",
+        ),
+        (
+            {"MAVERIQ_REDIS_URL": "redis://h", "MAVERIQ_STRATEGY": "llf"},
+            "MAVERIQ_STRATEGY='llf': give one of packing, least_loaded, hybrid, best_fit",
         ),
         ({"MAVERIQ_REDIS_URL": "redis://h", "MAVERIQ_NODE_TIMEOUT_S": "soon"}, "MAVERIQ_NODE_TIMEOUT_S='soon'"),
     ],
