@@ -282,7 +282,7 @@ async def test_a_node_that_fell_silent_gets_nothing_and_is_named(allocator: Allo
     for name in ("a", "b"):
         await allocator.tell(reported(name, 80))
     redis = connect(redis_url)
-    await redis.hincrby("maveriq:allocator:node:a", "reported_at_s", -61)
+    await redis.hincrby("maveriq:allocator:node:a", "heard_at_ms", -61_000)
     await redis.aclose()
     (failure,) = of_type(DeploymentFailed, await allocator.tell(computed(replicas=2)))
     assert "nodes that no longer report: a" in failure.detail

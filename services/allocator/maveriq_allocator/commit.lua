@@ -1,29 +1,38 @@
 -- Changes one deployment's record and the bytes that it holds, together or not at all.
--- KEYS: the deployment's hash, then for each node touched its hash and its `held` hash.
--- ARGV: a JSON object, the new record, and the plan to keep ('' leaves it as it is). The object:
---   expected   version that the change was made from ('0': there was no record)
---   ends       true: drop the plan, and forget the record after forget_s
---   releases   [{node, field}]: fields of `held` to drop; node counts from 1
---   holds      [{node, gpu, field, bytes}]: bytes to hold, as strings
--- Returns {'done'}, {'stale'} (the record changed meanwhile) or {'taken', gpu} (its bytes are no longer free).
-local change = cjson.decode(ARGV[1])
+-- KEYS: the deployment's hash, its tenant's, for each node touched its hash and its `held` hash, and where strange
+--   bytes are taken over the `strange` hash of the node that reported them.
+-- ARGV: version that the change was made from ('0': there was no record); seconds after which to forget the record,
+--   which then has ended ('': keep it); the new record; the plan to keep ('': as it is); the deployment; bytes and
+--   GPUs that it then holds; bytes and GPUs that its tenant may hold ('': any number); '1': take over what is held
+--   already as strange ('': hold anew); how many fields are given back, then
+--   for each of them   node (counts from 1), gpu, field of `held`
+--   for each to hold   node, gpu, field, bytes, the GPU's version that the choice was made from ('': whichever)
+-- Returns {'done'}, {'stale'} (the record changed meanwhile), {'moved', gpu} (not the version that was chosen from),
+--   {'taken', gpu} (its bytes are not free, or no longer strange) or {'over', what, held by the others, wanted}.
+local deployment, tenant = KEYS[1], KEYS[2]
+local expected, forget_s, adopts = ARGV[1], ARGV[2], ARGV[10] == '1'
+local FIRST = 12
+local first_hold = FIRST + 3 * ARGV[11]
 
-if (redis.call('HGET', KEYS[1], 'version') or '0') ~= change.expected then
+if (redis.call('HGET', deployment, 'version') or '0') ~= expected then
   return {'stale'}
 end
 
+local function node_key(number) return KEYS[2 * number + 1] end
+local function held_key(number) return KEYS[2 * number + 2] end
+
 local dropped = {}
-for _, release in ipairs(change.releases) do
-  dropped[release[1] .. '|' .. release[2]] = true
+for i = FIRST, first_hold - 1, 3 do
+  dropped[ARGV[i] .. '|' .. ARGV[i + 2]] = true
 end
 
 -- What others hold of a node's GPUs, apart from what this change gives back.
-local function held_bytes(node)
+local function held_bytes(number)
   local taken = {}
-  local held = redis.call('HGETALL', KEYS[2 * node + 1])
+  local held = redis.call('HGETALL', held_key(number))
   for i = 1, #held, 2 do
-    if not dropped[node .. '|' .. held[i]] then
-      local gpu = string.match(held[i], '^(.*)|[^|]*$')
+    if not dropped[number .. '|' .. held[i]] then
+      local gpu = string.match(held[i], '^(.*)|')
       taken[gpu] = (taken[gpu] or 0) + held[i + 1]
     end
   end
@@ -31,27 +40,71 @@ local function held_bytes(node)
 end
 
 local taken = {}
-for _, hold in ipairs(change.holds) do
-  local node, gpu, bytes = hold[1], hold[2], tonumber(hold[4])
-  taken[node] = taken[node] or held_bytes(node)
-  local sum = (taken[node][gpu] or 0) + bytes
-  if sum > tonumber(redis.call('HGET', KEYS[2 * node], 'limit|' .. gpu) or -1) then
-    return {'taken', gpu}
+for i = first_hold, #ARGV, 5 do
+  local number, gpu, bytes, seen = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3]), ARGV[i + 4]
+  if adopts then
+    if redis.call('HGET', held_key(number), ARGV[i + 2]) ~= ARGV[i + 3] then
+      return {'taken', gpu}
+    end
+  else
+    local now = redis.call('HMGET', node_key(number), 'limit|' .. gpu, 'version|' .. gpu)
+    if seen ~= '' and now[2] ~= seen then
+      return {'moved', gpu}
+    end
+    taken[number] = taken[number] or held_bytes(number)
+    local sum = (taken[number][gpu] or 0) + bytes
+    if sum > tonumber(now[1] or -1) then
+      return {'taken', gpu}
+    end
+    taken[number][gpu] = sum
   end
-  taken[node][gpu] = sum
 end
 
-for _, release in ipairs(change.releases) do
-  redis.call('HDEL', KEYS[2 * release[1] + 1], release[2])
+local quota_bytes, quota_gpus = tonumber(ARGV[8]), tonumber(ARGV[9])
+if (quota_bytes or quota_gpus) and not adopts then
+  local bytes, gpus, own_bytes, own_gpus = 0, 0, 0, 0
+  local used = redis.call('HGETALL', tenant)
+  for i = 1, #used, 2 do
+    local b, g = string.match(used[i + 1], '(%d+) (%d+)')
+    if used[i] == ARGV[5] then
+      own_bytes, own_gpus = tonumber(b), tonumber(g)
+    else
+      bytes, gpus = bytes + b, gpus + g
+    end
+  end
+  local wanted_bytes, wanted_gpus = tonumber(ARGV[6]), tonumber(ARGV[7])
+  if quota_gpus and wanted_gpus > own_gpus and gpus + wanted_gpus > quota_gpus then
+    return {'over', 'gpus', string.format('%.0f', gpus), ARGV[7]}
+  end
+  if quota_bytes and wanted_bytes > own_bytes and bytes + wanted_bytes > quota_bytes then
+    return {'over', 'bytes', string.format('%.0f', bytes), ARGV[6]}
+  end
 end
-for _, hold in ipairs(change.holds) do
-  redis.call('HSET', KEYS[2 * hold[1] + 1], hold[3], hold[4])
+
+for i = FIRST, first_hold - 1, 3 do
+  redis.call('HDEL', held_key(ARGV[i]), ARGV[i + 2])
+  if redis.call('HEXISTS', node_key(ARGV[i]), 'version|' .. ARGV[i + 1]) == 1 then
+    redis.call('HINCRBY', node_key(ARGV[i]), 'version|' .. ARGV[i + 1], 1)
+  end
 end
-redis.call('HSET', KEYS[1], 'version', string.format('%d', tonumber(change.expected) + 1), 'record', ARGV[2])
-if change.ends then
-  redis.call('HDEL', KEYS[1], 'plan')
-  redis.call('EXPIRE', KEYS[1], change.forget_s)
-elseif ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[1], 'plan', ARGV[3])
+for i = first_hold, #ARGV, 5 do
+  if adopts then
+    redis.call('HDEL', KEYS[#KEYS], ARGV[i + 2])
+  else
+    redis.call('HSET', held_key(ARGV[i]), ARGV[i + 2], ARGV[i + 3])
+    redis.call('HINCRBY', node_key(ARGV[i]), 'version|' .. ARGV[i + 1], 1)
+  end
+end
+if ARGV[6] == '0' then
+  redis.call('HDEL', tenant, ARGV[5])
+else
+  redis.call('HSET', tenant, ARGV[5], ARGV[6] .. ' ' .. ARGV[7])
+end
+redis.call('HSET', deployment, 'version', string.format('%d', tonumber(expected) + 1), 'record', ARGV[3])
+if forget_s ~= '' then
+  redis.call('HDEL', deployment, 'plan')
+  redis.call('EXPIRE', deployment, forget_s)
+elseif ARGV[4] ~= '' then
+  redis.call('HSET', deployment, 'plan', ARGV[4])
 end
 return {'done'}

@@ -15,7 +15,7 @@ local limit = redis.call('HGET', KEYS[3], 'limit|' .. ARGV[3])
 local free = limit and tonumber(limit)
 local held = redis.call('HGETALL', KEYS[4])
 for i = 1, #held, 2 do
-  if free and string.match(held[i], '^(.*)|[^|]*$') == ARGV[3] then
+  if free and string.match(held[i], '^(.*)|') == ARGV[3] then
     free = free - tonumber(held[i + 1])
   end
 end
@@ -24,6 +24,7 @@ if not free or free < tonumber(ARGV[4]) then
 end
 
 redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
+redis.call('HINCRBY', KEYS[3], 'version|' .. ARGV[3], 1)
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[6])
 redis.call('ZADD', KEYS[2], ends_ms, ARGV[1])
 return {'held', ARGV[6]}

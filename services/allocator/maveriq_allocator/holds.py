@@ -61,8 +61,8 @@ class Holds:
         place = await self.find(hold_id)
         if place is None:
             return None
-        touched = [keys.HOLDS, keys.HOLD_ENDS, keys.held(place.node)]
-        told = [str(hold_id), keys.hold(place.gpu, hold_id), "1" if only_if_over else "0"]
+        touched = [keys.HOLDS, keys.HOLD_ENDS, keys.node(place.node), keys.held(place.node)]
+        told = [str(hold_id), keys.hold(place.gpu, hold_id), place.gpu, "1" if only_if_over else "0"]
         return place if await self._free(touched, told) else None
 
     async def want_back(self, deployment_id: UUID) -> bool:

@@ -10,14 +10,38 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from maveriq.contracts import Gpu, GpuState, Holding, InventoryChanged, NodeReported
+from maveriq.contracts import Gpu, GpuState, Holding, InventoryChanged, NodeReported, Stage
 from maveriq_allocator import keys
 from maveriq_allocator.choosing import Node
+from maveriq_allocator.drift import SLACK_BYTES, drift
 from maveriq_allocator.packing import Fragment
+from maveriq_allocator.quotas import NO_HEADROOM, Headroom
 from maveriq_allocator.store import Store
 
 _GPUS = TypeAdapter(tuple[Gpu, ...])
 _NODES_A_ROUND_TRIP = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """By which silence is judged."""
+
+    sweep_s: float = 5.0
+    """Between two looks for silent workers."""
+    grace_s: float = 60.0
+    """That a worker may say nothing of a reservation before it is reclaimed."""
+
+    @property
+    def max_step_ms(self) -> int:
+        """Between two looks: more was an outage of our own."""
+        return round(2e3 * self.sweep_s)
+
+    @property
+    def grace_ms(self) -> int:
+        return round(1e3 * self.grace_s)
+
+
+DEFAULT_TIMES = Times()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +50,14 @@ class NodeState:
 
     name: str
     engine: str
-    reported_at_s: int
-    """By Redis' clock."""
     gpus: tuple[GpuState, ...]
-    spans_nodes: bool = False
+    spans_nodes: bool
+    silent_s: float
+    """How long allocators have listened since its last report."""
+    limits: Mapping[str, int]
+    """By GPU, the bytes that are ours to hold."""
+    versions: Mapping[str, str]
+    """By GPU; another one: what is held on it, or its limit, has changed."""
 
     def message(self) -> InventoryChanged:
         return InventoryChanged(node=self.name, engine=self.engine, gpus=self.gpus)
@@ -39,13 +67,17 @@ class NodeState:
         return Node(
             self.name,
             self.engine,
-            tuple(_fragment(s.gpu, _without(s, apart_from).free_bytes) for s in self.gpus),
+            tuple(_fragment(s.gpu, self.free_bytes(_without(s, apart_from))) for s in self.gpus),
             self.spans_nodes,
         )
 
     def emptied(self) -> "NodeState":
         """As if nothing of ours were held."""
         return replace(self, gpus=tuple(GpuState(gpu=state.gpu) for state in self.gpus))
+
+    def free_bytes(self, state: GpuState) -> int:
+        """That may be held of a GPU here."""
+        return max(0, self.limits.get(state.gpu.id, 0) - sum(holding.bytes for holding in state.holdings))
 
     def unlent(self) -> "NodeState":
         """As if calibrations had given back all that they hold."""
@@ -66,24 +98,46 @@ def _without(state: GpuState, holder: tuple[UUID, int] | None) -> GpuState:
 
 
 def heard(nodes: Sequence[NodeState], timeout_s: float) -> list[NodeState]:
-    """The nodes whose last report is at most `timeout_s` older than the newest of all.
+    """The nodes that are not silent for longer. An outage of our own is nobody's silence: see `tick.lua`."""
+    return [node for node in nodes if node.silent_s <= timeout_s]
 
-    Not older than now: after an outage of our own, every node would be taken for silent.
-    """
-    newest = max((node.reported_at_s for node in nodes), default=0)
-    return [node for node in nodes if newest - node.reported_at_s <= timeout_s]
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a report showed beside what it says."""
+
+    strange: tuple[str, ...] = ()
+    """Tokens of what runs there and no record holds."""
+    left_out: tuple[str, ...] = ()
+    """Tokens of what is held there and was in no report for the grace period."""
 
 
 class Inventory:
-    def __init__(self, redis: Store) -> None:
+    def __init__(self, redis: Store, headroom: Headroom = NO_HEADROOM, times: Times = DEFAULT_TIMES) -> None:
         self._redis = redis
+        self._headroom = headroom
+        self._times = times
         self._report = redis.register_script(Path(__file__).with_name("report.lua").read_text())
 
-    async def report(self, message: NodeReported) -> None:
+    async def report(self, message: NodeReported) -> Kept:
+        name = message.node
         gpus = _GPUS.dump_json(message.gpus).decode()
-        limits = [part for gpu in message.gpus for part in (keys.limit(gpu.id), gpu.total_bytes - gpu.foreign_bytes)]
-        facts = [*limits, "spans_nodes", int(message.spans_nodes)]
-        await self._report([keys.NODES, keys.node(message.node)], [message.node, message.engine, gpus, *facts])
+        told = [name, message.engine, gpus, int(message.spans_nodes), _told(message.number)]
+        told += [self._times.max_step_ms, self._times.grace_ms, SLACK_BYTES]
+        told += ["" if message.running is None else "1", len(message.gpus)]
+        for gpu in message.gpus:
+            ours_bytes = gpu.total_bytes - gpu.foreign_bytes - self._headroom.of(gpu.gpu_type)
+            told += [gpu.id, ours_bytes, gpu.total_bytes, _told(gpu.own_bytes)]
+        others: dict[str, int] = {name: 0}
+        for one in message.running or ():
+            for (node, gpu_id), num_bytes in taken(one.stages, name).items():
+                number = others.setdefault(node, len(others))
+                told += [number, node, gpu_id, one.token, num_bytes]
+        touched = [keys.NODES, keys.node(name), keys.held(name), keys.strange(name), keys.missing(name)]
+        touched += [keys.HEARD, keys.WATCH]
+        touched += [key for node in [*others][1:] for key in (keys.node(node), keys.held(node))]
+        outcome, *found = await self._report(touched, told)
+        return Kept(*map(tuple, found)) if outcome == "kept" else Kept()
 
     async def snapshot(self) -> list[NodeState]:
         """Every node, by name. Each is read whole; together they may be of different moments."""
@@ -95,13 +149,16 @@ class Inventory:
 
     async def nodes(self, names: Sequence[str]) -> list[NodeState]:
         """These nodes, without those that never reported."""
+        if not names:
+            return []
         async with self._redis.pipeline(transaction=True) as pipeline:
             for name in names:
                 pipeline.hgetall(keys.node(name))
                 pipeline.hgetall(keys.held(name))
-            answers: list[dict[str, str]] = await pipeline.execute() if names else []
+            pipeline.hget(keys.WATCH, "listened_ms")
+            *answers, listened_ms = await pipeline.execute()
         pairs = zip(names, answers[::2], answers[1::2], strict=True)
-        return [_node_state(name, facts, held) for name, facts, held in pairs if facts]
+        return [_node_state(name, facts, held, int(listened_ms or 0)) for name, facts, held in pairs if "gpus" in facts]
 
     async def deployments(self, node: str) -> list[UUID]:
         """Those that hold something on a node."""
@@ -109,14 +166,33 @@ class Inventory:
         return sorted({owner for _, owner, replica in holders if replica is not None})
 
 
-def _node_state(name: str, facts: Mapping[str, str], held: Mapping[str, str]) -> NodeState:
+def taken(stages: Sequence[Stage], node: str) -> dict[tuple[str, str], int]:
+    """Bytes by node and GPU that a replica led from `node` holds."""
+    held: dict[tuple[str, str], int] = {}
+    for stage in stages:
+        for gpu in stage.gpus:
+            at = (stage.node or node, gpu)
+            held[at] = held.get(at, 0) + stage.reserved_bytes
+    return held
+
+
+def _told(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _node_state(name: str, facts: Mapping[str, str], held: Mapping[str, str], listened_ms: int) -> NodeState:
     holdings: dict[str, list[Holding]] = {}
     for field, num_bytes in sorted(held.items()):
         gpu, owner, replica = keys.parse_holding(field)
         holding = Holding(deployment_id=owner, replica=replica or 0, bytes=int(num_bytes), calibration=replica is None)
         holdings.setdefault(gpu, []).append(holding)
-    states = tuple(
-        GpuState(gpu=gpu, holdings=tuple(holdings.get(gpu.id, ()))) for gpu in _GPUS.validate_json(facts["gpus"])
+    states = [GpuState(gpu=gpu, holdings=tuple(holdings.get(gpu.id, ()))) for gpu in _GPUS.validate_json(facts["gpus"])]
+    return NodeState(
+        name=name,
+        engine=facts["engine"],
+        gpus=tuple(state.model_copy(update={"drift": drift(state)}) for state in states),
+        spans_nodes=facts.get("spans_nodes") == "1",
+        silent_s=max(0, listened_ms - int(facts["heard_at_ms"])) / 1e3,
+        limits={state.gpu.id: int(facts[keys.limit(state.gpu.id)]) for state in states},
+        versions={state.gpu.id: facts[keys.version(state.gpu.id)] for state in states},
     )
-    spans_nodes = facts.get("spans_nodes") == "1"
-    return NodeState(name, facts["engine"], int(facts["reported_at_s"]), states, spans_nodes)

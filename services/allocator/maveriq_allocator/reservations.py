@@ -1,19 +1,21 @@
 """Deployments' records and the bytes they hold, in Redis: changed together, or not at all. Keys: see `keys`.
 
 Every change is made from a version of the record and refused if that is no longer the latest, so any number of
-allocators may work at once, and one that dies between two calls leaves either the old state or the new.
+allocators may work at once, and one that dies between two calls leaves either the old state or the new. A choice of
+GPUs names the versions of them that it was made from, and is refused where one has changed since.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
-from maveriq.contracts import PlanComputed
+from maveriq.contracts import Placement, PlanComputed
 from maveriq_allocator import keys
+from maveriq_allocator.inventory import NodeState, taken
 from maveriq_allocator.lifecycle import Record
+from maveriq_allocator.quotas import NO_QUOTA, OverQuota, Quotas
 from maveriq_allocator.store import Store
 
 FORGET_S = 7 * 24 * 3600  # a message about an ended deployment comes within that or never
@@ -23,6 +25,8 @@ class Outcome(StrEnum):
     DONE = "done"
     STALE = "stale"
     """The record changed meanwhile: load it again."""
+    MOVED = "moved"
+    """Something changed on a GPU that was chosen: choose again from a new snapshot."""
     TAKEN = "taken"
     """Bytes are no longer free: take a new snapshot."""
 
@@ -45,8 +49,9 @@ class _Hold:
 
 
 class Reservations:
-    def __init__(self, redis: Store) -> None:
+    def __init__(self, redis: Store, quotas: Quotas = NO_QUOTA) -> None:
         self._redis = redis
+        self._quotas = quotas
         self._commit = redis.register_script(Path(__file__).with_name("commit.lua").read_text())
 
     async def load(self, deployment_id: UUID) -> Loaded:
@@ -60,28 +65,78 @@ class Reservations:
         plan = await self._redis.hget(keys.deployment(deployment_id), "plan")
         return None if plan is None else PlanComputed.model_validate_json(plan)
 
-    async def commit(self, before: Loaded, after: Record, plan: PlanComputed | None = None) -> Outcome:
-        """Replace a record, give back what it no longer holds and hold what it holds anew."""
-        old, new = set(_holds(before.record)), set(_holds(after))
-        nodes = sorted({hold.node for hold in old ^ new})
-        number = {node: index for index, node in enumerate(nodes, start=1)}
-        change = {
-            "expected": str(before.version),
-            "ends": after.ended,
-            "forget_s": FORGET_S,
-            "releases": [(number[h.node], h.field) for h in old - new],
-            "holds": [(number[h.node], h.gpu, h.field, str(h.bytes)) for h in new - old],
-        }
-        touched = [key for node in nodes for key in (keys.node(node), keys.held(node))]
-        told = [json.dumps(change), after.model_dump_json(), "" if plan is None else plan.model_dump_json()]
-        answer = await self._commit([keys.deployment(after.deployment_id), *touched], told)
-        return Outcome(answer[0])
+    async def commit(
+        self, before: Loaded, after: Record, plan: PlanComputed | None = None, seen: Sequence[NodeState] = ()
+    ) -> Outcome | OverQuota:
+        """Replace a record, give back what it no longer holds and hold what it holds anew.
+
+        Args:
+            seen: the snapshot that what is held anew was chosen from: MOVED where one of those GPUs has changed
+                since. Empty: whatever has changed, as long as the bytes are free.
+        """
+        return await self._change(before, after, plan, {node.name: node for node in seen})
+
+    async def adopt(
+        self, before: Loaded, after: Record, plan: PlanComputed | None, reporter: str
+    ) -> Outcome | OverQuota:
+        """Make a record of replicas that `reporter`'s worker runs, whose bytes are held as strange; else TAKEN."""
+        return await self._change(before, after, plan, {}, reporter)
+
+    async def _change(
+        self,
+        before: Loaded,
+        after: Record,
+        plan: PlanComputed | None,
+        seen: Mapping[str, NodeState],
+        reporter: str | None = None,
+    ) -> Outcome | OverQuota:
+        old = {held.placement.token: held.placement for held in before.record.held}
+        new = {held.placement.token: held.placement for held in after.held}
+        releases = _holds(old[token] for token in old.keys() - new.keys())
+        holds = _holds(new[token] for token in new.keys() - old.keys())
+        numbers: dict[str, str] = {}
+        touched: list[str] = []
+        for hold in (*releases, *holds):
+            if hold.node not in numbers:
+                numbers[hold.node] = str(len(numbers) + 1)
+                touched += keys.node(hold.node), keys.held(hold.node)
+        if reporter is not None:
+            touched.append(keys.strange(reporter))
+        deployment_id = str(after.deployment_id)
+        tenant = next((at.tenant for at in (*new.values(), *old.values())), "")
+        quota = self._quotas.of(tenant)
+        used = _holds(new.values()) if old or len(new) > len(holds) else holds
+        told = [
+            str(before.version),
+            str(FORGET_S) if after.ended else "",
+            after.model_dump_json(),
+            "" if plan is None else plan.model_dump_json(),
+            deployment_id,
+            str(sum(hold.bytes for hold in used)),
+            str(len({hold.gpu for hold in used})),
+            *quota.told(),
+            "" if reporter is None else "1",
+            str(len(releases)),
+        ]
+        for hold in releases:
+            told += numbers[hold.node], hold.gpu, hold.field
+        for hold in holds:
+            told += numbers[hold.node], hold.gpu, hold.field, str(hold.bytes), _version(seen, hold)
+        answer = await self._commit([keys.deployment(after.deployment_id), keys.tenant(tenant), *touched], told)
+        return OverQuota(tenant, quota, *answer[1:]) if answer[0] == "over" else Outcome(answer[0])
 
 
-def _holds(record: Record) -> Iterator[_Hold]:
-    for held in record.held:
-        at = held.placement
-        for stage in at.stages:
-            for gpu in stage.gpus:
-                field = keys.holding(gpu, record.deployment_id, at.replica)
-                yield _Hold(stage.node or at.node, gpu, field, stage.reserved_bytes)
+def _holds(placements: Iterable[Placement]) -> list[_Hold]:
+    """One for each GPU and replica."""
+    return [
+        _Hold(node, gpu, keys.holding(gpu, at.token), num_bytes)
+        for at in placements
+        for (node, gpu), num_bytes in taken(at.stages, at.node).items()
+    ]
+
+
+def _version(seen: Mapping[str, NodeState], hold: _Hold) -> str:
+    """Of the hold's GPU in the snapshot; '0', which no GPU has, where it was not there."""
+    if not seen:
+        return ""
+    return seen[hold.node].versions.get(hold.gpu, "0") if hold.node in seen else "0"

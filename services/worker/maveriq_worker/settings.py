@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from maveriq.contracts import NODE_PATTERN
-from maveriq.settings import read
+from maveriq.settings import num_bytes, read
 
 EngineName = Literal["torch", "trtllm"]
-
-_UNIT_BYTES = {
-    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +49,12 @@ def cpu_devices(text: str) -> tuple[tuple[int, int], ...]:
         return ()
     found: dict[int, int] = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*cpu:(\d+)\s*=\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", part)
-        unit_bytes = _UNIT_BYTES.get(match[3].upper()) if match else None
-        if match is None or unit_bytes is None:
-            raise ValueError("expected nvml, or CPU devices with their sizes, e.g. cpu:0=300MiB,cpu:1=220MiB")
-        number, size_bytes = int(match[1]), int(float(match[2]) * unit_bytes)
+        match = re.fullmatch(r"\s*cpu:(\d+)\s*=(.*)", part)
+        try:
+            number, size_bytes = int(match[1] if match else ""), num_bytes(match[2] if match else "")
+        except ValueError as error:
+            words = "expected nvml, or CPU devices with their sizes, e.g. cpu:0=300MiB,cpu:1=220MiB"
+            raise ValueError(words) from error
         if number in found:
             raise ValueError(f"cpu:{number} is given twice")
         if size_bytes == 0:

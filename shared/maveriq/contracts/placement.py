@@ -79,10 +79,9 @@ class ConfirmationRequested(Message):
 
 
 class PlacementConfirmed(Message):
-    """A worker still runs a replica as it was placed: enough to make its record again."""
+    """A worker runs a replica as it was placed, and was not told to stop it: enough to make its record again."""
 
     topic: ClassVar[str] = "placement.confirmed.v1"
 
     deployment_id: UUID
     placement: Placement
-    draining: bool = Field(default=False, description="It was told to stop.")
