@@ -322,6 +322,17 @@ async def test_a_replica_that_is_idle_or_whose_model_nobody_described_says_no_ti
     assert not scene.said(ServiceTimed)
 
 
+async def test_a_device_is_reported_busy_while_a_replica_on_it_generates(scene: Scene) -> None:
+    await scene.reserve()
+    await scene.hears(ReplicaReady)
+    mailbox = await scene.outside.mailbox(Heard())
+    await scene.outside.submit(request(scene.deployment_id), reply_to=mailbox.address)
+    await until(lambda: any(gpu.utilisation for gpu in scene.said(NodeReported)[-1].gpus))
+    used, unused = scene.said(NodeReported)[-1].gpus
+    assert 0 < (used.utilisation or 0) < 1
+    assert unused.utilisation == 0
+
+
 async def test_replicas_of_one_deployment_live_apart(scene: Scene) -> None:
     await scene.reserve()
     await scene.reserve(placement(token="token-2", replica=1, gpus=(f"{NODE}/cpu:1",)))

@@ -4,7 +4,6 @@ A strategy only orders; every GPU that has room can be taken under each of them.
 three are, excludes what it does not prefer, and waits for ever where nothing else has room.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,6 @@ from numpy.typing import NDArray
 
 from maveriq.contracts import Strategy
 
-WINDOW_S = 120.0  # MaverIQ's
-BUSY = 0.01  # MaverIQ's: utilisation above which a GPU counts as busy
 _STEPS = 100  # of utilisation: costs are integers, so that sums of them are exact
 _FEWER_THAN = 2**15  # sum of the steps of a replica's GPUs: 200 each at most
 _LESS_THAN = 2**44  # sum of their free bytes
@@ -53,13 +50,3 @@ def _unwanted(preference: Preference, share: NDArray[np.float64]) -> NDArray[np.
             return np.where(share < preference.threshold, preference.threshold - share, 1.0 + share)
         case Strategy.LEAST_LOADED | Strategy.BEST_FIT:
             return share
-
-
-def busy_share(readings: Iterable[tuple[float, float]], now_s: float, window_s: float = WINDOW_S) -> float:
-    """Share of the readings in the window before `now_s` at which a GPU was busy; 0 where there are none.
-
-    Args:
-        readings: when (s, any clock that `now_s` is of) and utilisation from 0 to 1.
-    """
-    recent = [utilisation > BUSY for at_s, utilisation in readings if now_s - window_s < at_s <= now_s]
-    return sum(recent) / len(recent) if recent else 0.0

@@ -30,7 +30,7 @@ async def serve(bus: Bus, settings: Settings, devices: Devices, new_engine: Call
     fleet = Fleet(bus, devices, new_engine, settings.engine, settings.cache_dir, settings.threads_per_stage)
 
     def gpus() -> tuple[Gpu, ...]:
-        return devices.report(fleet.held_bytes())
+        return devices.report(fleet.held_bytes(), fleet.busy_gpus())
 
     listening = asyncio.Event()
 

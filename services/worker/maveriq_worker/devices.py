@@ -1,14 +1,21 @@
 """The node's devices: GPUs through NVML, or declared shares of the CPU's memory."""
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
+
+import structlog
 
 from maveriq.contracts import Gpu
 from maveriq.settings import BadSetting
 from maveriq_worker.descendants import descendants
 from maveriq_worker.engine import Device
+from maveriq_worker.nvlinks import nvlinks
 from maveriq_worker.settings import Settings
+from maveriq_worker.utilisation import Utilisation
+
+log = structlog.get_logger()
 
 
 class Devices(Protocol):
@@ -16,12 +23,13 @@ class Devices(Protocol):
         """The device of this id; None where this node has none."""
         ...
 
-    def report(self, held_bytes: Mapping[str, int]) -> tuple[Gpu, ...]:
-        """What each device is and what others took of it, now.
+    def report(self, held_bytes: Mapping[str, int], busy: Collection[str] = ()) -> tuple[Gpu, ...]:
+        """What each device is and what is taken of it, now; how busy it was when this was asked before.
 
         Args:
             held_bytes: by GPU id, what our own replicas hold; counted as ours where the driver
                 does not tell whose bytes are whose.
+            busy: ids of those whose replicas are generating; counts where no driver tells.
         """
         ...
 
@@ -29,7 +37,12 @@ class Devices(Protocol):
 class CpuDevices:
     """Declared, so nobody else can take of them."""
 
-    def __init__(self, node: str, sizes_bytes: tuple[tuple[int, int], ...], threads_per_stage: int) -> None:
+    def __init__(
+        self, node: str, sizes_bytes: tuple[tuple[int, int], ...], threads_per_stage: int,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._now_s = now_s
+        self._utilisation = Utilisation()
         self._found = {
             f"{node}/cpu:{number}": Device(f"{node}/cpu:{number}", "cpu", number) for number, _ in sizes_bytes
         }
@@ -41,8 +54,12 @@ class CpuDevices:
     def find(self, gpu: str) -> Device | None:
         return self._found.get(gpu)
 
-    def report(self, held_bytes: Mapping[str, int]) -> tuple[Gpu, ...]:
-        return self._gpus
+    def report(self, held_bytes: Mapping[str, int], busy: Collection[str] = ()) -> tuple[Gpu, ...]:
+        return tuple(self._with_utilisation(gpu, busy) for gpu in self._gpus)
+
+    def _with_utilisation(self, gpu: Gpu, busy: Collection[str]) -> Gpu:
+        share = self._utilisation.read(gpu.id, self._now_s(), float(gpu.id in busy))
+        return gpu.model_copy(update={"utilisation": share})
 
 
 class NvmlDevices:
@@ -51,9 +68,11 @@ class NvmlDevices:
     Ordinals are those of CUDA_DEVICE_ORDER=PCI_BUS_ID, which `__main__` sets: NVML counts by bus too.
     """
 
-    def __init__(self, nvml: Any, visible: str | None) -> None:
+    def __init__(self, nvml: Any, visible: str | None, now_s: Callable[[], float] = time.monotonic) -> None:
         """Raises BadSetting: no driver, no GPU, or none is left visible."""
-        self._nvml = nvml
+        self._nvml, self._now_s = nvml, now_s
+        self._utilisation = Utilisation()
+        self._lost: set[str] = set()
         try:
             nvml.nvmlInit()
             handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
@@ -68,36 +87,60 @@ class NvmlDevices:
             raise BadSetting("MAVERIQ_DEVICES: no GPU is visible; set CUDA_VISIBLE_DEVICES, or declare CPU devices")
         self._handles = {gpu: by_uuid[gpu] for gpu in ids}
         self._found = {gpu: Device(gpu, "cuda", ordinal) for ordinal, gpu in enumerate(ids)}
+        self._linked = nvlinks(nvml, self._handles)
 
     def find(self, gpu: str) -> Device | None:
         return self._found.get(gpu)
 
-    def report(self, held_bytes: Mapping[str, int]) -> tuple[Gpu, ...]:
+    def report(self, held_bytes: Mapping[str, int], busy: Collection[str] = ()) -> tuple[Gpu, ...]:
+        """Without GPUs that the driver can no longer read. Raises NVMLError: it can read none."""
         ours = frozenset(descendants(os.getpid())) | {os.getpid()}
-        return tuple(self._report_one(gpu, ours, held_bytes.get(gpu, 0)) for gpu in self._handles)
+        found: list[Gpu] = []
+        for gpu in self._handles:
+            try:
+                found.append(self._report_one(gpu, ours, held_bytes.get(gpu, 0)))
+            except self._nvml.NVMLError as error:
+                if gpu not in self._lost:
+                    log.error("GPU cannot be read and is no longer reported", gpu=gpu, why=str(error))
+                self._lost.add(gpu)
+                if len(self._lost) == len(self._handles):
+                    raise
+            else:
+                self._lost.discard(gpu)
+        return tuple(found)
 
     def _report_one(self, gpu: str, ours: frozenset[int], held_bytes: int) -> Gpu:
         handle = self._handles[gpu]
         memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
         used_bytes = int(memory.used)
-        own_bytes = min(used_bytes, self._own_bytes(handle, ours, held_bytes))
+        own_bytes = self._own_bytes(handle, ours, held_bytes)
         return Gpu(
             id=gpu,
             gpu_type=str(self._nvml.nvmlDeviceGetName(handle)),
             total_bytes=int(memory.total),
-            foreign_bytes=used_bytes - own_bytes,
+            foreign_bytes=max(0, used_bytes - (held_bytes if own_bytes is None else own_bytes)),
+            own_bytes=own_bytes,
+            utilisation=self._busy_share(gpu, handle),
+            linked=self._linked[gpu],
         )
 
-    def _own_bytes(self, handle: Any, ours: frozenset[int], held_bytes: int) -> int:
-        """What our processes take. In a container NVML may give the host's pids, or no sizes: then what we hold."""
+    def _own_bytes(self, handle: Any, ours: frozenset[int], held_bytes: int) -> int | None:
+        """What our processes take; None: in a container NVML may give the host's pids, or no sizes."""
         try:
             running = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
         except self._nvml.NVMLError:
-            return held_bytes
+            return None
         own = [one.usedGpuMemory for one in running if one.pid in ours]
-        if not own or None in own:
-            return held_bytes
+        if None in own or (not own and held_bytes):
+            return None
         return sum(own)
+
+    def _busy_share(self, gpu: str, handle: Any) -> float | None:
+        try:
+            percent = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+        except self._nvml.NVMLError:  # as of a MIG device
+            return None
+        return self._utilisation.read(gpu, self._now_s(), percent / 100)
 
 
 def visible_gpus(uuids: tuple[str, ...], visible: str | None) -> tuple[str, ...]:

@@ -97,6 +97,11 @@ class Fleet:
                     held[gpu] += stage.reserved_bytes
         return dict(held)
 
+    def busy_gpus(self) -> frozenset[str]:
+        """Ids of those that some replica here is generating on."""
+        busy = [replica.placement.stages for replica in self._running.values() if replica.is_busy]
+        return frozenset(gpu for stages in busy for stage in stages for gpu in stage.gpus)
+
     def timed(self) -> tuple[ServiceTimed, ...]:
         """What each replica's passes took since this was last asked; of those that served nothing, nothing."""
         said = (replica.timed() for replica in self._running.values())

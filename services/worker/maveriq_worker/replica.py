@@ -152,6 +152,11 @@ class Replica:
     def _failed(self, detail: str, *, unusable: bool = False) -> ReplicaFailed:
         return failed(self._deployment_id, self.placement, detail, unusable=unusable)
 
+    @property
+    def is_busy(self) -> bool:
+        """Its engine is at somebody's answer."""
+        return self._serving is not None and self._serving.is_busy
+
     def timed(self) -> ServiceTimed | None:
         """What its passes took since this was last asked; None: nothing ran, or nobody said what the model is."""
         times, facts = self._engine.times(), self.placement.facts

@@ -55,6 +55,11 @@ class Serving:
         await self._mailbox.bind(f"{RequestCancelled.topic}.{self._deployment_id}")
         self._consumer = await self._bus.consume_requests(self._deployment_id, self._take, slots=self._slots)
 
+    @property
+    def is_busy(self) -> bool:
+        """The engine is at somebody's answer."""
+        return self._num_generating > 0
+
     async def drain(self, quiet_s: float, limit_s: float) -> None:
         """Answer what is queued until nothing came for `quiet_s`, or for `limit_s` at most; then what is in hand."""
         end = self._loop.time() + limit_s

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maveriq.contracts import Strategy
-from maveriq_allocator.strategies import Preference, busy_share
+from maveriq_allocator.strategies import Preference
 
 SHARES = np.array([0.0, 0.2, 0.6, 0.7, 0.9, 1.0])
 FREE = np.array([100, 90, 80, 70, 60, 50], dtype=np.int64)
@@ -42,10 +42,3 @@ def test_costs_of_the_largest_replica_add_up_without_overflow() -> None:
     for strategy in Strategy:
         costs = Preference(strategy).costs(np.full(64, 2**38, dtype=np.int64), np.full(64, 1.0))
         assert int(costs.sum()) == sum(int(cost) for cost in costs) < 2**61
-
-
-def test_utilisation_is_the_share_of_busy_readings_in_the_window() -> None:
-    readings = [(0.0, 1.0), (130.0, 0.5), (140.0, 0.005), (150.0, 0.02), (200.0, 0.0), (260.0, 1.0)]
-    assert busy_share(readings, now_s=240.0) == 0.5
-    assert busy_share(readings, now_s=500.0) == 0.0
-    assert busy_share(readings, now_s=240.0, window_s=50.0) == 0.0
