@@ -46,10 +46,12 @@ class Sources(Protocol):
         fingerprints: Sequence[Fingerprint],
         calibrations: Sequence[Calibration],
         named: Sequence[str],
+        context_tokens: int,
     ) -> tuple[tuple[Estimator, ...], tuple[str, ...]]:
         """
         Args:
             named: GPU types that the intent or the prices speak of, measured or not.
+            context_tokens: prompt and answer of the mean request.
         """
         ...
 
@@ -60,6 +62,7 @@ def by_law(
     fingerprints: Sequence[Fingerprint],
     calibrations: Sequence[Calibration],
     named: Sequence[str] = (),
+    context_tokens: int = 0,
 ) -> tuple[tuple[Estimator, ...], tuple[str, ...]]:
     """A GPU type's calibration where it covers the variant, else the model's own fingerprint."""
     tables = Tables()
@@ -73,7 +76,7 @@ def by_law(
             reason = "nothing was measured"
             if calibration is not None and constants is not None:
                 kv_precision = cache_among(variant, calibration.scope.kv_precisions)
-                reason = _against(calibration, facts, variant, kv_precision)
+                reason = _against(calibration, facts, variant, kv_precision, context_tokens)
                 if not reason:
                     kind = Kind(engine, gpu_type, variant.precision, kv_precision, variant)
                     found.append(CalibratedLaw(kind, facts, calibration, constants, tables))
@@ -113,10 +116,14 @@ def _places(fingerprints: Iterable[Fingerprint], calibrations: Iterable[Calibrat
     yield from dict.fromkeys(places)
 
 
-def _against(calibration: Calibration, facts: ModelFacts, variant: Variant, kv_precision: Precision) -> str:
+def _against(
+    calibration: Calibration, facts: ModelFacts, variant: Variant, kv_precision: Precision, context_tokens: int
+) -> str:
     """Why the calibration does not speak for the variant."""
     least = min(calibration.scope.tp_degrees)
-    reason = law.uncovered(calibration, facts, variant.precision, kv_precision, tp=least)
+    reason = law.uncovered(
+        calibration, facts, variant.precision, kv_precision, tp=least, context_tokens=context_tokens
+    )  # fmt: skip
     if not reason and not any(constant.name.startswith("runtime.") for constant in calibration.memory):
         return "what its runtime takes of the memory was never measured"
     return reason

@@ -27,6 +27,7 @@ _NOISE = 0.01  # what the law leaves unexplained of a run; repeats differ by 0.2
 _JITTER_MS = {"prefill": 0.3, "decode": 0.02, "e2e": 1.0}  # what a clock and a host add, whatever the run takes
 _RIDGE = 0.03  # a precision's deviation from the common constant must be worth a hundredth of its column
 _APART_NOISE = 0.02  # of bytes that an allocator rounded
+_LEAST_GIB = 1 / 16  # a miss of some MiB in a small pass is no share of a large one's
 _QUIET = 0.1
 _BALANCE = (1 / 3, 3.0)  # how far a group's weight is turned towards that of the others
 
@@ -230,11 +231,10 @@ def _constants(names: Sequence[str], fitted: Fitted) -> tuple[Constant, ...]:
 
 
 def _margin(samples: Sequence[RunSample], engine: str, names: Sequence[str], fitted: Fitted) -> float:
-    """Largest share by which the whole memory of a sample was predicted too small."""
+    """Largest share by which a sample's runtime and activations were predicted too small; the rest is counted."""
     worst = 0.0
     for sample in samples:
         for reading in _sizes(sample, engine):
             found = float((_matrix([reading], names) @ fitted.constants)[0])
-            known = _known(sample, _rig(sample, engine, (1,))) if sample.memory_bytes else 0.0
-            worst = max(worst, (reading.value - found) / (known + found) if known + found > 0 else 0.0)
+            worst = max(worst, (reading.value - found) / max(found, _LEAST_GIB))
     return worst

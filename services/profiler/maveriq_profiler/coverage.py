@@ -31,13 +31,19 @@ def current(calibrations: Iterable[Calibration], present: Iterable[RigSeen]) -> 
     )
 
 
-def covered(facts: ModelFacts, variants: Iterable[Variant], calibrations: Iterable[Calibration]) -> set[Kind]:
-    """Where the law predicts the model without its being measured."""
+def covered(
+    facts: ModelFacts, variants: Iterable[Variant], calibrations: Iterable[Calibration], context_tokens: int = 0
+) -> set[Kind]:
+    """Where the law predicts the model without its being measured.
+
+    Args:
+        context_tokens: prompt and answer of the mean request.
+    """
     return {
         Kind(one.engine, one.engine_version, one.gpu_type, variant.precision)
         for variant in variants
         for one in calibrations
-        if not uncovered(one, facts, variant.precision, variant.cache_precision)
+        if not uncovered(one, facts, variant.precision, variant.cache_precision, context_tokens=context_tokens)
     }
 
 

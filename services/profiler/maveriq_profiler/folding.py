@@ -96,7 +96,8 @@ def predicted(calibration: Calibration, sample: RunSample, *, decode: bool) -> P
     Its error is the constants' (by their covariance) and what the law leaves unexplained where it was fitted.
     """
     tp, pp = sample.tp, len(sample.layers)
-    if uncovered(calibration, sample.facts, sample.precision, sample.kv_precision, tp=tp, pp=pp):
+    tokens = sample.input_tokens + sample.output_tokens
+    if uncovered(calibration, sample.facts, sample.precision, sample.kv_precision, tp=tp, pp=pp, context_tokens=tokens):
         return None
     terms = _terms(calibration, sample, decode=decode)
     ms = float(dot({constant.name: constant.value for constant in calibration.latency}, terms))

@@ -109,7 +109,11 @@ class Handlers:
         return ""
 
     def _covered(self, facts: ModelFacts, admission: Admission, calibrations: Sequence[Calibration]) -> set[Kind]:
-        return covered(facts, admission.model.variants, calibrations) if self.trusts_calibrations else set()
+        if not self.trusts_calibrations:
+            return set()
+        workload = admission.intent.workload
+        tokens = workload.input_tokens + workload.output_tokens
+        return covered(facts, admission.model.variants, calibrations, tokens)
 
     async def _problem_here(self, reading: Reading, wanted: tuple[Precision, ...], known_kinds: set[Kind]) -> str:
         """Measures what this rig runs and is not calibrated for; why that gave nothing, or '' where it did."""

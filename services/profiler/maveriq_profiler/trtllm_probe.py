@@ -232,6 +232,6 @@ def _model_bytes(config: Any, num_layers: int, cache_tokens: int, tp: int) -> in
     model = build(with_layers(config, num_layers), "meta", torch.float32)
     weights = sum(parameter.numel() for parameter in model.parameters())
     embedding = (tp - 1) * model.get_input_embeddings().weight.numel()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * (weights + embedding + num_layers * cache_tokens * 2 * heads * head_dim))
+    facts = facts_of(config)
+    cache = num_layers * cache_tokens * 2 * facts.num_kv_heads * facts.head_dim
+    return int(2 * (weights + embedding + cache))

@@ -85,7 +85,7 @@ class Calibration(Value):
     )
     memory: tuple[Constant, ...] = Field(default=(), description="In GiB per unit of its term.")
     memory_margin: float = Field(
-        default=0.0, ge=0, description="Largest share by which memory was ever predicted too small."
+        default=0.0, ge=0, description="Largest share by which runtime and activations were ever predicted too small."
     )
     scope: Scope
     latency_residuals: Residuals

@@ -5,15 +5,20 @@ from collections.abc import Sequence
 from maveriq.contracts import Calibration, ModelFacts, Precision
 
 _REACH = 4.0  # MaverIQ's data: fitted to 6B and 7B models the law still holds for layers four times as large
+_LONGER = 4.0  # what is linear in the context, or in its square, is that at four times as much
 _WORST_FIT = 0.10  # median miss of its own samples; a fingerprint taken on a busy CPU does no worse
 _MIN_MODELS = 2  # one model's error for another is 8 % at the median, two models' 1 %
 
 
 def uncovered(
     calibration: Calibration, facts: ModelFacts, precision: Precision, kv_precision: Precision,
-    *, tp: int = 1, pp: int = 1,
+    *, tp: int = 1, pp: int = 1, context_tokens: int = 0,
 ) -> str:  # fmt: skip
-    """Why it is not to be trusted here; '' where it is."""
+    """Why it is not to be trusted here; '' where it is.
+
+    Args:
+        context_tokens: prompt and answer of the mean request; 0: of any that was seen.
+    """
     seen = calibration.scope
     if seen.num_models < _MIN_MODELS:
         return f"it has seen {seen.num_models} model(s), and {_MIN_MODELS} are the least"
@@ -27,6 +32,11 @@ def uncovered(
     ):
         if not sizes[0] / _REACH <= value <= sizes[1] * _REACH:
             return f"{name} {value} is more than {_REACH:g} times outside what it has seen ({sizes[0]} to {sizes[1]})"
+    if context_tokens > _LONGER * seen.max_context_tokens:
+        return (
+            f"prompts and answers of {context_tokens} tokens are more than {_LONGER:g} times as long as what it has "
+            f"seen ({seen.max_context_tokens})"
+        )
     if facts.num_experts and not seen.mixtures:
         return "it has seen no mixture of experts"
     for name, wanted, known in (

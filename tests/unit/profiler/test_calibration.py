@@ -180,6 +180,7 @@ def test_one_model_is_fitted_and_not_trusted_for_another():
     [
         (UNSEEN, Precision.INT8, {}, "precision int8"),
         (UNSEEN, Precision.FP16, {"tp": 2}, "TP 2"),
+        (UNSEEN, Precision.FP16, {"context_tokens": 30_000}, "30000 tokens"),
         (mixture(), Precision.FP16, {}, "mixture"),
         (facts(32768, 131072, 32000, 8, 64, 64), Precision.FP16, {}, "layer_params"),
         (facts(1024, 4096, 1_000_000), Precision.FP16, {}, "vocab_size"),

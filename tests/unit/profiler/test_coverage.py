@@ -16,6 +16,8 @@ def test_a_calibration_covers_the_precisions_that_it_has_seen() -> None:
     both = (*FP32, Variant(precision=Precision.BF16, accuracy=1.0))
     assert covered(FACTS, both, [calibration()]) == {HERE}
     assert covered(FACTS.model_copy(update={"hidden_size": 100_000}), both, [calibration()]) == set()
+    assert covered(FACTS, both, [calibration()], context_tokens=2048) == {HERE}
+    assert covered(FACTS, both, [calibration()], context_tokens=2049) == set()
 
 
 def test_a_calibration_of_an_older_engine_counts_no_more_where_a_newer_one_runs() -> None:

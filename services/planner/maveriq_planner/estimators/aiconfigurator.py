@@ -80,8 +80,9 @@ class VendorTables:
         fingerprints: Sequence[Fingerprint],
         calibrations: Sequence[Calibration],
         named: Sequence[str] = (),
+        context_tokens: int = 0,
     ) -> tuple[tuple[Estimator, ...], tuple[str, ...]]:
-        measured, silent = by_law(model, facts, fingerprints, calibrations)
+        measured, silent = by_law(model, facts, fingerprints, calibrations, named, context_tokens)
         known = {one.gpu_type for one in fingerprints} | {one.gpu_type for one in calibrations}
         found: list[Estimator] = list(measured)
         reasons = list(silent)

@@ -132,17 +132,16 @@ class CalibratedLaw:
     def footprint(self, tp: int, pps: Array, slots: Array, context_tokens: int) -> Footprint:
         """A layer counts with what an allocator rounds its buffers up by.
 
-        The runtime's bytes are raised by the largest share by which memory was ever predicted too small."""
+        Runtime and activations are raised by the largest share by which they were ever predicted too small; weights
+        and cache are counted."""
         rig = law.Rig(self.calibration.engine, self.kind.precision, self.kind.kv_precision, tp, (1,))
         count, terms = self.tables.sizes_of(self.facts, rig, slots, context_tokens)
         runtime = np.array([self._runtime_gib(tp, int(pp)) for pp in pps])[:, None] * GIB
         middle = runtime + law.dot(self.constants.memory, terms) * GIB / tp
-        layers = np.ceil(self.facts.num_layers / pps)[:, None]
         layer_bytes = count.layer_bytes + np.ceil(self.constants.memory.get("buffers", 0.0) * GIB / 1024)
-        whole = middle + layers * layer_bytes + count.first_bytes + count.last_bytes
         residuals = self.calibration.memory_residuals
-        unsure = whole * (residuals.p90 if residuals else 0.0)
-        reserved = middle + whole * self.calibration.memory_margin
+        unsure = middle * (residuals.p90 if residuals else 0.0)
+        reserved = middle * (1 + self.calibration.memory_margin)
         return Footprint(
             layer_bytes, count.first_bytes, count.last_bytes, count.tied_saving_bytes, np.ceil(reserved),
             np.maximum(middle - unsure, 0.0), np.maximum(middle + unsure, reserved),

@@ -80,6 +80,7 @@ def by_published(
     fingerprints: Sequence[Fingerprint],
     calibrations: Sequence[Calibration],
     named: Sequence[str] = (),
+    context_tokens: int = 0,
 ) -> tuple[tuple[Estimator, ...], tuple[str, ...]]:
     """Fingerprints only: the method has no use for calibrations."""
     found: list[Estimator] = []
