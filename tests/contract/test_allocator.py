@@ -13,6 +13,7 @@ from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
+    DeploymentWaiting,
     FailureReason,
     InventoryChanged,
     Message,
@@ -130,10 +131,10 @@ async def test_no_room_fails_with_what_was_needed_and_what_there_was(allocator: 
     assert node.gpus[0].holdings == ()
 
 
-async def test_without_any_node_the_plan_fails_by_the_missing_type(allocator: Allocator) -> None:
-    (failure,) = await allocator.tell(computed())
-    assert isinstance(failure, DeploymentFailed)
-    assert "no node with engine torch has a A6000" in failure.detail
+async def test_without_any_node_the_plan_waits_for_the_missing_type(allocator: Allocator) -> None:
+    (waiting,) = await allocator.tell(computed())
+    assert isinstance(waiting, DeploymentWaiting)
+    assert "no node with engine torch has a A6000" in waiting.detail
 
 
 async def test_a_failed_replica_goes_on_with_the_next_candidate_in_the_bytes_it_gave_back(
@@ -284,8 +285,8 @@ async def test_a_node_that_fell_silent_gets_nothing_and_is_named(allocator: Allo
     redis = connect(redis_url)
     await redis.hincrby("maveriq:allocator:node:a", "heard_at_ms", -61_000)
     await redis.aclose()
-    (failure,) = of_type(DeploymentFailed, await allocator.tell(computed(replicas=2)))
-    assert "nodes that no longer report: a" in failure.detail
+    (waiting,) = of_type(DeploymentWaiting, await allocator.tell(computed(replicas=2)))
+    assert "nodes that no longer report: a" in waiting.detail
 
 
 def broken(**changes: object) -> bytes:

@@ -10,22 +10,24 @@ import pytest
 from maveriq.bus.handling import decode, replies
 from maveriq.contracts import (
     DeploymentFailed,
+    DeploymentWaiting,
     InventoryChanged,
     MemoryFreed,
     MemoryHeld,
     MemoryRequested,
     Message,
     NodeStarted,
+    PlacementRequested,
     PlacementReserved,
     ReplicaFailed,
 )
 from maveriq.topology import ALLOCATOR
 from maveriq_allocator.__main__ import bound, wire
 from maveriq_allocator.holds import MAX_WAITS
-from maveriq_allocator.placing import Lent
 from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import connect
-from tests.unit.allocator.plans import candidate, computed, reported
+from maveriq_allocator.trying import Lent
+from tests.unit.allocator.plans import candidate, computed, memory, reported
 
 HOLD = UUID("00000000-0000-4000-8000-00000000000a")
 
@@ -105,32 +107,36 @@ async def test_what_there_is_no_room_for_is_answered_with_the_reason(
 async def test_a_deployment_that_lacks_only_what_a_calibration_holds_has_it_given_back(allocator: Allocator) -> None:
     await allocator.tell(reported("a", 100))
     await allocator.tell(wanted(60))
-    with pytest.raises(Lent):  # and so comes again later
-        await allocator.tell(computed(candidate()))
+    (waiting,) = await allocator.tell(computed(candidate()))
+    assert isinstance(waiting, DeploymentWaiting)
     (refused,) = await allocator.tell(wanted(60))
     assert isinstance(refused, MemoryHeld) and refused.gpu is None
     assert "a deployment needs the memory" in refused.problem and refused.largest_bytes == 100
-    (changed,) = await allocator.tell(MemoryFreed(hold_id=HOLD))
+    changed, again = await allocator.tell(MemoryFreed(hold_id=HOLD))
     assert isinstance(changed, InventoryChanged) and changed.gpus[0].free_bytes == 100
-    order, _ = await allocator.tell(computed(candidate()))
+    assert isinstance(again, PlacementRequested)
+    order, _ = await allocator.tell(again)
     assert isinstance(order, PlacementReserved)
     assert await allocator.tell(MemoryFreed(hold_id=HOLD)) == []
 
 
-async def test_a_deployment_waits_for_a_calibration_so_often_and_then_fails(allocator: Allocator) -> None:
+async def test_one_that_may_not_wait_is_tried_again_for_a_calibrations_memory_and_then_fails(
+    allocator: Allocator,
+) -> None:
     await allocator.tell(reported("a", 100))
     await allocator.tell(wanted(60))
+    impatient = computed(candidate(), max_wait_s=0)
     for _ in range(MAX_WAITS):
-        with pytest.raises(Lent):
-            await allocator.tell(computed(candidate()))
-    (failed,) = await allocator.tell(computed(candidate()))
+        with pytest.raises(Lent):  # and so comes again later
+            await allocator.tell(impatient)
+    (failed,) = await allocator.tell(impatient)
     assert isinstance(failed, DeploymentFailed)
 
 
 async def test_what_would_not_fit_anyway_fails_at_once(allocator: Allocator) -> None:
     await allocator.tell(reported("a", 100))
     await allocator.tell(wanted(60))
-    (failed,) = await allocator.tell(computed(candidate(gpu_type="L4")))
+    (failed,) = await allocator.tell(computed(candidate(stage=memory(layer=20))))
     assert isinstance(failed, DeploymentFailed)
     kept, *_ = await allocator.tell(wanted(60))
     assert isinstance(kept, MemoryHeld) and kept.gpu == "a/0"

@@ -54,10 +54,10 @@ class MortalStore:
         return self._mortal(getattr(self._store, name))
 
     def _mortal(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def run(*args: object) -> Any:
+        async def run(*args: object, **options: object) -> Any:
             if self._chance.random() < self._mortality:
                 raise Killed
-            answer = await call(*args)
+            answer = await call(*args, **options)
             if self._chance.random() < self._mortality:
                 raise Killed
             return answer
@@ -216,7 +216,7 @@ async def test_of_deployments_planned_at_once_as_many_are_placed_as_fit(redis_ur
         await Inventory(store).report(reported(name, 200, 200))
     cluster = Cluster(store, random.Random(1))
     cluster.mortality = 0.0
-    plans = [computed(candidate(pp=2), deployment_id=UUID(int=number + 1)) for number in range(20)]
+    plans = [computed(candidate(pp=2), deployment_id=UUID(int=number + 1), max_wait_s=0) for number in range(20)]
     answers = await asyncio.gather(*(cluster.allocator()[PlanComputed](plan) for plan in plans))
     kinds = Counter(type(message) for answer in answers for message in answer)
     assert kinds[PlacementReserved] == 15  # 3 nodes x 5 x (40 + 40)

@@ -12,6 +12,7 @@ from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
+    DeploymentWaiting,
     Failure,
     Message,
     Placement,
@@ -21,6 +22,7 @@ from maveriq.contracts import (
     Value,
 )
 from maveriq_allocator.choosing import Choice, Seat
+from maveriq_allocator.waiting import Missing, Waiting
 
 REPLANNED = -1  # rank of what was placed by an earlier plan
 
@@ -55,6 +57,17 @@ class Stray(Value):
     token: str
 
 
+class Move(Value):
+    """A replica that starts elsewhere, and relieves the one that it is a copy of once it serves."""
+
+    defragmentation_id: UUID
+    number: int
+    """Of the move in its defragmentation."""
+    old: str
+    """Token of what is relieved."""
+    new: str
+
+
 class Record(Value):
     """One deployment. Closed and empty it is a tombstone: what comes late reserves nothing."""
 
@@ -64,6 +77,10 @@ class Record(Value):
     closing: Closing | None = None
     failure: Failure | None = None
     strays: tuple[Stray, ...] = ()
+    waiting: Waiting | None = None
+    """For seats that it does not have; it may serve meanwhile with those that it has."""
+    moves: tuple[Move, ...] = ()
+    """The latest of each replica."""
     num_issued: int = 0
     """Tokens given out; numbers the next."""
 
@@ -77,7 +94,7 @@ class Record(Value):
 
 def placed(record: Record, plan: PlanComputed, choice: Choice) -> Record:
     """All replicas get their seats."""
-    record = record.model_copy(update={"planned": True})
+    record = record.model_copy(update={"planned": True, "waiting": None})
     for replica, seat in enumerate(choice.seats):
         record = _seated(record, plan, replica, choice.rank, seat)
     return record
@@ -86,12 +103,33 @@ def placed(record: Record, plan: PlanComputed, choice: Choice) -> Record:
 def replanned(record: Record) -> Record:
     """There is a newer plan: what runs stays, and whatever is placed next begins with that plan's best."""
     held = tuple(held.model_copy(update={"rank": REPLANNED}) for held in record.held)
-    return record.model_copy(update={"held": held})
+    waiting = record.waiting
+    if waiting is not None:
+        missing = tuple(missing.model_copy(update={"rank": 0}) for missing in waiting.missing)
+        waiting = waiting.model_copy(update={"missing": missing})
+    return record.model_copy(update={"held": held, "waiting": waiting})
 
 
 def moved(record: Record, plan: PlanComputed, old: Held, choice: Choice) -> Record:
     """One replica gets another seat."""
     return _seated(_lost(record, old), plan, old.placement.replica, choice.rank, choice.seats[0])
+
+
+def waits(record: Record, waiting: Waiting, lost: Held | None = None) -> Record:
+    """What it lacks has no seat now; what it holds goes on."""
+    if lost is not None:
+        record = _lost(record, lost)
+    return record.model_copy(update={"waiting": waiting})
+
+
+def seated(record: Record, plan: PlanComputed, missing: Missing, choice: Choice) -> Record:
+    """One replica that waited gets a seat."""
+    waiting = record.waiting
+    if waiting is not None:
+        rest = tuple(other for other in waiting.missing if other.replica != missing.replica)
+        waiting = waiting.model_copy(update={"missing": rest, "num_missing": len(rest)}) if rest else None
+    record = record.model_copy(update={"waiting": waiting})
+    return _seated(record, plan, missing.replica, choice.rank, choice.seats[0])
 
 
 def after_checkpoint(plan: PlanComputed, lost: Held, start: int) -> int:
@@ -113,7 +151,9 @@ def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: S
     placement = Placement(
         replica=replica,
         token=f"{record.deployment_id}.{replica}.{record.num_issued}",
+        number=record.num_issued,
         node=seat.node,
+        tenant=plan.admission.intent.tenant,
         model=plan.admission.model,
         facts=plan.plan.facts,
         candidate=plan.plan.candidates[rank],
@@ -128,13 +168,14 @@ def failed(record: Record, failure: Failure, lost: Held | None = None) -> Record
     """The deployment is given up: nothing more is tried, what still runs drains."""
     if lost is not None:
         record = _lost(record, lost)
-    record = record.model_copy(update={"planned": True, "closing": Closing.FAILED, "failure": failure})
+    changes = {"planned": True, "waiting": None, "closing": Closing.FAILED, "failure": failure}
+    record = record.model_copy(update=changes)
     return _draining(record)
 
 
 def released(record: Record) -> Record:
     """Its producer no longer needs it. A deployment that failed stays failed."""
-    return _draining(record.model_copy(update={"closing": record.closing or Closing.RELEASED}))
+    return _draining(record.model_copy(update={"waiting": None, "closing": record.closing or Closing.RELEASED}))
 
 
 def _draining(record: Record) -> Record:
@@ -192,21 +233,38 @@ def orders(record: Record, *, replica: int | None = None, node: str | None = Non
         at = held.placement
         if replica in (None, at.replica) and node in (None, at.node):
             messages.append(
-                drain(record.deployment_id, Stray(node=at.node, replica=at.replica, token=at.token))
+                drain(record, Stray(node=at.node, replica=at.replica, token=at.token))
                 if held.phase is Phase.DRAINING
                 else PlacementReserved(deployment_id=record.deployment_id, node=at.node, placement=at)
             )
     if record.closing is not None and replica is None:
-        messages += [drain(record.deployment_id, stray) for stray in record.strays if node in (None, stray.node)]
+        messages += [drain(record, stray) for stray in record.strays if node in (None, stray.node)]
     return messages
 
 
-def drain(deployment_id: UUID, stray: Stray) -> DeploymentDraining:
-    return DeploymentDraining(deployment_id=deployment_id, node=stray.node, replica=stray.replica, token=stray.token)
+def starting(record: Record) -> list[Message]:
+    """Orders for what is not known to serve yet."""
+    reserved = (held.placement for held in record.held if held.phase is Phase.RESERVED)
+    return [PlacementReserved(deployment_id=record.deployment_id, node=at.node, placement=at) for at in reserved]
 
 
-def ending(record: Record) -> list[Message]:
-    """That the deployment is given up, or gone; nothing while it lives or drains."""
+def drain(record: Record, stray: Stray) -> DeploymentDraining:
+    return DeploymentDraining(
+        deployment_id=record.deployment_id, node=stray.node, replica=stray.replica, token=stray.token,
+        goes_on=record.closing is None,
+    )  # fmt: skip
+
+
+def outlook(record: Record) -> list[Message]:
+    """That the deployment waits, is given up, or gone; nothing while all of it lives or drains."""
+    if record.waiting is not None:
+        told = record.waiting
+        return [
+            DeploymentWaiting(
+                deployment_id=record.deployment_id, detail=told.cause + told.detail, since=told.since,
+                told_at=told.told_at, num_missing=told.num_missing, num_placed=record.num_issued,
+            )
+        ]  # fmt: skip
     if record.failure is not None:
         return [DeploymentFailed(deployment_id=record.deployment_id, **dict(record.failure))]
     return release_done(record)

@@ -4,21 +4,20 @@ Nothing is locked while a decision is made, so a commit can be refused: because 
 decision is made again from the new one) or because bytes were taken meanwhile (a new snapshot).
 """
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from uuid import UUID
 
-from maveriq.contracts import Failure, FailureReason, PlanComputed
+from maveriq.contracts import PlanComputed
 from maveriq_allocator import lifecycle
-from maveriq_allocator.choosing import Choice, choose, shortage
-from maveriq_allocator.holds import Holds
-from maveriq_allocator.inventory import Inventory, NodeState, heard
-from maveriq_allocator.lifecycle import Held, Phase, Record
+from maveriq_allocator.lifecycle import Record
+from maveriq_allocator.line import Line
+from maveriq_allocator.quotas import OverQuota
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
+from maveriq_allocator.trying import Attempt, Loss, Trying
 
 MAX_TAKEN = 8  # times that a candidate's bytes may be taken before our eyes; then the next is tried
+MAX_MOVED = 8  # times that a choice is made again because a GPU chosen has changed, though its bytes may be free
 MAX_STALE = 50  # changes of one deployment that may overtake ours before the message is retried later
 
 
@@ -26,24 +25,11 @@ class Overtaken(Exception):
     """Others changed this deployment each time that we tried. The message is to be handled again later."""
 
 
-class Lent(Exception):
-    """Only what calibrations hold is missing, and was asked back. The message is to be handled again later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What to write, and the rank of the candidate that it takes; None where it takes no new bytes."""
-
-    after: Record
-    rank: int | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Placing:
-    inventory: Inventory
     reservations: Reservations
-    holds: Holds
-    node_timeout_s: float
+    line: Line
+    trying: Trying
 
     async def change(self, deployment_id: UUID, decide: Callable[[Record], Record]) -> Record:
         """Bring a record to what `decide` says, which takes no new bytes, and return it."""
@@ -55,11 +41,11 @@ class Placing:
         raise Overtaken(str(deployment_id))
 
     async def place(self, plan: PlanComputed) -> Record:
-        """Seat all replicas of a new deployment, or record why that cannot be.
+        """Seat all replicas of a new deployment, or record that it waits, or why that cannot be.
 
         Of one that was planned before, what runs stays; the plan is kept for what is placed next.
         """
-        start, taken = 0, 0
+        tries = _Tries()
         for _ in range(MAX_STALE + MAX_TAKEN * len(plan.plan.candidates)):
             before = await self.reservations.load(plan.deployment_id)
             if before.record.closing is not None:
@@ -68,11 +54,9 @@ class Placing:
                 if (after := await self._kept(before, plan)) is not None:
                     return after
                 continue
-            attempt = await self._first_seats(before.record, plan, start)
-            outcome = await self.reservations.commit(before, attempt.after, plan)
-            if outcome is Outcome.DONE:
-                return attempt.after
-            start, taken = _onwards(outcome, attempt, start, taken)
+            attempt = await self.trying.first_seats(before.record, plan, tries.further, tries.over)
+            if await self._commit(before, attempt, tries, plan):
+                return await self._lined_up(before, attempt.after, plan)
         raise Overtaken(str(plan.deployment_id))
 
     async def _kept(self, before: Loaded, plan: PlanComputed) -> Record | None:
@@ -82,97 +66,87 @@ class Placing:
         after = lifecycle.replanned(before.record)
         return after if await self.reservations.commit(before, after, plan) is Outcome.DONE else None
 
-    async def replace(self, deployment_id: UUID, token: str, detail: str, *, unusable: bool = False) -> Record:
-        """Seat a failed replica anew, or give the deployment up.
+    async def learn(self, deployment_id: UUID, token: str) -> None:
+        """A placement failed for memory: those alike are estimated higher from now on."""
+        failed = (await self.reservations.load(deployment_id)).record.holding(token)
+        if failed is not None:
+            await self.trying.lessons.learn(failed.placement.model, failed.placement)
 
-        One that died after it was ready gets its own candidate again, one that did not start the next.
+    async def replace(self, deployment_id: UUID, token: str, loss: Loss) -> Record:
+        """Seat a replica that is gone anew, or wait for a seat, or give the deployment up.
 
-        Args:
-            unusable: its checkpoint is to blame, so candidates with the same one are passed over.
+        One that died after it was ready, or whose node is lost, gets its own candidate again; one that did not start
+        the next.
         """
-        further, taken = 0, 0
+        tries = _Tries()
         for _ in range(MAX_STALE + MAX_TAKEN * 64):
             before = await self.reservations.load(deployment_id)
-            lost = before.record.holding(token)
-            if lost is None:
+            gone = before.record.holding(token)
+            if gone is None:
                 return before.record
-            start = max(lost.rank + (lost.phase is not Phase.READY), further)
-            attempt = await self._next_seat(before, lost, start, detail, unusable=unusable)
-            outcome = await self.reservations.commit(before, attempt.after)
-            if outcome is Outcome.DONE:
-                return attempt.after
-            further, taken = _onwards(outcome, attempt, start, taken)
+            plan = await self.reservations.plan(deployment_id)
+            attempt = await self.trying.next_seat(before.record, plan, gone, tries.further, loss, tries.over)
+            if await self._commit(before, attempt, tries):
+                return attempt.after if plan is None else await self._lined_up(before, attempt.after, plan)
         raise Overtaken(str(deployment_id))
 
-    async def _first_seats(self, record: Record, plan: PlanComputed, start: int) -> Attempt:
-        nodes = await self.inventory.snapshot()
-        choice = await self._choose(plan, nodes, None, start)
-        if choice is not None:
-            return Attempt(lifecycle.placed(record, plan, choice), choice.rank)
-        if await self._is_lent(plan, nodes, start) and await self.holds.want_back(record.deployment_id):
-            raise Lent(str(record.deployment_id))
-        failure = Failure(reason=FailureReason.NO_CAPACITY, detail=self._shortage(plan, 0, nodes, None))
-        return Attempt(lifecycle.failed(record, failure))
+    async def retry(self, deployment_id: UUID) -> Record:
+        """Seat what waits for memory, as far as there is room now."""
+        tries = _Tries()
+        for _ in range(MAX_STALE + MAX_TAKEN * 64):
+            before = await self.reservations.load(deployment_id)
+            plan = await self.reservations.plan(deployment_id)
+            if before.record.waiting is None or plan is None:
+                await self.line.leave(deployment_id, before.version)
+                return before.record
+            attempt = await self.trying.missing_seat(before.record, plan, tries.further, tries.over)
+            if attempt.after != before.record and not await self._commit(before, attempt, tries):
+                continue
+            if attempt.rank is None or attempt.after.waiting is None:
+                return await self._lined_up(before, attempt.after, plan)
+            tries = _Tries()  # one more has a seat
+        raise Overtaken(str(deployment_id))
 
-    async def _next_seat(
-        self, before: Loaded, lost: Held, start: int, detail: str, *, unusable: bool = False
-    ) -> Attempt:
-        if lost.phase is Phase.DRAINING:
-            return Attempt(lifecycle.stopped(before.record, lost.placement.token))
-        plan = await self.reservations.plan(before.record.deployment_id)
-        if plan is not None and unusable:
-            start = lifecycle.after_checkpoint(plan, lost, start)
-        if plan is None or start >= len(plan.plan.candidates):
-            failure = Failure(reason=FailureReason.ENGINE_FAILED, detail=f"{detail}; no candidate is left to try")
-            return Attempt(lifecycle.failed(before.record, failure, lost))
-        nodes = await self.inventory.snapshot()
-        holder = (before.record.deployment_id, lost.placement.replica)
-        choice = await self._choose(plan, nodes, 1, start, holder)
-        if choice is not None:
-            return Attempt(lifecycle.moved(before.record, plan, lost, choice), choice.rank)
-        short = self._shortage(plan, start, nodes, 1, holder)
-        failure = Failure(
-            reason=FailureReason.NO_CAPACITY,
-            detail=f"replica {lost.placement.replica} failed ({detail}) and no further candidate fits: {short}",
-        )
-        return Attempt(lifecycle.failed(before.record, failure, lost))
+    async def _commit(
+        self, before: Loaded, attempt: Attempt, tries: "_Tries", plan: PlanComputed | None = None
+    ) -> bool:
+        outcome = await self.reservations.commit(before, attempt.after, plan, attempt.seen if tries.is_strict else ())
+        tries.note(outcome, attempt)
+        return outcome is Outcome.DONE
 
-    async def _is_lent(self, plan: PlanComputed, nodes: list[NodeState], start: int) -> bool:
-        """Whether it would fit if calibrations held nothing."""
-        if not any(h.calibration for node in nodes for state in node.gpus for h in state.holdings):
-            return False
-        return await self._choose(plan, [node.unlent() for node in nodes], None, start) is not None
-
-    async def _choose(
-        self, plan: PlanComputed, nodes: list[NodeState], num_replicas: int | None, start: int,
-        apart_from: tuple[UUID, int] | None = None,
-    ) -> Choice | None:  # fmt: skip
-        fragments = [node.fragments(apart_from) for node in heard(nodes, self.node_timeout_s)]
-        decide = partial(choose, plan.plan, fragments, num_replicas=num_replicas, start=start)
-        return await asyncio.to_thread(decide)  # seconds, for 64 candidates on a thousand full nodes
-
-    def _shortage(
-        self, plan: PlanComputed, rank: int, nodes: list[NodeState], num_replicas: int | None,
-        apart_from: tuple[UUID, int] | None = None,
-    ) -> str:  # fmt: skip
-        """Why the best candidate from `rank` on does not fit, and which nodes were not asked."""
-        present = heard(nodes, self.node_timeout_s)
-        fragments = [node.fragments(apart_from) for node in present]
-        candidate = plan.plan.candidates[rank]
-        text = shortage(candidate, plan.plan.facts.num_layers, fragments, num_replicas or candidate.replicas)
-        others = len(plan.plan.candidates) - rank - 1
-        if others:
-            text += f"; nor does any of the {others} candidate(s) after it fit"
-        silent = sorted({node.name for node in nodes} - {node.name for node in present})
-        if silent:
-            text += f"; nodes that no longer report: {', '.join(silent[:8])}"
-        return text
+    async def _lined_up(self, before: Loaded, after: Record, plan: PlanComputed) -> Record:
+        """In the line if it waits, else out of it."""
+        if after.waiting is not None:
+            await self.line.join(after.deployment_id, plan.admission.intent.priority, after.waiting.since)
+        elif before.record.waiting is not None:
+            await self.line.leave(after.deployment_id, before.version + 1)
+        return after
 
 
-def _onwards(outcome: Outcome, attempt: Attempt, start: int, taken: int) -> tuple[int, int]:
-    """The rank to start from next, and how often its candidate's bytes were taken so far."""
-    if outcome is not Outcome.TAKEN or attempt.rank is None:
-        return start, taken
-    if attempt.rank > start:
-        return attempt.rank, 1
-    return (start, taken + 1) if taken + 1 < MAX_TAKEN else (start + 1, 0)
+@dataclass(slots=True)
+class _Tries:
+    """What was refused so far, and so where the next try begins."""
+
+    further: int = 0
+    """The rank to start from."""
+    over: OverQuota | None = None
+    _taken: int = 0
+    """How often the bytes of its candidate were taken."""
+    _moved: int = 0
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a choice from an old snapshot is refused though its bytes are free: not for ever, in a busy fleet."""
+        return self._moved < MAX_MOVED
+
+    def note(self, outcome: Outcome | OverQuota, attempt: Attempt) -> None:
+        rank = self.further if attempt.rank is None else attempt.rank
+        if isinstance(outcome, OverQuota):
+            self.over, self.further, self._taken = outcome, rank + 1, 0
+        elif outcome is Outcome.MOVED:
+            self._moved += 1
+        elif outcome is Outcome.TAKEN and attempt.rank is not None:
+            self._taken = 1 if rank > self.further else self._taken + 1
+            self.further = rank
+            if self._taken >= MAX_TAKEN:
+                self.further, self._taken = rank + 1, 0

@@ -13,6 +13,7 @@ from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
+    DeploymentWaiting,
     Failure,
     FailureReason,
     Fingerprint,
@@ -26,6 +27,7 @@ from maveriq.contracts import (
     PredictionMissed,
     ReleaseAccepted,
     ReplicaFailed,
+    ReplicaLost,
     ReplicaReady,
     State,
     Value,
@@ -38,9 +40,11 @@ Fact = (
     | PredictionMissed
     | PlanComputed
     | PlanPreviewed
+    | DeploymentWaiting
     | PlacementReserved
     | ReplicaReady
     | ReplicaFailed
+    | ReplicaLost
     | ReleaseAccepted
     | DeploymentDraining
     | DeploymentReleased
@@ -68,7 +72,11 @@ class Record(Value):
     """Every reservation heard of, in order of arrival."""
     ready_tokens: tuple[str, ...] = ()
     lost_tokens: tuple[str, ...] = ()
-    """Reservations whose replica failed or is being drained; a token never comes back."""
+    """Reservations whose replica failed, is lost or is being drained; a token never comes back."""
+    left_tokens: tuple[str, ...] = ()
+    """Those of them that the deployment goes on without: another replica has relieved them."""
+    waiting: DeploymentWaiting | None = None
+    """What was last said of memory that it waits for; it may have come since."""
     failure: Failure | None = None
 
     @property
@@ -97,13 +105,21 @@ class Record(Value):
             placements=current,
             ready_replicas=tuple(placement.replica for placement in current if placement.token in ready),
             failure=self.failure,
+            waiting=self.waiting.detail if self.waiting is not None and self._waits(self.waiting) else None,
         )
+
+    def _waits(self, waiting: DeploymentWaiting) -> bool:
+        """Until something is placed after it, or all of it goes."""
+        going = self.state in (State.DRAINING, State.RELEASED, State.FAILED)
+        return not going and all(placement.number < waiting.num_placed for placement in self.placements)
 
     def _current(self) -> tuple[Placement, ...]:
         """Of each replica the latest placement, those that are not lost before those that are."""
         lost = set(self.lost_tokens)
         by_replica: dict[int, Placement] = {}
         for placement in self.placements:
+            if placement.token in self.left_tokens and self.state is not State.DRAINING:
+                continue
             known = by_replica.get(placement.replica)
             if known is None or placement.token not in lost or known.token in lost:
                 by_replica[placement.replica] = placement
@@ -130,8 +146,15 @@ def _learn(record: Record, fact: Fact) -> Record:
                 learned["placements"] = (*record.placements, fact.placement)
         case ReplicaReady():
             learned["ready_tokens"] = _with(record.ready_tokens, fact.token)
-        case ReplicaFailed() | DeploymentDraining():
+        case DeploymentWaiting():
+            learned["waiting"] = max(filter(None, (record.waiting, fact)), key=_told)
+        case ReplicaFailed() | ReplicaLost():
             learned["lost_tokens"] = _with(record.lost_tokens, fact.token)
+        case DeploymentDraining():
+            learned["lost_tokens"] = _with(record.lost_tokens, fact.token)
+            if fact.goes_on:
+                learned["state"] = record.state
+                learned["left_tokens"] = _with(record.left_tokens, fact.token)
         case DeploymentFailed() if replans(record, fact):
             return record
         case DeploymentFailed():
@@ -157,6 +180,7 @@ _STATES: dict[type[Fact], State] = {
     FingerprintMeasured: State.MEASURED,
     PlanComputed: State.PLANNED,
     PlanPreviewed: State.PLANNED,
+    DeploymentWaiting: State.WAITING,
     PlacementReserved: State.RESERVED,
     ReplicaReady: State.READY,
     ReleaseAccepted: State.DRAINING,
@@ -164,6 +188,11 @@ _STATES: dict[type[Fact], State] = {
     DeploymentReleased: State.RELEASED,
     DeploymentFailed: State.FAILED,
 }
+
+
+def _told(waiting: DeploymentWaiting) -> tuple[int, datetime]:
+    """Of two the one that was said later is greater."""
+    return waiting.num_placed, waiting.told_at or waiting.since
 
 
 def _with(tokens: tuple[str, ...], token: str) -> tuple[str, ...]:

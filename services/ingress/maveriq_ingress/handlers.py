@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from structlog import get_logger
+
 from maveriq.bus import DeadRequest, Handler, Rejected
 from maveriq.contracts import (
     Admission,
@@ -15,11 +17,13 @@ from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
+    DeploymentWaiting,
     Fault,
     FingerprintMeasured,
     IntentAccepted,
     IntentSubmitted,
     InventoryChanged,
+    MemoryDrifted,
     Message,
     ModelRegistered,
     ModelSubmitted,
@@ -30,6 +34,7 @@ from maveriq.contracts import (
     ReleaseAccepted,
     ReleaseRequested,
     ReplicaFailed,
+    ReplicaLost,
     ReplicaReady,
     State,
 )
@@ -40,6 +45,8 @@ from maveriq_ingress.inventory import Inventories
 from maveriq_ingress.metrics import Metrics
 from maveriq_ingress.models import Models
 from maveriq_ingress.statuses import Statuses
+
+log = get_logger()
 
 
 class RequestQueues(Protocol):
@@ -113,6 +120,13 @@ class Handlers:
     async def on_inventory_changed(self, message: InventoryChanged) -> None:
         await self.inventories.keep(message, self.now())
 
+    async def on_memory_drifted(self, message: MemoryDrifted) -> None:
+        """Once a drift; whoever looks later sees it at its GPU."""
+        log.warning(
+            "memory drifted", node=message.node, gpu=message.gpu, detail=message.detail,
+            reserved_bytes=message.reserved_bytes, own_bytes=message.own_bytes, foreign_bytes=message.foreign_bytes,
+        )  # fmt: skip
+
     def all(self) -> list[Handler[Any]]:
         return [
             Handler(ModelSubmitted, self.on_model_submitted),
@@ -122,13 +136,16 @@ class Handlers:
             Handler(PredictionMissed, self.on_prediction_missed),
             Handler(PlanComputed, self.on_fact),
             Handler(PlanPreviewed, self.on_fact),
+            Handler(DeploymentWaiting, self.on_fact),
             Handler(PlacementReserved, self.on_fact),
             Handler(ReplicaReady, self.on_fact),
             Handler(ReplicaFailed, self.on_fact),
+            Handler(ReplicaLost, self.on_fact),
             Handler(DeploymentDraining, self.on_fact),
             Handler(DeploymentReleased, self.on_end),
             Handler(DeploymentFailed, self.on_end),
             Handler(InventoryChanged, self.on_inventory_changed),
+            Handler(MemoryDrifted, self.on_memory_drifted),
             Handler(CalibrationUpdated, self.calibrations.on_calibration_updated),
             Handler(CalibrationProgressed, self.calibrations.on_calibration_progressed),
         ]

@@ -1,6 +1,7 @@
 """Small plans and nodes for the allocator's tests. Sizes are bytes that can be added in the head."""
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 from maveriq.contracts import (
@@ -57,13 +58,13 @@ def plan(*candidates: Candidate, num_layers: int = 8) -> Plan:
 
 
 def computed(
-    *candidates: Candidate, replicas: int = 1, num_layers: int = 8, deployment_id: UUID = DEPLOYMENT
+    *candidates: Candidate, replicas: int = 1, num_layers: int = 8, deployment_id: UUID = DEPLOYMENT, **intent: Any
 ) -> PlanComputed:
     """The planner says on each candidate how many replicas it needs; the allocator obeys that, not the intent."""
     each = [chosen.model_copy(update={"replicas": replicas}) for chosen in candidates or (candidate(),)]
     return PlanComputed(
         deployment_id=deployment_id,
-        admission=Admission(intent=Intent(model="small", replicas=replicas), model=MODEL),
+        admission=Admission(intent=Intent(model="small", replicas=replicas, **intent), model=MODEL),
         plan=plan(*each, num_layers=num_layers),
     )
 

@@ -68,10 +68,10 @@ def test_a_deployment_that_is_given_up_drains_its_other_replicas() -> None:
     record = two_replicas()
     record = lifecycle.failed(record, FAILURE, record.held[0])
     assert lifecycle.orders(record) == [
-        lifecycle.drain(DEPLOYMENT, stray(record, 0)),
-        lifecycle.drain(DEPLOYMENT, stray(two_replicas(), 0)),  # it failed, but might have been started again
+        lifecycle.drain(record, stray(record, 0)),
+        lifecycle.drain(record, stray(two_replicas(), 0)),  # it failed, but might have been started again
     ]
-    assert lifecycle.ending(record) == [
+    assert lifecycle.outlook(record) == [
         DeploymentFailed(deployment_id=DEPLOYMENT, reason=FailureReason.ENGINE_FAILED, detail="it died")
     ]
 
@@ -96,8 +96,8 @@ def test_a_replica_that_runs_without_a_reservation_is_stopped_with_its_deploymen
     record = lifecycle.ready(two_replicas(), ghost)
     assert lifecycle.orders(record) == lifecycle.orders(two_replicas())
     closing = lifecycle.released(record)
-    assert lifecycle.drain(DEPLOYMENT, ghost) in lifecycle.orders(closing)
-    assert lifecycle.drain(DEPLOYMENT, ghost) not in lifecycle.orders(lifecycle.stopped(closing, "old"))
+    assert lifecycle.drain(closing, ghost) in lifecycle.orders(closing)
+    assert lifecycle.drain(closing, ghost) not in lifecycle.orders(lifecycle.stopped(closing, "old"))
     assert lifecycle.restarted(record, "z") == record
 
 
