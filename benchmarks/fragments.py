@@ -1,12 +1,14 @@
 """How many deployments find a place in fragmented GPU memory, and how much memory stays stranded?
 
-    python benchmarks/fragments.py [--seed N] [--rounds N] [--pack] [--json] [--save]
+    python benchmarks/fragments.py [--seed N] [--rounds N] [--instances FILE | --write FILE] [--pack] [--json]
+                                   [--save]
 
 Random clusters of 8, 64 and 512 GPUs of one and of four types, each GPU empty or partly taken by others, and streams of
 deployments of published models that all fit at once: `bound` is the length of the stream, proved by the placement that
 it was drawn with. Ours is the allocator's own decision; the others are MaverIQ's greedy (from its description), even
 pipelines, and whole GPUs. Nobody knows what comes next, and nothing is moved. `before_refusal`: deployments placed
 before the first that was refused. `ms_median`: one decision of ours, all pipeline degrees.
+`--instances`: your own clusters and streams (their form: `fragments_files.py`); `--write` shows the random ones so.
 
 `--load 1.0` fills clusters as far as the random hand gets, nine tenths: there a large model that comes last can find no
 node left, whoever places (1 of 16 streams on 64 GPUs; even pipelines: 1 of 2), so that luck can decide.
@@ -19,6 +21,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import mean, median
@@ -27,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.fragments_files import read, write
 from benchmarks.fragments_rules import Even, MaverIQ, Ours, Rule, WholeGpu
 from benchmarks.fragments_streams import LOADS, Deployment, Instance, draw
 
@@ -41,13 +45,19 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--rounds", type=int, default=1, help="times the usual number of instances")
     options.add_argument("--load", type=float, action="append", help="share of the free bytes (default: 0.7, 0.8, 0.9)")
+    options.add_argument("--instances", type=Path, help="clusters and streams from a file; see fragments_files.py")
+    options.add_argument("--write", type=Path, help="write the random instances as such a file, and do no more")
     options.add_argument("--pack", action="store_true", help="only the time of one decision on 10,000 GPUs")
     options.add_argument("--json", action="store_true")
     options.add_argument("--save", action="store_true", help=f"write {RESULT.name} too")
     chosen = options.parse_args()
+    entries = given(chosen.instances) if chosen.instances else drawn(chosen.seed, chosen.rounds, chosen.load or LOADS)
+    if chosen.write:
+        write(chosen.write, [entry.instance for entry in entries])
+        return
     report: dict[str, Any] = {"machine": machine(), "seed": chosen.seed}
     if not chosen.pack:
-        report["instances"] = list(instances(chosen.seed, chosen.rounds, chosen.load or LOADS))
+        report["instances"] = [entry.row() for entry in entries]
         report["summary"] = summary(report["instances"])
     report["pack_ms"] = {str(NUM_FLEET_GPUS): pack_ms(chosen.seed)}
     if chosen.save:
@@ -55,13 +65,30 @@ def main() -> None:
     print(json.dumps(report) if chosen.json else table(report))
 
 
-def instances(seed: int, rounds: int, loads: Iterable[float]) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Entry:
+    types: int
+    load: float | None
+    """None: not known."""
+    instance: Instance
+
+    def row(self) -> dict[str, Any]:
+        gpus = sum(map(len, self.instance.nodes))
+        return {"gpus": gpus, "types": self.types, "load": self.load, **played(self.instance)}
+
+
+def given(path: Path) -> Iterator[Entry]:
+    for instance in read(path):
+        yield Entry(len({gpu.gpu_type for node in instance.nodes for gpu in node}), None, instance)
+
+
+def drawn(seed: int, rounds: int, loads: Iterable[float]) -> Iterator[Entry]:
     for gpus, times in ROUNDS.items():
         for types in (1, 4):
             for load in loads:
                 for number in range(times * rounds):
                     instance = draw(Random(f"{seed}/{gpus}/{types}/{load}/{number}"), gpus, types, load)
-                    yield {"gpus": gpus, "types": types, "load": load, **played(instance)}
+                    yield Entry(types, load, instance)
 
 
 def played(instance: Instance) -> dict[str, Any]:
@@ -70,7 +97,7 @@ def played(instance: Instance) -> dict[str, Any]:
         "placed": {name: run.num_placed for name, run in runs.items()},
         "before_refusal": {name: run.num_before_refusal for name, run in runs.items()},
         "stranded_fraction": {name: round(run.stranded_fraction, 4) for name, run in runs.items()},
-        "bound": len(instance.stream),
+        "bound": instance.bound,
         "ms_median": round(median(runs["ours"].decisions_ms), 3),
     }
 
@@ -80,6 +107,7 @@ class Run:
 
     def __init__(self, rule: Rule, instance: Instance) -> None:
         self._instance = instance
+        self._node_of = {gpu.name: number for number, node in enumerate(instance.nodes) for gpu in node}
         self._free = {gpu.name: gpu.free_bytes for node in instance.nodes for gpu in node}
         self.num_placed = 0
         self.num_before_refusal: int | None = None
@@ -107,7 +135,7 @@ class Run:
         needed = deployment.num_layers * memory.layer_bytes + pp * memory.runtime_bytes
         if sum(held.values()) != needed + memory.first_bytes + memory.last_bytes - tied:
             raise SystemExit(f"{deployment.model}: {held} is not its size")
-        if len({gpu.partition("/")[0] for gpu in held}) > 1:
+        if len({self._node_of[gpu] for gpu in held}) > 1:
             raise SystemExit(f"{deployment.model}: {held} is on several nodes")
         for gpu, num_bytes in held.items():
             self._free[gpu] -= num_bytes
@@ -119,13 +147,12 @@ class Run:
 def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over the instances, and whether ours placed at least as many as each other in every one."""
     rows = list(rows)
+    known = [row for row in rows if row["bound"]]
     others = [name for name in RULES if name != "ours"]
     return {
         "instances": len(rows),
-        "placed_of_bound": {name: round(mean(r["placed"][name] / r["bound"] for r in rows), 4) for name in RULES},
-        "before_refusal_of_bound": {
-            name: round(mean(r["before_refusal"][name] / r["bound"] for r in rows), 4) for name in RULES
-        },
+        "placed_of_bound": {name: of_bound(known, "placed", name) for name in RULES},
+        "before_refusal_of_bound": {name: of_bound(known, "before_refusal", name) for name in RULES},
         "instances_that_ours_lost": {
             name: sum(r["placed"]["ours"] < r["placed"][name] for r in rows) for name in others
         },
@@ -133,6 +160,12 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             name: sum(r["placed"]["ours"] > r["placed"][name] for r in rows) for name in others
         },
     }
+
+
+def of_bound(rows: Iterable[Mapping[str, Any]], key: str, name: str) -> float | None:
+    """None: no bound is known."""
+    shares = [row[key][name] / row["bound"] for row in rows]
+    return round(mean(shares), 4) if shares else None
 
 
 def pack_ms(seed: int) -> float:
@@ -165,11 +198,13 @@ def table(report: Mapping[str, Any]) -> str:
     lines = [f"{report['machine']['cpu']}, {report['machine']['num_cores']} cores"]
     if "instances" in report:
         lines += ["", f"{'GPUs':>5} {'types':>5} {'load':>5} {'bound':>6} " + " ".join(f"{n:>10}" for n in RULES)]
-        groups = sorted({(r["gpus"], r["types"], r["load"]) for r in report["instances"]})
+        groups = sorted({(r["gpus"], r["types"], r["load"] or 0.0) for r in report["instances"]})
         for group in groups:
-            rows = [r for r in report["instances"] if (r["gpus"], r["types"], r["load"]) == group]
+            rows = [r for r in report["instances"] if (r["gpus"], r["types"], r["load"] or 0.0) == group]
             placed = " ".join(f"{mean(r['placed'][name] for r in rows):10.1f}" for name in RULES)
-            lines.append(f"{group[0]:5} {group[1]:5} {group[2]:5} {mean(r['bound'] for r in rows):6.1f} {placed}")
+            bounds = [r["bound"] for r in rows if r["bound"] is not None]
+            bound = f"{mean(bounds):6.1f}" if bounds else f"{'?':>6}"
+            lines.append(f"{group[0]:5} {group[1]:5} {group[2] or '?':>5} {bound} {placed}")
         lines += ["", *(f"{key}: {value}" for key, value in report["summary"].items())]
     lines += ["", f"one decision on {NUM_FLEET_GPUS} GPUs: {report['pack_ms'][str(NUM_FLEET_GPUS)]} ms"]
     return "\n".join(lines)

@@ -40,7 +40,8 @@ class Ours:
         return _plan(deployment)
 
     def decide(self, plan: Plan, nodes: Sequence[Node]) -> Choice | None:
-        return choose(plan, nodes, manner=Manner(speeds=dict.fromkeys(TYPES, 1.0)))
+        types = {fragment.gpu_type for node in nodes for fragment in node.fragments}
+        return choose(plan, nodes, manner=Manner(speeds=dict.fromkeys(sorted(types), 1.0)))
 
 
 class MaverIQ:

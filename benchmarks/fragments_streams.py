@@ -76,7 +76,8 @@ class Deployment:
 class Instance:
     nodes: tuple[tuple[Gpu, ...], ...]
     stream: tuple[Deployment, ...]
-    """All of it fits at once."""
+    bound: int | None = None
+    """Most of the stream that fits, whoever places it; None: not known."""
 
     @property
     def free_bytes(self) -> int:
@@ -87,7 +88,8 @@ def draw(random: Random, num_gpus: int, num_types: int, load: float) -> Instance
     """Args:
     load: share of the free bytes that the stream takes, at most.
     """
-    nodes = tuple(_node(random, number, num_types) for number in range(num_gpus // GPUS_A_NODE))
+    num_nodes = num_gpus // GPUS_A_NODE
+    nodes = tuple(_node(random, number, num_types, is_alone=num_nodes == 1) for number in range(num_nodes))
     free = [[gpu.free_bytes for gpu in node] for node in nodes]
     left_bytes = load * sum(map(sum, free))
     stream: list[Deployment] = []
@@ -104,14 +106,14 @@ def draw(random: Random, num_gpus: int, num_types: int, load: float) -> Instance
         stream.append(deployment)
         misses = 0
     random.shuffle(stream)
-    return Instance(nodes, tuple(stream))
+    return Instance(nodes, tuple(stream), bound=len(stream))
 
 
-def _node(random: Random, number: int, num_types: int) -> tuple[Gpu, ...]:
-    """Of one type, or of two in one node of four; a third of the GPUs is empty."""
+def _node(random: Random, number: int, num_types: int, *, is_alone: bool) -> tuple[Gpu, ...]:
+    """Of one type, or of two in one node of four, or of all where it is the only one; a third of the GPUs is empty."""
     types = [*TYPES][:num_types]
     mixed = num_types > 1 and random.random() < 0.25
-    here = random.sample(types, 2) if mixed else [random.choice(types)]
+    here = types if is_alone else random.sample(types, 2) if mixed else [random.choice(types)]
     gpus: list[Gpu] = []
     for slot in range(GPUS_A_NODE):
         gpu_type = here[slot * len(here) // GPUS_A_NODE]

@@ -1,9 +1,13 @@
 """The rules that the benchmark compares, and that its streams are what it says."""
 
+from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
 
+from benchmarks.fragments import given
+from benchmarks.fragments_files import read, write
 from benchmarks.fragments_rules import Even, MaverIQ, Ours, Rule, WholeGpu, round_robin
 from benchmarks.fragments_streams import GIB, Deployment, Gpu, Instance, draw
 from tests.unit.allocator.plans import memory
@@ -60,6 +64,20 @@ def test_a_stream_depends_on_its_seed_alone_and_ours_places_it_as_others_cannot(
     ours, theirs = count(Ours(), instance), [count(rule, instance) for rule in (MaverIQ(), Even(), WholeGpu())]
     assert ours <= len(instance.stream)
     assert ours >= max(theirs)
+
+
+def test_instances_of_a_file_are_those_that_were_written_and_a_bad_one_is_named(tmp_path: Path) -> None:
+    path, instance = tmp_path / "instances.json", draw(Random("a seed"), 8, 4, 0.7)
+    write(path, [instance])
+    assert read(path) == [instance]
+    (row,) = (entry.row() for entry in given(path))
+    assert (row["gpus"], row["types"], row["bound"]) == (8, 4, len(instance.stream))
+    write(path, [replace(instance, nodes=(*instance.nodes, *instance.nodes))])
+    with pytest.raises(SystemExit, match="instance 0: 2 GPUs are named"):
+        read(path)
+    path.write_text(path.read_text().replace('"total_bytes"', '"size"', 1))
+    with pytest.raises(SystemExit, match="total_bytes"):
+        read(path)
 
 
 def count(rule: Rule, instance: Instance) -> int:
