@@ -14,6 +14,7 @@ from maveriq.law.terms import Quantity, Terms, added, scaled
 _GB = 1e9
 _TERA = 1e12
 _ACTIVATION_BYTES = 2  # of one element that travels between ranks or stages
+_UNFUSED = ("torch",)  # engines whose attention reads a mask; TensorRT-LLM's keeps up with its GEMMs
 _HIDDEN_TOKENS = 512  # arithmetic takes longer than reading 16-bit weights from 170 (RTX A6000) to 300 tokens (H100) on
 
 
@@ -58,7 +59,7 @@ def decode_terms(
     tp, hidden = rig.tp, facts.hidden_size
     layer = added(
         _weights(facts, rig, batch, "layer", "weights"),
-        _rows(rig, batch, computed_params(facts)),
+        _rows(rig, batch, computed_params(facts), ("", f"[{rig.precision}]")),
         {
             "cache": batch * _cache_bytes(facts, rig) * context_tokens / tp / _GB,
             # Each query head walks through its keys and values, even those that it shares.
@@ -70,6 +71,7 @@ def decode_terms(
     ends = {
         "step": 1.0,
         "head": _head_bytes(facts, rig) / tp / _GB,
+        **_rows(rig, batch, float(facts.lm_head_params), ("[head]",)),
         "requests": batch - 1.0,
         f"idle.tp{tp}": fullest - num_layers,
         f"hop.tp{tp}": num_stages - 1.0,
@@ -88,10 +90,12 @@ def prefill_terms(
     tp, tokens = rig.tp, batch * input_tokens
     attention = 2.0 * tokens * input_tokens * facts.num_heads * facts.head_dim
     tflop = (2.0 * tokens * computed_params(facts) + attention) / tp / _TERA
+    slower = {"compute[attention]": attention / tp / _TERA} if rig.engine in _UNFUSED else {}
     sent_gb = _ACTIVATION_BYTES * tokens * facts.hidden_size / _GB
     layer = added(
         scaled(_weights(facts, rig, tokens, "prompt_layer", "prompt_weights"), _waiting(tokens)),
         {"compute": tflop, f"compute[{rig.precision}]": tflop, "prompt_activations": sent_gb},
+        slower,
         {"prompt_cache_scales": tokens * _cache_elements(facts) / _GB} if _eight_bits(rig) else {},
         _all_reduces(facts, rig, sent_gb * _GB),
     )
@@ -99,6 +103,7 @@ def prefill_terms(
         "prompt": 1.0,
         "prompt_tokens": tokens / 1e3,
         "prompt_head": _head_bytes(facts, rig) / tp / _GB,
+        **_rows(rig, batch, float(facts.lm_head_params), ("[head]",)),
         f"prompt_hop.tp{tp}": (num_stages - 1.0) * sent_gb,
         "prompt_idle": tflop * (fullest - num_layers),
     }
@@ -133,15 +138,17 @@ def _waiting(tokens: Quantity) -> Quantity:
     return (tokens < _HIDDEN_TOKENS) * (1.0 - tokens / _HIDDEN_TOKENS)
 
 
-def _rows(rig: Rig, batch: Quantity, params: float) -> Terms:
-    """What more than one row adds to the GEMMs: a slope between each two knots, so it never falls."""
+def _rows(rig: Rig, batch: Quantity, params: float, kinds: tuple[str, ...]) -> Terms:
+    """What more than one row adds to the GEMMs: a slope between each two knots, so it never falls.
+
+    The lm_head's is its own: it is wider than any other matrix, so an engine may choose another kernel for it.
+    """
     knots = (1, *(knot for knot in rig.knots if knot > 1))
     terms: dict[str, Quantity] = {}
     for left, here in pairwise(knots):
         beyond = 0.0 if here == knots[-1] else (batch > here) * (batch - here)
         tflop = ((batch > left) * (batch - left) - beyond) * (2.0 * params / rig.tp / _TERA)
-        terms[f"rows@{here}"] = tflop
-        terms[f"rows@{here}[{rig.precision}]"] = tflop
+        terms |= {f"rows@{here}{kind}": tflop for kind in kinds}
     return terms
 
 
