@@ -98,15 +98,15 @@ def node(name: str) -> NodeReported:
 
 async def rates(url: str, num_gpus: int, clients: int) -> dict[str, float]:
     """PING and reservations take turns, so that both see the same machine."""
-    stores = [connect(url) for _ in range(clients)]
-    ledgers = [Reservations(store) for store in stores]
+    store = connect(url)
+    ledger = Reservations(store)
     records = [
         [held(num_gpus, clients * 10**6 + client * 1_000 + number) for number in range(50)] for client in range(clients)
     ]
     turn = [0] * clients
 
     async def ping(client: int) -> None:
-        await stores[client].ping()
+        await store.ping()
 
     async def reserve(client: int) -> None:
         """Hold, and the next time give back."""
@@ -117,7 +117,7 @@ async def rates(url: str, num_gpus: int, clients: int) -> dict[str, float]:
         before, after = (Loaded(2 * (number // 50) + 1, record), blank) if releasing else (
             Loaded(2 * (number // 50), blank), record
         )  # fmt: skip
-        outcome = await ledgers[client].commit(before, after)
+        outcome = await ledger.commit(before, after)
         if outcome is not Outcome.DONE:
             raise RuntimeError(f"a reservation was {outcome}")
 
@@ -128,8 +128,7 @@ async def rates(url: str, num_gpus: int, clients: int) -> dict[str, float]:
         per_s, p99_ms = await timed(reserve, clients)
         found["reserve_per_s"].append(per_s)
         found["reserve_p99_ms"].append(p99_ms)
-    for store in stores:
-        await store.aclose()
+    await store.aclose()
     return {name: round(statistics.median(values), 3) for name, values in found.items()}
 
 

@@ -12,15 +12,18 @@ from maveriq.contracts import (
     CalibrationRequested,
     CalibrationUpdated,
     ChunksProduced,
+    ConfirmationRequested,
     DeploymentChanged,
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
+    DeploymentWaiting,
     FingerprintMeasured,
     IntentAccepted,
     IntentSubmitted,
     InventoryChanged,
     MeasurementRequested,
+    MemoryDrifted,
     MemoryFreed,
     MemoryHeld,
     MemoryRequested,
@@ -30,6 +33,8 @@ from maveriq.contracts import (
     ModelSubmitted,
     NodeReported,
     NodeStarted,
+    PlacementConfirmed,
+    PlacementRequested,
     PlacementReserved,
     PlanComputed,
     PlanPreviewed,
@@ -38,11 +43,13 @@ from maveriq.contracts import (
     ReleaseAccepted,
     ReleaseRequested,
     ReplicaFailed,
+    ReplicaLost,
     ReplicaReady,
     ReplicaStopped,
     RequestCancelled,
     RequestSubmitted,
     ServiceTimed,
+    SweepDue,
 )
 
 EXCHANGE = "maveriq"  # topic exchange, durable
@@ -93,8 +100,9 @@ INGRESS = Service(
     "ingress",
     consumes=(
         ModelSubmitted, IntentSubmitted, ReleaseRequested,
-        FingerprintMeasured, PlanComputed, PlanPreviewed, PlacementReserved, ReplicaReady, ReplicaFailed,
-        DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged,
+        FingerprintMeasured, PlanComputed, PlanPreviewed, DeploymentWaiting, PlacementReserved, ReplicaReady,
+        ReplicaFailed, ReplicaLost, DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged,
+        MemoryDrifted,
         PredictionMissed, CalibrationUpdated, CalibrationProgressed,
         AccuracySubmitted, AccuracyProgressed, AccuracyMeasured,
     ),
@@ -117,15 +125,19 @@ PLANNER = Service("planner", consumes=(FingerprintMeasured,), emits=(PlanCompute
 ALLOCATOR = Service(
     "allocator",
     consumes=(
-        PlanComputed, ReplicaReady, ReplicaFailed, ReplicaStopped, ReleaseAccepted, NodeReported, NodeStarted,
+        PlanComputed, PlacementRequested, ReplicaReady, ReplicaFailed, ReplicaStopped, ReleaseAccepted,
+        NodeReported, NodeStarted, SweepDue, ReplicaLost, PlacementConfirmed,
         MemoryRequested, MemoryFreed,
     ),
-    emits=(PlacementReserved, DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged, MemoryHeld),
+    emits=(
+        PlacementReserved, PlacementRequested, DeploymentWaiting, ReplicaLost, DeploymentDraining, DeploymentReleased,
+        DeploymentFailed, InventoryChanged, MemoryHeld, SweepDue, ConfirmationRequested, MemoryDrifted,
+    ),
 )  # fmt: skip
 WORKER = Service(
     "worker",
-    consumes=(PlacementReserved, DeploymentDraining),
-    emits=(NodeStarted, NodeReported, ReplicaReady, ReplicaFailed, ReplicaStopped, ServiceTimed),
+    consumes=(PlacementReserved, DeploymentDraining, ConfirmationRequested),
+    emits=(NodeStarted, NodeReported, ReplicaReady, ReplicaFailed, ReplicaStopped, ServiceTimed, PlacementConfirmed),
     per_node=True,
 )
 

@@ -48,7 +48,9 @@ class MortalStore:
         return self._mortal(self._store.register_script(script))
 
     def pipeline(self, **options: bool) -> Any:
-        return self._store.pipeline(**options)
+        pipeline = self._store.pipeline(**options)
+        pipeline.execute = self._mortal(pipeline.execute)
+        return pipeline
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         return self._mortal(getattr(self._store, name))

@@ -23,9 +23,9 @@ from maveriq.topology import ALLOCATOR
 from maveriq_allocator.__main__ import bound, wire
 from maveriq_allocator.holds import Holds
 from maveriq_allocator.inventory import Inventory
-from maveriq_allocator.placing import Lent
 from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import Store, connect
+from maveriq_allocator.trying import Lent
 from tests.unit.allocator.plans import candidate, computed, memory, reported
 
 TOTALS = {"a": (200, 120, 60), "b": (160, 160), "c": (90,)}

@@ -10,21 +10,29 @@ from maveriq.contracts import (
     MemoryRequested,
     NodeReported,
     NodeStarted,
+    PlacementRequested,
     PlanComputed,
     ReleaseAccepted,
     ReplicaFailed,
     ReplicaReady,
     ReplicaStopped,
 )
+from maveriq.running import side_by_side
 from maveriq.topology import ALLOCATOR
 from maveriq_allocator.handlers import Handlers
+from maveriq_allocator.heartbeats import Heartbeats
 from maveriq_allocator.holds import Holds
 from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lending import Lending
+from maveriq_allocator.lessons import Lessons
+from maveriq_allocator.line import Line
 from maveriq_allocator.placing import Placing
 from maveriq_allocator.reservations import Reservations
 from maveriq_allocator.settings import Settings, from_env
 from maveriq_allocator.store import Store, connect
+from maveriq_allocator.surveying import Surveying
+from maveriq_allocator.sweeping import Sweeping, remind
+from maveriq_allocator.trying import Trying
 
 
 async def run(bus: Bus, env: Mapping[str, str]) -> None:
@@ -33,23 +41,30 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
     redis = connect(settings.redis_url)
     try:
         await redis.ping()
-        await bus.run(ALLOCATOR, bound(wire(redis, settings)))
+        await side_by_side(
+            bus.run(ALLOCATOR, bound(wire(redis, settings))), remind(bus, settings.times.sweep_s)
+        )  # fmt: skip
     finally:
         await redis.aclose()
 
 
 def wire(redis: Store, settings: Settings) -> Handlers:
-    inventory, holds = Inventory(redis), Holds(redis)
+    inventory, holds = Inventory(redis, settings.headroom, settings.times), Holds(redis)
+    reservations, line = Reservations(redis, settings.quotas), Line(redis)
+    trying = Trying(inventory, holds, line, Lessons(redis), settings.node_timeout_s, settings.strategy)
     return Handlers(
         inventory,
-        Placing(inventory, Reservations(redis), holds, settings.node_timeout_s),
+        Placing(reservations, line, trying),
         Lending(inventory, holds, settings.node_timeout_s),
+        Surveying(reservations, line, trying),
+        Sweeping(redis, inventory, reservations, settings.times),
     )
 
 
 def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
     return [
         Handler(PlanComputed, handlers.on_plan_computed),
+        Handler(PlacementRequested, handlers.on_placement_requested),
         Handler(ReplicaReady, handlers.on_replica_ready),
         Handler(ReplicaFailed, handlers.on_replica_failed),
         Handler(ReplicaStopped, handlers.on_replica_stopped),
@@ -58,6 +73,7 @@ def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
         Handler(NodeStarted, handlers.on_node_started),
         Handler(MemoryRequested, handlers.on_memory_requested),
         Handler(MemoryFreed, handlers.on_memory_freed),
+        *Heartbeats(handlers).all(),
     ]
 
 

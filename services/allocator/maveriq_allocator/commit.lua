@@ -1,18 +1,24 @@
 -- Changes one deployment's record and the bytes that it holds, together or not at all.
 -- KEYS: the deployment's hash, its tenant's, for each node touched its hash and its `held` hash, and where strange
 --   bytes are taken over the `strange` hash of the node that reported them.
--- ARGV: version that the change was made from ('0': there was no record); seconds after which to forget the record,
---   which then has ended ('': keep it); the new record; the plan to keep ('': as it is); the deployment; bytes and
---   GPUs that it then holds; bytes and GPUs that its tenant may hold ('': any number); '1': take over what is held
---   already as strange ('': hold anew); how many fields are given back, then
---   for each of them   node (counts from 1), gpu, field of `held`
---   for each to hold   node, gpu, field, bytes, the GPU's version that the choice was made from ('': whichever)
+-- ARGV: the change, the new record, and the plan to keep ('': as it is). The change is one string, for a client pays for
+--   each argument; its parts each end in a unit separator (byte 31):
+--   version that it was made from ('0': there was no record); seconds after which to forget the record, which then has
+--   ended ('': keep it); the deployment; bytes and GPUs that it then holds; bytes and GPUs that its tenant may hold
+--   ('': any number); '1': take over what is held already as strange ('': hold anew); how many fields are given back,
+--   then for each of them   node (counts from 1), gpu, field of `held`
+--   for each to hold        node, gpu, field, bytes, the GPU's version that the choice was made from ('': whichever)
 -- Returns {'done'}, {'stale'} (the record changed meanwhile), {'moved', gpu} (not the version that was chosen from),
 --   {'taken', gpu} (its bytes are not free, or no longer strange) or {'over', what, held by the others, wanted}.
 local deployment, tenant = KEYS[1], KEYS[2]
-local expected, forget_s, adopts = ARGV[1], ARGV[2], ARGV[10] == '1'
-local FIRST = 12
-local first_hold = FIRST + 3 * ARGV[11]
+local CHANGE = {}
+for part in string.gmatch(ARGV[1], '([^\31]*)\31') do
+  CHANGE[#CHANGE + 1] = part
+end
+local expected, forget_s, id, wanted_bytes, wanted_gpus = CHANGE[1], CHANGE[2], CHANGE[3], CHANGE[4], CHANGE[5]
+local quota_bytes, quota_gpus, adopts = tonumber(CHANGE[6]), tonumber(CHANGE[7]), CHANGE[8] == '1'
+local FIRST = 10
+local first_hold = FIRST + 3 * CHANGE[9]
 
 if (redis.call('HGET', deployment, 'version') or '0') ~= expected then
   return {'stale'}
@@ -23,7 +29,7 @@ local function held_key(number) return KEYS[2 * number + 2] end
 
 local dropped = {}
 for i = FIRST, first_hold - 1, 3 do
-  dropped[ARGV[i] .. '|' .. ARGV[i + 2]] = true
+  dropped[CHANGE[i] .. '|' .. CHANGE[i + 2]] = true
 end
 
 -- What others hold of a node's GPUs, apart from what this change gives back.
@@ -40,10 +46,10 @@ local function held_bytes(number)
 end
 
 local taken = {}
-for i = first_hold, #ARGV, 5 do
-  local number, gpu, bytes, seen = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3]), ARGV[i + 4]
+for i = first_hold, #CHANGE, 5 do
+  local number, gpu, bytes, seen = CHANGE[i], CHANGE[i + 1], tonumber(CHANGE[i + 3]), CHANGE[i + 4]
   if adopts then
-    if redis.call('HGET', held_key(number), ARGV[i + 2]) ~= ARGV[i + 3] then
+    if redis.call('HGET', held_key(number), CHANGE[i + 2]) ~= CHANGE[i + 3] then
       return {'taken', gpu}
     end
   else
@@ -60,51 +66,49 @@ for i = first_hold, #ARGV, 5 do
   end
 end
 
-local quota_bytes, quota_gpus = tonumber(ARGV[8]), tonumber(ARGV[9])
 if (quota_bytes or quota_gpus) and not adopts then
   local bytes, gpus, own_bytes, own_gpus = 0, 0, 0, 0
   local used = redis.call('HGETALL', tenant)
   for i = 1, #used, 2 do
     local b, g = string.match(used[i + 1], '(%d+) (%d+)')
-    if used[i] == ARGV[5] then
+    if used[i] == id then
       own_bytes, own_gpus = tonumber(b), tonumber(g)
     else
       bytes, gpus = bytes + b, gpus + g
     end
   end
-  local wanted_bytes, wanted_gpus = tonumber(ARGV[6]), tonumber(ARGV[7])
-  if quota_gpus and wanted_gpus > own_gpus and gpus + wanted_gpus > quota_gpus then
-    return {'over', 'gpus', string.format('%.0f', gpus), ARGV[7]}
+  if quota_gpus and tonumber(wanted_gpus) > own_gpus and gpus + wanted_gpus > quota_gpus then
+    return {'over', 'gpus', string.format('%.0f', gpus), wanted_gpus}
   end
-  if quota_bytes and wanted_bytes > own_bytes and bytes + wanted_bytes > quota_bytes then
-    return {'over', 'bytes', string.format('%.0f', bytes), ARGV[6]}
+  if quota_bytes and tonumber(wanted_bytes) > own_bytes and bytes + wanted_bytes > quota_bytes then
+    return {'over', 'bytes', string.format('%.0f', bytes), wanted_bytes}
   end
 end
 
 for i = FIRST, first_hold - 1, 3 do
-  redis.call('HDEL', held_key(ARGV[i]), ARGV[i + 2])
-  if redis.call('HEXISTS', node_key(ARGV[i]), 'version|' .. ARGV[i + 1]) == 1 then
-    redis.call('HINCRBY', node_key(ARGV[i]), 'version|' .. ARGV[i + 1], 1)
+  redis.call('HDEL', held_key(CHANGE[i]), CHANGE[i + 2])
+  if redis.call('HEXISTS', node_key(CHANGE[i]), 'version|' .. CHANGE[i + 1]) == 1 then
+    redis.call('HINCRBY', node_key(CHANGE[i]), 'version|' .. CHANGE[i + 1], 1)
   end
 end
-for i = first_hold, #ARGV, 5 do
+for i = first_hold, #CHANGE, 5 do
   if adopts then
-    redis.call('HDEL', KEYS[#KEYS], ARGV[i + 2])
+    redis.call('HDEL', KEYS[#KEYS], CHANGE[i + 2])
   else
-    redis.call('HSET', held_key(ARGV[i]), ARGV[i + 2], ARGV[i + 3])
-    redis.call('HINCRBY', node_key(ARGV[i]), 'version|' .. ARGV[i + 1], 1)
+    redis.call('HSET', held_key(CHANGE[i]), CHANGE[i + 2], CHANGE[i + 3])
+    redis.call('HINCRBY', node_key(CHANGE[i]), 'version|' .. CHANGE[i + 1], 1)
   end
 end
-if ARGV[6] == '0' then
-  redis.call('HDEL', tenant, ARGV[5])
+if wanted_bytes == '0' then
+  redis.call('HDEL', tenant, id)
 else
-  redis.call('HSET', tenant, ARGV[5], ARGV[6] .. ' ' .. ARGV[7])
+  redis.call('HSET', tenant, id, wanted_bytes .. ' ' .. wanted_gpus)
 end
-redis.call('HSET', deployment, 'version', string.format('%d', tonumber(expected) + 1), 'record', ARGV[3])
+redis.call('HSET', deployment, 'version', string.format('%d', tonumber(expected) + 1), 'record', ARGV[2])
 if forget_s ~= '' then
   redis.call('HDEL', deployment, 'plan')
   redis.call('EXPIRE', deployment, forget_s)
-elseif ARGV[4] ~= '' then
-  redis.call('HSET', deployment, 'plan', ARGV[4])
+elseif ARGV[3] ~= '' then
+  redis.call('HSET', deployment, 'plan', ARGV[3])
 end
 return {'done'}

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from maveriq.contracts import (
+    GpuState,
     InventoryChanged,
     MemoryFreed,
     MemoryHeld,
@@ -11,6 +13,7 @@ from maveriq.contracts import (
     Message,
     NodeReported,
     NodeStarted,
+    PlacementRequested,
     PlanComputed,
     ReleaseAccepted,
     ReplicaFailed,
@@ -18,10 +21,14 @@ from maveriq.contracts import (
     ReplicaStopped,
 )
 from maveriq_allocator import lifecycle
-from maveriq_allocator.inventory import Inventory
+from maveriq_allocator.inventory import Inventory, NodeState
 from maveriq_allocator.lending import Lending
 from maveriq_allocator.lifecycle import Stray
 from maveriq_allocator.placing import Placing
+from maveriq_allocator.surveying import Surveying
+from maveriq_allocator.sweeping import Sweeping
+from maveriq_allocator.trying import Loss
+from maveriq_allocator.waiting import has_more
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,47 +36,59 @@ class Handlers:
     inventory: Inventory
     placing: Placing
     lending: Lending
+    surveying: Surveying
+    sweeping: Sweeping
 
     async def on_plan_computed(self, message: PlanComputed) -> Sequence[Message]:
-        """Reserve the first candidate that fits for all replicas, or for none; of what is placed, keep the plan."""
+        """Reserve the first candidate that fits for all replicas, or wait; of what is placed, keep the plan."""
         record = await self.placing.place(message)
-        changed = await self._inventory_changed(lifecycle.changed_nodes(record))
-        return [*lifecycle.orders(record), *lifecycle.ending(record), *changed]
+        changed = await self.inventory_changed(lifecycle.changed_nodes(record))
+        return [*lifecycle.orders(record), *lifecycle.outlook(record), *changed]
+
+    async def on_placement_requested(self, message: PlacementRequested) -> Sequence[Message]:
+        """Try again to seat what waits."""
+        record = await self.placing.retry(message.deployment_id)
+        changed = await self.inventory_changed(lifecycle.changed_nodes(record))
+        return [*lifecycle.starting(record), *lifecycle.outlook(record), *changed]
 
     async def on_replica_ready(self, message: ReplicaReady) -> Sequence[Message]:
         """Remember that it runs. One that is no longer wanted is told to stop: its order to start came late."""
         stray = Stray(node=message.node, replica=message.replica, token=message.token)
         record = await self.placing.change(message.deployment_id, lambda record: lifecycle.ready(record, stray))
-        return [lifecycle.drain(message.deployment_id, stray)] if record.closing is not None else []
+        return [lifecycle.drain(record, stray)] if record.closing is not None else []
 
     async def on_replica_failed(self, message: ReplicaFailed) -> Sequence[Message]:
-        """Give its bytes back and seat it anew."""
-        record = await self.placing.replace(
-            message.deployment_id, message.token, message.detail, unusable=message.checkpoint_unusable
-        )
-        changed = await self._inventory_changed(lifecycle.changed_nodes(record, message.node))
-        wanted = None if record.closing is not None else message.replica
-        return [*lifecycle.orders(record, replica=wanted), *lifecycle.ending(record), *changed]
+        """Learn from it, give its bytes back and seat it anew."""
+        if message.out_of_memory:
+            await self.placing.learn(message.deployment_id, message.token)
+        loss = Loss(message.detail, checkpoint_unusable=message.checkpoint_unusable)
+        return await self.replaced(message.deployment_id, message.token, message.replica, message.node, loss)
 
     async def on_replica_stopped(self, message: ReplicaStopped) -> Sequence[Message]:
-        """Give its bytes back; the last one ends the deployment."""
+        """Give its bytes back, to those that wait first; the last one ends the deployment."""
         record = await self.placing.change(
             message.deployment_id, lambda record: lifecycle.stopped(record, message.token)
         )
-        return [*lifecycle.release_done(record), *await self._inventory_changed([message.node])]
+        changed = await self.inventory_changed([message.node])
+        return [*lifecycle.release_done(record), *changed, *await self.surveying.due()]
 
     async def on_release_accepted(self, message: ReleaseAccepted) -> Sequence[Message]:
         """Drain what is placed, and place nothing more."""
         record = await self.placing.change(message.deployment_id, lifecycle.released)
-        return [*lifecycle.orders(record), *lifecycle.release_done(record)]
+        return [*lifecycle.orders(record), *lifecycle.release_done(record), *await self.surveying.due()]
 
     async def on_node_reported(self, message: NodeReported) -> Sequence[Message]:
         """Also the time to give back what nobody asked for again."""
-        await self.inventory.report(message)
-        return await self._inventory_changed(sorted({message.node, *await self.lending.end()}))
+        before = await self.inventory.nodes([message.node])
+        kept = await self.inventory.report(message)
+        changed = await self.inventory_changed(sorted({message.node, *await self.lending.end()}))
+        told = await self.sweeping.after_report(message, kept)
+        is_more = has_more(_gpus(before), _gpus(changed))
+        return [*told, *changed, *(await self.surveying.due() if is_more else ())]
 
     async def on_node_started(self, message: NodeStarted) -> Sequence[Message]:
         """Tell a worker that came up, and runs nothing, all that it is to run, and to drain."""
+        await self.inventory.restarted(message.node)
         orders: list[Message] = []
         for deployment_id in await self.inventory.deployments(message.node):
             record = await self.placing.change(deployment_id, lambda record: lifecycle.restarted(record, message.node))
@@ -85,11 +104,27 @@ class Handlers:
             largest_bytes=answer.largest_bytes,
         )  # fmt: skip
         nodes = [answer.place.node] if answer.place is not None and answer.is_new else []
-        return [told, *await self._inventory_changed(nodes)]
+        return [told, *await self.inventory_changed(nodes)]
 
     async def on_memory_freed(self, message: MemoryFreed) -> Sequence[Message]:
         place = await self.lending.holds.free(message.hold_id)
-        return [] if place is None else await self._inventory_changed([place.node])
+        if place is None:
+            return []
+        return [*await self.inventory_changed([place.node]), *await self.surveying.due()]
 
-    async def _inventory_changed(self, nodes: Sequence[str]) -> list[InventoryChanged]:
+    async def replaced(
+        self, deployment_id: UUID, token: str, replica: int, node: str, loss: Loss
+    ) -> Sequence[Message]:
+        """A replica that is gone has another seat, or waits for one, or was the last hope."""
+        record = await self.placing.replace(deployment_id, token, loss)
+        changed = await self.inventory_changed(lifecycle.changed_nodes(record, node))
+        wanted = None if record.closing is not None else replica
+        orders = lifecycle.orders(record, replica=wanted)
+        return [*orders, *lifecycle.outlook(record), *changed, *await self.surveying.due()]
+
+    async def inventory_changed(self, nodes: Sequence[str]) -> list[InventoryChanged]:
         return [state.message() for state in await self.inventory.nodes(nodes)]
+
+
+def _gpus(nodes: Sequence[NodeState] | Sequence[InventoryChanged]) -> list[GpuState]:
+    return [state for node in nodes for state in node.gpus]

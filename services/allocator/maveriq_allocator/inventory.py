@@ -139,6 +139,10 @@ class Inventory:
         outcome, *found = await self._report(touched, told)
         return Kept(*map(tuple, found)) if outcome == "kept" else Kept()
 
+    async def restarted(self, node: str) -> None:
+        """Its worker came up anew, and numbers its reports anew."""
+        await self._redis.hdel(keys.node(node), "number")
+
     async def snapshot(self) -> list[NodeState]:
         """Every node, by name. Each is read whole; together they may be of different moments."""
         names = sorted(await self._redis.smembers(keys.NODES))

@@ -1,8 +1,8 @@
 """The names of what the allocator keeps in Redis. Nobody else writes or reads there.
 
     maveriq:allocator:nodes                set: every node that ever reported
-    maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; spans_nodes; number, the report's;
-                                           heard_at_ms, by `watch`; for each GPU
+    maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; spans_nodes; number, the
+                                           report's; heard_at_ms, by `watch`; for each GPU
                                            limit|<gpu>: what of it is ours to hold: total - foreign - headroom - drift
                                            version|<gpu>: grows whenever its limit, or what is held on it, changes
     maveriq:allocator:node:<node>:held     hash: <gpu>|<token> -> bytes: one field a reservation's GPU;

@@ -11,13 +11,18 @@ from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
+from pydantic import TypeAdapter
+
 from maveriq.contracts import Placement, PlanComputed
 from maveriq_allocator import keys
+from maveriq_allocator.grouping import GroupedScript
 from maveriq_allocator.inventory import NodeState, taken
 from maveriq_allocator.lifecycle import Record
 from maveriq_allocator.quotas import NO_QUOTA, OverQuota, Quotas
 from maveriq_allocator.store import Store
 
+_RECORD = TypeAdapter(Record)
+_ENDED = "\x1f"  # of each part of a change
 FORGET_S = 7 * 24 * 3600  # a message about an ended deployment comes within that or never
 
 
@@ -52,7 +57,7 @@ class Reservations:
     def __init__(self, redis: Store, quotas: Quotas = NO_QUOTA) -> None:
         self._redis = redis
         self._quotas = quotas
-        self._commit = redis.register_script(Path(__file__).with_name("commit.lua").read_text())
+        self._commit = GroupedScript(redis, Path(__file__).with_name("commit.lua").read_text())
 
     async def load(self, deployment_id: UUID) -> Loaded:
         version, record = await self._redis.hmget(keys.deployment(deployment_id), ["version", "record"])
@@ -62,8 +67,13 @@ class Reservations:
 
     async def plan(self, deployment_id: UUID) -> PlanComputed | None:
         """The plan of a deployment that has not ended."""
-        plan = await self._redis.hget(keys.deployment(deployment_id), "plan")
+        plan = await self.plan_text(deployment_id)
         return None if plan is None else PlanComputed.model_validate_json(plan)
+
+    async def plan_text(self, deployment_id: UUID) -> str | None:
+        """The same as JSON."""
+        plan: str | None = await self._redis.hget(keys.deployment(deployment_id), "plan")
+        return plan
 
     async def commit(
         self, before: Loaded, after: Record, plan: PlanComputed | None = None, seen: Sequence[NodeState] = ()
@@ -102,16 +112,13 @@ class Reservations:
                 touched += keys.node(hold.node), keys.held(hold.node)
         if reporter is not None:
             touched.append(keys.strange(reporter))
-        deployment_id = str(after.deployment_id)
         tenant = next((at.tenant for at in (*new.values(), *old.values())), "")
         quota = self._quotas.of(tenant)
         used = _holds(new.values()) if old or len(new) > len(holds) else holds
-        told = [
+        change = [
             str(before.version),
             str(FORGET_S) if after.ended else "",
-            after.model_dump_json(),
-            "" if plan is None else plan.model_dump_json(),
-            deployment_id,
+            str(after.deployment_id),
             str(sum(hold.bytes for hold in used)),
             str(len({hold.gpu for hold in used})),
             *quota.told(),
@@ -119,9 +126,10 @@ class Reservations:
             str(len(releases)),
         ]
         for hold in releases:
-            told += numbers[hold.node], hold.gpu, hold.field
+            change += numbers[hold.node], hold.gpu, hold.field
         for hold in holds:
-            told += numbers[hold.node], hold.gpu, hold.field, str(hold.bytes), _version(seen, hold)
+            change += numbers[hold.node], hold.gpu, hold.field, str(hold.bytes), _version(seen, hold)
+        told = [_ENDED.join((*change, "")), _RECORD.dump_json(after), "" if plan is None else plan.model_dump_json()]
         answer = await self._commit([keys.deployment(after.deployment_id), keys.tenant(tenant), *touched], told)
         return OverQuota(tenant, quota, *answer[1:]) if answer[0] == "over" else Outcome(answer[0])
 

@@ -28,6 +28,7 @@ class Settings:
     @property
     def times(self) -> Times:
         return Times(min(MAX_SWEEP_S, self.grace_s / 6), self.grace_s)
+
     strategy: Strategy = Strategy.BEST_FIT
     """Of intents that name none."""
 

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Mapping
 
 from maveriq.bus import Bus
-from maveriq.contracts import Gpu
 from maveriq.running import main as run_service
 from maveriq.running import side_by_side
 from maveriq.topology import WORKER
@@ -14,7 +13,7 @@ from maveriq_worker.engine import Engine
 from maveriq_worker.engines import engine_factory
 from maveriq_worker.fleet import Fleet
 from maveriq_worker.handlers import Handlers
-from maveriq_worker.reporting import report
+from maveriq_worker.reporting import Reporting
 from maveriq_worker.settings import Settings
 
 
@@ -29,15 +28,14 @@ async def serve(bus: Bus, settings: Settings, devices: Devices, new_engine: Call
     """Serve until cancelled; what is in hand then goes back to its queues, and no process stays."""
     fleet = Fleet(bus, devices, new_engine, settings.engine, settings.cache_dir, settings.threads_per_stage)
 
-    def gpus() -> tuple[Gpu, ...]:
-        return devices.report(fleet.held_bytes(), fleet.busy_gpus())
-
     listening = asyncio.Event()
 
     async def report_once_listening() -> None:
         # before, a placement for this node would reach ingress's queue alone, and nobody would miss ours
         await listening.wait()
-        await report(bus, settings.node, settings.engine, gpus, fleet.timed, settings.report_s)
+        await Reporting(bus, settings.node, settings.engine, fleet.gpus, fleet.running, fleet.timed).run(
+            settings.report_s
+        )
 
     try:
         await side_by_side(

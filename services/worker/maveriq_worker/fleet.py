@@ -1,7 +1,7 @@
 """Every replica on this node: which one a message is about, and what was last said of it."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid5
@@ -11,10 +11,13 @@ import structlog
 from maveriq.bus import Bus
 from maveriq.contracts import (
     DeploymentDraining,
+    Gpu,
     Placement,
+    PlacementConfirmed,
     ReplicaFailed,
     ReplicaReady,
     ReplicaStopped,
+    Running,
     ServiceTimed,
 )
 from maveriq_worker.devices import Devices
@@ -41,6 +44,10 @@ class Fleet:
         default_factory=OrderedDict[str, ReplicaFailed | ReplicaStopped]
     )
     """By fencing token, what became of it."""
+    _draining: set[str] = field(default_factory=set[str])
+    """Tokens of what was told to stop and still runs."""
+    _total_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    """By GPU id, as last read."""
 
     async def start(self, deployment_id: UUID, placement: Placement) -> ReplicaReady | ReplicaFailed | ReplicaStopped:
         """Start a replica, or join the start that is under way, and wait until it serves.
@@ -54,6 +61,8 @@ class Fleet:
         running = self._running.get(key)
         if running is None or running.placement.token != placement.token:
             launch = self._launch(placement)
+            if isinstance(launch, Launch) and (short := self._shortage(key, placement)):
+                launch = short
             if isinstance(launch, str):
                 refused = failed(deployment_id, placement, launch)
                 self._remember(refused)
@@ -73,6 +82,7 @@ class Fleet:
         """Let a replica finish and stop it. What does not run here has stopped already."""
         running = self._running.get((message.deployment_id, message.replica))
         if running is not None and running.placement.token == message.token:
+            self._draining.add(message.token)
             stopped = await running.drain()
             self._drop(stopped)
             return stopped
@@ -88,14 +98,41 @@ class Fleet:
             await replica.stop()
         self._running.clear()
 
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every device, and what is taken of it."""
+        read = self.devices.report(self.held_bytes(), self.busy_gpus())
+        self._total_bytes = {gpu.id: gpu.total_bytes for gpu in read}
+        return read
+
     def held_bytes(self) -> dict[str, int]:
         """By GPU id, what the replicas here hold of it."""
+        return self._held_bytes(replica.placement for replica in self._running.values())
+
+    def _held_bytes(self, placements: Iterable[Placement]) -> dict[str, int]:
         held: Counter[str] = Counter()
-        for replica in self._running.values():
-            for stage in replica.placement.stages:
+        for at in placements:
+            for stage in at.stages:
                 for gpu in stage.gpus:
                     held[gpu] += stage.reserved_bytes
         return dict(held)
+
+    def running(self) -> tuple[Running, ...]:
+        """All that starts, serves or drains here."""
+        return tuple(
+            Running(deployment_id=deployment_id, replica=replica, token=at.token, stages=at.stages)
+            for (deployment_id, replica), at in self._placements()
+        )
+
+    def confirmed(self, tokens: Container[str]) -> list[PlacementConfirmed]:
+        """Those of these that run here and were not told to stop."""
+        return [
+            PlacementConfirmed(deployment_id=deployment_id, placement=at)
+            for (deployment_id, _), at in self._placements()
+            if at.token in tokens and at.token not in self._draining
+        ]
+
+    def _placements(self) -> list[tuple[tuple[UUID, int], Placement]]:
+        return [(key, replica.placement) for key, replica in self._running.items()]
 
     def busy_gpus(self) -> frozenset[str]:
         """Ids of those that some replica here is generating on."""
@@ -120,9 +157,26 @@ class Fleet:
         self._remember(last)
 
     def _remember(self, last: ReplicaFailed | ReplicaStopped) -> None:
+        self._draining.discard(last.token)
         self._ended[last.token] = last
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
+
+    def _shortage(self, key: tuple[UUID, int], placement: Placement) -> str | None:
+        """Why the GPUs cannot hold it beside what runs; None: they can.
+
+        The allocator promises nothing twice; but what ran on before it lost its records, or came back late, may not
+        have ended yet.
+        """
+        others = self._held_bytes(at for other, at in self._placements() if other != key)
+        for gpu, wanted_bytes in self._held_bytes([placement]).items():
+            held_bytes = others.get(gpu, 0)
+            if held_bytes + wanted_bytes > self._total_bytes.get(gpu, held_bytes + wanted_bytes):
+                return (
+                    f"{gpu} has {self._total_bytes[gpu]} bytes, of which {held_bytes} are held by what still runs; "
+                    f"{wanted_bytes} more were promised"
+                )
+        return None
 
     def _launch(self, placement: Placement) -> Launch | str:
         """What the engine is given; or why it cannot start here."""

@@ -1,0 +1,48 @@
+"""Replicas that run and no record knows: taken back, or told to stop. Pure: a record and a replica in, a verdict out.
+
+Redis that restarts empty loses every record, while what they were about runs on. A record that is made again goes on
+numbering its tokens at the clock's seconds, so that none is ever issued twice, and that tells it from others: what runs
+without being held by such a record is another replica of it, unless it was lost or stopped since.
+"""
+
+from uuid import UUID
+
+from maveriq.contracts import Admission, Intent, Placement, Plan, PlanComputed
+from maveriq_allocator.lifecycle import Held, Phase, Record
+
+FIRST_NUMBER = 1_000_000_000  # seconds since the epoch, in 2001; no deployment is placed so often
+
+
+def is_known(record: Record, token: str) -> bool:
+    return record.holding(token) is not None
+
+
+def is_wanted(record: Record, token: str, replica: int) -> bool:
+    """Whether it is to be taken back: nothing says that it was to end."""
+    if not record.planned and record.closing is None:
+        return True
+    return (
+        record.num_issued >= FIRST_NUMBER
+        and record.closing is None
+        and all(stray.token != token for stray in record.strays)
+        and all(held.placement.replica != replica for held in record.held)
+    )
+
+
+def adopted(record: Record, placement: Placement, now_s: int) -> Record:
+    """With this replica, as it runs; its worker says next whether it is ready."""
+    held = Held(placement=placement, rank=0, phase=Phase.RESERVED)
+    number = max(record.num_issued, now_s, FIRST_NUMBER)
+    return record.model_copy(update={"planned": True, "held": (*record.held, held), "num_issued": number})
+
+
+def plan_of(deployment_id: UUID, placement: Placement) -> PlanComputed | None:
+    """What is known of its plan: the one candidate; None: not even the model's shape."""
+    if placement.facts is None:
+        return None
+    intent = Intent(model=placement.model.name, tenant=placement.tenant)
+    return PlanComputed(
+        deployment_id=deployment_id,
+        admission=Admission(intent=intent, model=placement.model),
+        plan=Plan(facts=placement.facts, candidates=(placement.candidate,), num_considered=1),
+    )

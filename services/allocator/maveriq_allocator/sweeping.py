@@ -1,0 +1,110 @@
+"""Looks for workers that fell silent, and for what their reports show beside what they say. Keys: see `keys`."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from maveriq.bus import Bus, QueueFull, Unavailable, Unroutable
+from maveriq.contracts import (
+    ConfirmationRequested,
+    MemoryDrifted,
+    Message,
+    NodeReported,
+    ReplicaLost,
+    SweepDue,
+)
+from maveriq_allocator import adopting, keys, lifecycle
+from maveriq_allocator.drift import drifted
+from maveriq_allocator.inventory import Inventory, Kept, Times
+from maveriq_allocator.lifecycle import Held, Stray
+from maveriq_allocator.reservations import Reservations
+from maveriq_allocator.store import Store
+
+REPEAT_S = 30  # what was told of a token is told again after that: who told it may have died before it was sent
+
+log = structlog.get_logger()
+
+
+async def remind(bus: Bus, every_s: float) -> None:
+    """SweepDue for ever; none while the broker is away, and nobody is taken for silent."""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await bus.publish(SweepDue())
+        except (Unavailable, QueueFull, Unroutable) as error:
+            log.warning("no sweep", why=repr(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Sweeping:
+    redis: Store
+    inventory: Inventory
+    reservations: Reservations
+    times: Times
+
+    async def lost(self) -> list[ReplicaLost]:
+        """What workers held that were silent for the grace period. Said of each once, and again where that is lost."""
+        tick = self.redis.register_script(Path(__file__).with_name("tick.lua").read_text())
+        silent_ms = self.times.grace_ms + round(1e3 * self.times.sweep_s)  # what a tick's own age may hide
+        nodes: list[str] = await tick([keys.WATCH, keys.HEARD], [self.times.max_step_ms, silent_ms])
+        return [lost for node in nodes for lost in await self._lost_on(node)]
+
+    async def _lost_on(self, node: str) -> list[ReplicaLost]:
+        told: list[ReplicaLost] = []
+        holding = await self._held_on(node)
+        for deployment_id, held in holding:
+            at = held.placement
+            if await self._is_news(at.token):
+                detail = f"the worker of node {node} did not report for {self.times.grace_s:.0f} s"
+                lost = {"replica": at.replica, "token": at.token, "node": at.node, "detail": detail}
+                told.append(ReplicaLost(deployment_id=deployment_id, **lost))
+        if not holding:
+            await self.redis.zrem(keys.HEARD, node)
+        return told
+
+    async def _held_on(self, node: str) -> list[tuple[UUID, Held]]:
+        fields: list[str] = await self.redis.hkeys(keys.held(node))
+        tokens = {field.rpartition("|")[2] for field in fields}
+        owners = {keys.parse_token(token)[0] for token in tokens if not token.endswith("/hold")}
+        records = [(await self.reservations.load(owner)).record for owner in sorted(owners)]
+        return [(r.deployment_id, held) for r in records for held in r.held if held.placement.token in tokens]
+
+    async def after_report(self, message: NodeReported, kept: Kept) -> list[Message]:
+        """What a worker is to be asked or told, and which GPUs drifted."""
+        messages: list[Message] = []
+        unknown: list[str] = []
+        for token in kept.strange:
+            deployment_id, replica = keys.parse_token(token)
+            record = (await self.reservations.load(deployment_id)).record
+            if adopting.is_wanted(record, token, replica):
+                unknown.append(token)
+            elif not adopting.is_known(record, token) and await self._is_news(token):
+                messages.append(lifecycle.drain(record, Stray(node=message.node, replica=replica, token=token)))
+        if unknown:
+            messages.append(ConfirmationRequested(node=message.node, tokens=tuple(unknown)))
+        for token in kept.left_out:
+            deployment_id, replica = keys.parse_token(token)
+            record = (await self.reservations.load(deployment_id)).record
+            if adopting.is_known(record, token):
+                messages += lifecycle.orders(record, replica=replica, node=message.node)
+        return [*messages, *await self._drifted(message)]
+
+    async def _drifted(self, message: NodeReported) -> list[MemoryDrifted]:
+        """Those that did not before; a report that is handled again says the same again."""
+        known: dict[str, str] = await self.redis.hgetall(keys.drifted(message.node))
+        told: list[MemoryDrifted] = []
+        report = str(message.number)
+        for state in [state for node in await self.inventory.nodes([message.node]) for state in node.gpus]:
+            gpu = state.gpu.id
+            if state.drift is None:
+                if gpu in known:
+                    await self.redis.hdel(keys.drifted(message.node), gpu)
+            elif known.get(gpu) == report or await self.redis.hsetnx(keys.drifted(message.node), gpu, report):
+                told.append(drifted(message.node, state))
+        return told
+
+    async def _is_news(self, token: str) -> bool:
+        return bool(await self.redis.set(keys.said(token), "1", nx=True, ex=REPEAT_S))
