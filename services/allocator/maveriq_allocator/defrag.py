@@ -1,0 +1,243 @@
+"""The fewest moves that make room. Pure: what is free, which replicas may move and a goal in, moves in order out.
+
+A move starts a copy of a replica elsewhere while the replica still holds its memory, and gives that back afterwards; so
+the copy must fit into what is free at that moment. Each replica moves once at most, as a whole, with its candidate.
+
+Sets of one, two, ... up to `Bounds.most_moves` replicas are tried, of equal size those first that move the fewest
+bytes; of each set every order and every place. A set is left out only where its goal is not reached even if all of it
+were gone, so for replicas on one GPU the number of moves is proven to be the least. A replica of several GPUs has many
+packings on a node: the best one on all of its GPUs is tried and the best one without each of them, and then nothing is
+proven, nor where `Bounds.max_tried` ends the search or only the nearest `Bounds.max_movable` replicas are looked at.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Protocol
+from uuid import UUID
+
+from maveriq.contracts import Candidate, ModelFacts, Plan, Stage
+from maveriq_allocator.choosing import Node, choose
+from maveriq_allocator.packing import Fragment
+from maveriq_allocator.waiting import without
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    most_moves: int = 4
+    max_tried: int = 5_000
+    """Packings asked for: a millisecond each on a small fleet."""
+    max_movable: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Movable:
+    """A replica that serves."""
+
+    deployment_id: UUID
+    replica: int
+    token: str
+    candidate: Candidate
+    facts: ModelFacts
+    node: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def gpus(self) -> frozenset[str]:
+        return frozenset(gpu for stage in self.stages for gpu in stage.gpus)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(stage.reserved_bytes * len(stage.gpus) for stage in self.stages)
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(facts=self.facts, candidates=(self.candidate,), num_considered=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    node: str
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    what: Movable
+    to: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    moves: tuple[Moved, ...] | None
+    """None: no set of moves that was tried reaches the goal."""
+    is_fewest: bool
+    """No smaller set does; of None: no set within the bounds."""
+
+
+class Goal(Protocol):
+    def is_met(self, nodes: Sequence[Node], staying: Sequence[Movable]) -> bool:
+        """Whether it is reached with so much free, and these replicas where they were."""
+        ...
+
+    def allows(self, nodes: Sequence[Node]) -> list[Node]:
+        """What moves may go to."""
+        ...
+
+    def nearness(self, movable: Movable, nodes: Sequence[Node]) -> float:
+        """Less: the more likely it is in the way."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seated:
+    """A plan has seats."""
+
+    plan: Plan
+    num_replicas: int | None = None
+    start: int = 0
+
+    def is_met(self, nodes: Sequence[Node], staying: Sequence[Movable]) -> bool:
+        return choose(self.plan, nodes, num_replicas=self.num_replicas, start=self.start) is not None
+
+    def allows(self, nodes: Sequence[Node]) -> list[Node]:
+        return list(nodes)
+
+    def nearness(self, movable: Movable, nodes: Sequence[Node]) -> float:
+        free = sum(f.free_bytes for node in nodes if node.name == movable.node for f in node.fragments)
+        return -float(free + movable.num_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """A GPU is held by none of the replicas."""
+
+    gpu: str
+
+    def is_met(self, nodes: Sequence[Node], staying: Sequence[Movable]) -> bool:
+        return all(self.gpu not in movable.gpus for movable in staying)
+
+    def allows(self, nodes: Sequence[Node]) -> list[Node]:
+        return without(nodes, frozenset({self.gpu}))
+
+    def nearness(self, movable: Movable, nodes: Sequence[Node]) -> float:
+        return 0.0 if self.gpu in movable.gpus else 1.0
+
+
+def fewest(nodes: Sequence[Node], movable: Sequence[Movable], goal: Goal, bounds: Bounds | None = None) -> Found:
+    """Args:
+    nodes: what is free now.
+    movable: the replicas that may move, with what they hold.
+    """
+    return _Search(nodes, movable, goal, bounds or Bounds()).found()
+
+
+class _Exhausted(Exception):
+    """As much was tried as is allowed."""
+
+
+class _Search:
+    def __init__(self, nodes: Sequence[Node], movable: Sequence[Movable], goal: Goal, bounds: Bounds) -> None:
+        self._nodes, self._goal, self._bounds = list(nodes), goal, bounds
+        near = sorted(movable, key=lambda m: (goal.nearness(m, nodes), m.num_bytes, m.token))
+        self._movable = near[: bounds.max_movable]
+        self._is_exact = len(near) == len(self._movable) and all(len(m.gpus) == 1 for m in self._movable)
+        self._all = list(movable)
+        self._left = bounds.max_tried
+
+    def found(self) -> Found:
+        try:
+            for num_moves in range(self._bounds.most_moves + 1):
+                sets = combinations(self._movable, num_moves)
+                for chosen in sorted(sets, key=lambda each: sum(m.num_bytes for m in each)):
+                    moves = self._moves(chosen, self._nodes)
+                    if moves is not None:
+                        return Found(tuple(moves), self._is_exact or num_moves <= 1)
+        except _Exhausted:
+            return Found(None, is_fewest=False)
+        return Found(None, self._is_exact)
+
+    def _moves(self, chosen: tuple[Movable, ...], nodes: list[Node]) -> list[Moved] | None:
+        """All of them moved, in some order, so that the goal is met at the end."""
+        self._tick()
+        gone = _with(nodes, _bytes(stage for movable in chosen for stage in movable.stages))
+        staying = [movable for movable in self._all if movable not in chosen]
+        if not self._goal.is_met(gone, staying):
+            return None
+        return self._in_some_order(chosen, nodes, staying)
+
+    def _in_some_order(
+        self, rest: tuple[Movable, ...], nodes: list[Node], staying: Sequence[Movable]
+    ) -> list[Moved] | None:
+        if not rest:
+            return [] if self._goal.is_met(nodes, staying) else None
+        for movable in rest:
+            others = tuple(other for other in rest if other is not movable)
+            for place in self._places(movable, nodes):
+                after = _with(nodes, _bytes(movable.stages), _bytes(place.stages))
+                gone = _with(after, _bytes(stage for other in others for stage in other.stages))
+                self._tick()
+                if others and not self._goal.is_met(gone, staying):
+                    continue
+                further = self._in_some_order(others, after, staying)
+                if further is not None:
+                    return [Moved(movable, place), *further]
+        return None
+
+    def _places(self, movable: Movable, nodes: list[Node]) -> Iterator[Place]:
+        """Where it fits beside itself, the tightest first."""
+        found: dict[frozenset[str], tuple[int, Place]] = {}
+        for node in self._goal.allows(nodes):
+            for fragments in _choices(node, movable):
+                self._tick()
+                choice = choose(movable.plan, [replace(node, fragments=fragments)], num_replicas=1)
+                if choice is None:
+                    continue
+                (seat,) = choice.seats
+                gpus = frozenset(gpu for stage in seat.stages for gpu in stage.gpus)
+                if gpus != movable.gpus:
+                    spare = sum(f.free_bytes for f in node.fragments if f.gpu in gpus)
+                    found[gpus] = spare, Place(seat.node, seat.stages)
+        for _, place in sorted(found.values(), key=lambda each: each[0]):
+            yield place
+
+    def _tick(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _Exhausted
+
+
+def _choices(node: Node, movable: Movable) -> Iterator[tuple[Fragment, ...]]:
+    """The GPUs of a node among which it is packed."""
+    if len(movable.gpus) == 1:
+        needed = movable.stages[0].reserved_bytes
+        for fragment in node.fragments:
+            if fragment.free_bytes >= needed:
+                yield (fragment,)
+        return
+    yield node.fragments
+    for left_out in node.fragments:
+        yield tuple(f for f in node.fragments if f is not left_out)
+
+
+def _bytes(stages: Iterable[Stage]) -> dict[str, int]:
+    held: dict[str, int] = {}
+    for stage in stages:
+        for gpu in stage.gpus:
+            held[gpu] = held.get(gpu, 0) + stage.reserved_bytes
+    return held
+
+
+def _with(nodes: Sequence[Node], freed: dict[str, int], held: dict[str, int] | None = None) -> list[Node]:
+    """What is free once these bytes are given back, and those taken."""
+    held = held or {}
+    if not freed and not held:
+        return list(nodes)
+    changed: list[Node] = []
+    for node in nodes:
+        if any(f.gpu in freed or f.gpu in held for f in node.fragments):
+            now = (f.free_bytes + freed.get(f.gpu, 0) - held.get(f.gpu, 0) for f in node.fragments)
+            fragments = tuple(replace(f, free_bytes=n) for f, n in zip(node.fragments, now, strict=True))
+            node = replace(node, fragments=fragments)
+        changed.append(node)
+    return changed
