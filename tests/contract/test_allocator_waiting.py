@@ -15,11 +15,13 @@ from maveriq.contracts import (
     DeploymentWaiting,
     FailureReason,
     Message,
+    NodeReported,
     PlacementRequested,
     PlacementReserved,
     PlanComputed,
     Priority,
     ReleaseAccepted,
+    ReplicaLost,
 )
 from maveriq.topology import ALLOCATOR
 from maveriq_allocator import keys
@@ -265,3 +267,41 @@ async def test_two_allocators_that_try_the_same_at_once_seat_it_once(allocators:
     answers = await asyncio.gather(*(allocators.tell(asked) for _ in range(6)))
     assert len({order.placement.token for answer in answers for order in of_type(PlacementReserved, answer)}) == 1
     assert sorted(held(await allocators.tell(reported("a", 100, 100))).values()) == [0, 80]
+
+
+async def lost(allocators: Allocators, message: Message) -> list[Message]:
+    """What follows once the loss that a message shows is heard of."""
+    (loss,) = of_type(ReplicaLost, await allocators.tell(message))
+    answer = await allocators.settle(loss)
+    assert of_type(PlacementReserved, await allocators.tell(loss)) == of_type(PlacementReserved, answer)
+    return answer
+
+
+def without_gpu(node: str, number: int) -> NodeReported:
+    whole = reported(node, 100, 100)
+    return whole.model_copy(update={"gpus": tuple(gpu for gpu in whole.gpus if gpu.id != f"{node}/{number}")})
+
+
+async def test_a_replica_whose_gpu_is_lost_gets_the_same_candidate_elsewhere(allocators: Allocators) -> None:
+    await allocators.tell(reported("a", 100, 100))
+    plan = computed(candidate(), candidate(), deployment_id=FIRST)
+    (order,) = of_type(PlacementReserved, await allocators.tell(plan))
+    number = int(order.placement.stages[0].gpus[0].removeprefix("a/"))
+    (again,) = of_type(PlacementReserved, await lost(allocators, without_gpu("a", number)))
+    assert again.placement.candidate == order.placement.candidate
+    assert again.placement.stages[0].gpus == (f"a/{1 - number}",)
+    assert again.placement.token != order.placement.token
+
+
+async def test_a_replica_whose_gpu_is_lost_waits_where_no_other_has_room_and_the_rest_serve(
+    allocators: Allocators,
+) -> None:
+    await allocators.tell(reported("a", 100, 100))
+    orders = of_type(PlacementReserved, await allocators.tell(wants(FIRST, replicas=2)))
+    for order in orders:
+        await allocators.tell(ready(order))
+    answer = await lost(allocators, without_gpu("a", 0))
+    (waiting,) = of_type(DeploymentWaiting, answer)
+    assert "is lost (node a no longer has GPU a/0)" in waiting.detail
+    assert of_type(DeploymentFailed, answer) == [] and of_type(DeploymentDraining, answer) == []
+    assert who(await allocators.settle(reported("b", 100))) == [FIRST]

@@ -23,8 +23,14 @@ class Heartbeats:
         return [*await self.handlers.sweeping.lost(), *await self.handlers.surveying.due()]
 
     async def on_replica_lost(self, message: ReplicaLost) -> Sequence[Message]:
-        """Reclaim it and seat it anew; its worker, if it comes back, is told to stop."""
-        loss = Loss(message.detail, blameless=True, node_lost=True)
+        """Reclaim it and seat it anew, on its node only where that still reports, and has lost just a GPU; its worker,
+        if it comes back, is told to stop.
+        """
+        held = (await self.handlers.placing.reservations.load(message.deployment_id)).record.holding(message.token)
+        nodes = await self.handlers.inventory.nodes(held.placement.nodes if held is not None else ())
+        there = {state.gpu.id for node in nodes for state in node.gpus}
+        has_all = held is None or all(gpu in there for stage in held.placement.stages for gpu in stage.gpus)
+        loss = Loss(message.detail, blameless=True, node_lost=has_all)
         return await self.handlers.replaced(message.deployment_id, message.token, message.replica, message.node, loss)
 
     async def on_placement_confirmed(self, message: PlacementConfirmed) -> Sequence[Message]:

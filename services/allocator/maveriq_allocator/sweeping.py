@@ -56,11 +56,9 @@ class Sweeping:
         told: list[ReplicaLost] = []
         holding = await self._held_on(node)
         for deployment_id, held in holding:
-            at = held.placement
-            if await self._is_news(at.token):
+            if await self._is_news(held.placement.token):
                 detail = f"the worker of node {node} did not report for {self.times.grace_s:.0f} s"
-                lost = {"replica": at.replica, "token": at.token, "node": at.node, "detail": detail}
-                told.append(ReplicaLost(deployment_id=deployment_id, **lost))
+                told.append(_lost(deployment_id, held, detail))
         if not holding:
             await self.redis.zrem(keys.HEARD, node)
         return told
@@ -90,7 +88,21 @@ class Sweeping:
             record = (await self.reservations.load(deployment_id)).record
             if adopting.is_known(record, token):
                 messages += lifecycle.orders(record, replica=replica, node=message.node)
-        return [*messages, *await self._drifted(message)]
+        return [*messages, *await self._on_lost_gpus(message), *await self._drifted(message)]
+
+    async def _on_lost_gpus(self, message: NodeReported) -> list[ReplicaLost]:
+        """What is held on GPUs that their node no longer has."""
+        there = {gpu.id for gpu in message.gpus}
+        fields: list[str] = await self.redis.hkeys(keys.held(message.node))
+        lost: list[ReplicaLost] = []
+        for gpu, _, token in (field.rpartition("|") for field in fields):
+            if gpu in there or token.endswith("/hold"):
+                continue
+            deployment_id, _ = keys.parse_token(token)
+            held = (await self.reservations.load(deployment_id)).record.holding(token)
+            if held is not None and await self._is_news(token):
+                lost.append(_lost(deployment_id, held, f"node {message.node} no longer has GPU {gpu}"))
+        return lost
 
     async def _drifted(self, message: NodeReported) -> list[MemoryDrifted]:
         """Those that did not before; a report that is handled again says the same again."""
@@ -108,3 +120,8 @@ class Sweeping:
 
     async def _is_news(self, token: str) -> bool:
         return bool(await self.redis.set(keys.said(token), "1", nx=True, ex=REPEAT_S))
+
+
+def _lost(deployment_id: UUID, held: Held, detail: str) -> ReplicaLost:
+    at = held.placement
+    return ReplicaLost(deployment_id=deployment_id, replica=at.replica, token=at.token, node=at.node, detail=detail)
