@@ -1,7 +1,8 @@
 """One stage of a model, run as the worker's torch engine runs it: what is timed here is what will be served.
 
-Alike: a cache in rows taken once, masks and positions made for each pass, one position's logits, a greedy choice on the
-host. Not alike: no scheduler and no sampler, which are Python of microseconds beside a pass of milliseconds.
+Alike: linear layers in blocks, a cache in rows taken once, masks and positions made for each pass, one position's
+logits, a greedy choice on the host. Not alike: no scheduler and no sampler, which are Python of microseconds beside a
+pass of milliseconds.
 """
 
 import inspect
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from maveriq.contracts import Precision
+from maveriq_profiler.blocked_linear import use_blocks
 from maveriq_profiler.cutting import build, find_layers
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
@@ -109,6 +111,7 @@ class EngineStage:
         self._one_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.is_last = is_last
         self.device: torch.device = next(model.parameters()).device
+        use_blocks(model, self.device)
         self.use(first_layer, num_layers)
         if not is_last:
             for name, _ in list(self._decoder.named_children()):

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from maveriq.contracts import Precision
+from maveriq_worker.blocked_linear import use_blocks
 from maveriq_worker.kv_slots import KvShapes, KvSlots
 from maveriq_worker.stage_weights import TensorsMissing, load_weights, materialise_buffers
 from maveriq_worker.torch_steps import StageSpec, Step
@@ -48,6 +49,7 @@ class TorchStage:
         self._layers, self._norm = self._parts()
         self.weight_bytes = self._load()  # before cutting, which renames the layers
         self._cut()
+        use_blocks(self._model, self.device)
         if not self.is_first:
             self._check_passes_through()
         shapes = self._kv_shapes()
