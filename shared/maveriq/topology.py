@@ -13,6 +13,8 @@ from maveriq.contracts import (
     CalibrationUpdated,
     ChunksProduced,
     ConfirmationRequested,
+    DefragmentationProgressed,
+    DefragmentationRequested,
     DeploymentChanged,
     DeploymentDraining,
     DeploymentFailed,
@@ -31,6 +33,7 @@ from maveriq.contracts import (
     MessageRefused,
     ModelRegistered,
     ModelSubmitted,
+    MoveRequested,
     NodeReported,
     NodeStarted,
     PlacementConfirmed,
@@ -90,7 +93,7 @@ class Service:
 # MessageRefused on their mailbox; RequestSubmitted goes straight to a deployment's request queue.
 PRODUCER_SENDS = (
     ModelSubmitted, IntentSubmitted, ReleaseRequested, RequestSubmitted, RequestCancelled, CalibrationRequested,
-    AccuracySubmitted,
+    AccuracySubmitted, DefragmentationRequested,
 )  # fmt: skip
 PRODUCER_HEARS = (
     ModelRegistered, DeploymentChanged, ChunksProduced, MessageRefused, AccuracyProgressed, AccuracyMeasured,
@@ -104,10 +107,11 @@ INGRESS = Service(
         ReplicaFailed, ReplicaLost, DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged,
         MemoryDrifted,
         PredictionMissed, CalibrationUpdated, CalibrationProgressed,
-        AccuracySubmitted, AccuracyProgressed, AccuracyMeasured,
+        AccuracySubmitted, AccuracyProgressed, AccuracyMeasured, DefragmentationProgressed,
     ),
     emits=(
         ModelRegistered, IntentAccepted, ReleaseAccepted, DeploymentChanged, CalibrationRequested, AccuracyRequested,
+        DefragmentationRequested,
     ),
 )  # fmt: skip
 PROFILER = Service(
@@ -127,11 +131,12 @@ ALLOCATOR = Service(
     consumes=(
         PlanComputed, PlacementRequested, ReplicaReady, ReplicaFailed, ReplicaStopped, ReleaseAccepted,
         NodeReported, NodeStarted, SweepDue, ReplicaLost, PlacementConfirmed,
-        MemoryRequested, MemoryFreed,
+        MemoryRequested, MemoryFreed, DefragmentationRequested, MoveRequested,
     ),
     emits=(
         PlacementReserved, PlacementRequested, DeploymentWaiting, ReplicaLost, DeploymentDraining, DeploymentReleased,
         DeploymentFailed, InventoryChanged, MemoryHeld, SweepDue, ConfirmationRequested, MemoryDrifted,
+        DefragmentationProgressed, MoveRequested,
     ),
 )  # fmt: skip
 WORKER = Service(

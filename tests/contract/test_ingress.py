@@ -42,6 +42,7 @@ from maveriq_ingress.accuracies import Accuracies
 from maveriq_ingress.accuracy_handlers import AccuracyHandlers
 from maveriq_ingress.calibrations import Calibrations
 from maveriq_ingress.dead_requests import answering
+from maveriq_ingress.defrag_http import Defragmentations
 from maveriq_ingress.handlers import Handlers
 from maveriq_ingress.inventory import Inventories
 from maveriq_ingress.models import Models
@@ -100,7 +101,8 @@ async def ingress(broker: InProcessBroker, bus: InProcessBus, redis_url: str) ->
             Models(redis), Statuses(redis), Inventories(redis), Calibrations(redis), bus, answering(bus), lambda: NOW
         )
         accuracy = AccuracyHandlers(handlers.models, Accuracies(redis))
-        serving = asyncio.ensure_future(bus.run(INGRESS, [*handlers.all(), *accuracy.all()]))
+        defragmentations = Defragmentations(redis)
+        serving = asyncio.ensure_future(bus.run(INGRESS, [*handlers.all(), *accuracy.all(), *defragmentations.all()]))
         await asyncio.sleep(0)
         seen = Ingress(broker)
         await seen.send("model.submitted.v1", {"model": {"name": "smol", "source": "HuggingFaceTB/SmolLM2-135M"}})

@@ -19,6 +19,7 @@ from maveriq.contracts import (
 )
 from maveriq.running import side_by_side
 from maveriq.topology import ALLOCATOR
+from maveriq_allocator.defragmenting import Defragmenting
 from maveriq_allocator.handlers import Handlers
 from maveriq_allocator.heartbeats import Heartbeats
 from maveriq_allocator.holds import Holds
@@ -26,6 +27,7 @@ from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lending import Lending
 from maveriq_allocator.lessons import Lessons
 from maveriq_allocator.line import Line
+from maveriq_allocator.move_handlers import MoveHandlers
 from maveriq_allocator.placing import Placing
 from maveriq_allocator.reservations import Reservations
 from maveriq_allocator.settings import Settings, from_env
@@ -58,6 +60,7 @@ def wire(redis: Store, settings: Settings) -> Handlers:
         Lending(inventory, holds, settings.node_timeout_s),
         Surveying(reservations, line, trying),
         Sweeping(redis, inventory, reservations, settings.times),
+        Defragmenting(redis, reservations, line, trying),
     )
 
 
@@ -74,6 +77,7 @@ def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
         Handler(MemoryRequested, handlers.on_memory_requested),
         Handler(MemoryFreed, handlers.on_memory_freed),
         *Heartbeats(handlers).all(),
+        *MoveHandlers(handlers).all(),
     ]
 
 

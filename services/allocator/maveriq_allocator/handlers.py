@@ -11,6 +11,7 @@ from maveriq.contracts import (
     MemoryHeld,
     MemoryRequested,
     Message,
+    MoveRequested,
     NodeReported,
     NodeStarted,
     PlacementRequested,
@@ -20,10 +21,11 @@ from maveriq.contracts import (
     ReplicaReady,
     ReplicaStopped,
 )
-from maveriq_allocator import lifecycle
+from maveriq_allocator import lifecycle, moving
+from maveriq_allocator.defragmenting import Defragmenting
 from maveriq_allocator.inventory import Inventory, NodeState
 from maveriq_allocator.lending import Lending
-from maveriq_allocator.lifecycle import Stray
+from maveriq_allocator.lifecycle import Move, Stray
 from maveriq_allocator.placing import Placing
 from maveriq_allocator.surveying import Surveying
 from maveriq_allocator.sweeping import Sweeping
@@ -38,6 +40,7 @@ class Handlers:
     lending: Lending
     surveying: Surveying
     sweeping: Sweeping
+    defragmenting: Defragmenting
 
     async def on_plan_computed(self, message: PlanComputed) -> Sequence[Message]:
         """Reserve the first candidate that fits for all replicas, or wait; of what is placed, keep the plan."""
@@ -54,8 +57,16 @@ class Handlers:
     async def on_replica_ready(self, message: ReplicaReady) -> Sequence[Message]:
         """Remember that it runs. One that is no longer wanted is told to stop: its order to start came late."""
         stray = Stray(node=message.node, replica=message.replica, token=message.token)
-        record = await self.placing.change(message.deployment_id, lambda record: lifecycle.ready(record, stray))
-        return [lifecycle.drain(record, stray)] if record.closing is not None else []
+        record = await self.placing.change(
+            message.deployment_id, lambda record: moving.relieved(lifecycle.ready(record, stray), message.token)
+        )
+        if record.closing is not None:
+            return [lifecycle.drain(record, stray)]
+        move = moving.by_copy(record, message.token)
+        if move is None:
+            return []
+        relieved = record.holding(move.old)
+        return [_next(move)] if relieved is None else lifecycle.orders(record, replica=relieved.placement.replica)
 
     async def on_replica_failed(self, message: ReplicaFailed) -> Sequence[Message]:
         """Learn from it, give its bytes back and seat it anew."""
@@ -70,7 +81,9 @@ class Handlers:
             message.deployment_id, lambda record: lifecycle.stopped(record, message.token)
         )
         changed = await self.inventory_changed([message.node])
-        return [*lifecycle.release_done(record), *changed, *await self.surveying.due()]
+        move = moving.from_where(record, message.token)
+        further = [] if move is None else [_next(move)]
+        return [*lifecycle.release_done(record), *changed, *further, *await self.surveying.due()]
 
     async def on_release_accepted(self, message: ReleaseAccepted) -> Sequence[Message]:
         """Drain what is placed, and place nothing more."""
@@ -119,11 +132,21 @@ class Handlers:
         record = await self.placing.replace(deployment_id, token, loss)
         changed = await self.inventory_changed(lifecycle.changed_nodes(record, node))
         wanted = None if record.closing is not None else replica
-        orders = lifecycle.orders(record, replica=wanted)
-        return [*orders, *lifecycle.outlook(record), *changed, *await self.surveying.due()]
+        told: list[Message] = [*lifecycle.orders(record, replica=wanted), *lifecycle.outlook(record)]
+        move = moving.by_copy(record, token)
+        if move is not None and moving.is_spoilt(record, token):
+            problem = f"the copy of a replica did not serve on node {node} ({loss.detail}); it goes on where it was"
+            stopped = await self.defragmenting.stopped(move.defragmentation_id, problem)
+            told += [] if stopped is None else [stopped]
+        return [*told, *changed, *await self.surveying.due()]
 
     async def inventory_changed(self, nodes: Sequence[str]) -> list[InventoryChanged]:
         return [state.message() for state in await self.inventory.nodes(nodes)]
+
+
+def _next(move: Move) -> MoveRequested:
+    """The one after it is due."""
+    return MoveRequested(defragmentation_id=move.defragmentation_id, number=move.number + 1)
 
 
 def _gpus(nodes: Sequence[NodeState] | Sequence[InventoryChanged]) -> list[GpuState]:

@@ -18,6 +18,11 @@
     maveriq:allocator:holds                hash: hold -> where it is (`holds.Place`)
     maveriq:allocator:holds:ends           sorted set: hold -> when it ends unless asked for again, ms by Redis' clock
     maveriq:allocator:deployment:<id>      hash: version; record (`lifecycle.Record`); plan (`PlanComputed`)
+    maveriq:allocator:line                 sorted set: deployment -> its place among those that wait for memory
+    maveriq:allocator:line:claim           hash: GPUs kept for one that waited long (`waiting.Claim`)
+    maveriq:allocator:line:news            how often memory came back; line:survey: there while somebody looks who fits
+    maveriq:allocator:lesson:<candidate>   what failures for memory taught (`teaching.Lesson`)
+    maveriq:allocator:defragmentation:<id> its moves, and how many are done (`DefragmentationProgressed`)
     maveriq:allocator:holds:wanted         there while calibrations are to give back what they hold
     maveriq:allocator:holds:wanted:<deployment>   how often it asked for that
 
@@ -80,6 +85,10 @@ def tenant(name: str) -> str:
 
 def deployment(deployment_id: UUID) -> str:
     return f"maveriq:allocator:deployment:{deployment_id}"
+
+
+def defragmentation(defragmentation_id: UUID) -> str:
+    return f"maveriq:allocator:defragmentation:{defragmentation_id}"
 
 
 def lesson(candidate: str) -> str:

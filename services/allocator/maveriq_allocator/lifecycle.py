@@ -112,13 +112,13 @@ def replanned(record: Record) -> Record:
 
 def moved(record: Record, plan: PlanComputed, old: Held, choice: Choice) -> Record:
     """One replica gets another seat."""
-    return _seated(_lost(record, old), plan, old.placement.replica, choice.rank, choice.seats[0])
+    return _seated(lost(record, old), plan, old.placement.replica, choice.rank, choice.seats[0])
 
 
-def waits(record: Record, waiting: Waiting, lost: Held | None = None) -> Record:
+def waits(record: Record, waiting: Waiting, gone: Held | None = None) -> Record:
     """What it lacks has no seat now; what it holds goes on."""
-    if lost is not None:
-        record = _lost(record, lost)
+    if gone is not None:
+        record = lost(record, gone)
     return record.model_copy(update={"waiting": waiting})
 
 
@@ -164,10 +164,10 @@ def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: S
     return record.model_copy(update={"held": (*record.held, held), "num_issued": record.num_issued + 1})
 
 
-def failed(record: Record, failure: Failure, lost: Held | None = None) -> Record:
+def failed(record: Record, failure: Failure, gone: Held | None = None) -> Record:
     """The deployment is given up: nothing more is tried, what still runs drains."""
-    if lost is not None:
-        record = _lost(record, lost)
+    if gone is not None:
+        record = lost(record, gone)
     changes = {"planned": True, "waiting": None, "closing": Closing.FAILED, "failure": failure}
     record = record.model_copy(update=changes)
     return _draining(record)
@@ -216,7 +216,8 @@ def _in_phase(record: Record, held: Held, phase: Phase) -> Record:
     return record.model_copy(update={"held": tuple(changed if h is held else h for h in record.held)})
 
 
-def _lost(record: Record, gone: Held) -> Record:
+def lost(record: Record, gone: Held) -> Record:
+    """It holds nothing any more; should it run after all, it is stopped with the rest."""
     at = gone.placement
     stray = Stray(node=at.node, replica=at.replica, token=at.token)
     return _without(record, gone).model_copy(update={"strays": (*record.strays, stray)})

@@ -61,4 +61,4 @@ class Surveying:
             )
             line.append(replace(waiter, detail=why))
         now = await self.line.now()
-        return await asyncio.to_thread(survey, line, situation.free(), situation.emptied(), now)
+        return await asyncio.to_thread(survey, line, situation.free(), situation.emptied(), now, claim)

@@ -8,7 +8,7 @@ from functools import partial
 from uuid import UUID
 
 from maveriq.contracts import Failure, FailureReason, PlanComputed, Strategy
-from maveriq_allocator import lifecycle
+from maveriq_allocator import lifecycle, moving
 from maveriq_allocator.capacity import could_ever, why_not
 from maveriq_allocator.choosing import Choice, choose, manner_of
 from maveriq_allocator.holds import Holds
@@ -119,6 +119,8 @@ class Trying:
         """Another seat for a replica that is gone: with its own candidate where that is not to blame, else the next."""
         if gone.phase is Phase.DRAINING:
             return Attempt(lifecycle.stopped(record, gone.placement.token))
+        if moving.is_replaced(record, gone):
+            return Attempt(lifecycle.lost(record, gone))
         start = max(0, gone.rank + (not loss.blameless and gone.phase is not Phase.READY))
         if plan is not None and loss.checkpoint_unusable:
             start = lifecycle.after_checkpoint(plan, gone, start)

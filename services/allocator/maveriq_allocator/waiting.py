@@ -111,11 +111,14 @@ def has_more(before: Iterable[GpuState], after: Iterable[GpuState]) -> bool:
     return any(state.free_bytes > free.get(state.gpu.id, 0) for state in after)
 
 
-def survey(line: Sequence[Waiter], free: Sequence[Node], emptied: Sequence[Node], now: datetime) -> Survey:
+def survey(
+    line: Sequence[Waiter], free: Sequence[Node], emptied: Sequence[Node], now: datetime, standing: Claim | None = None
+) -> Survey:
     """Args:
     line: in order.
     free: what is free now.
     emptied: the same nodes as if nothing of ours were held.
+    standing: the claim of the last survey, which stands as long as its GPUs are there.
     """
     due: list[UUID] = []
     claim: Claim | None = None
@@ -130,11 +133,22 @@ def survey(line: Sequence[Waiter], free: Sequence[Node], emptied: Sequence[Node]
             nodes = _less(nodes, choice)
             continue
         hopeless.append(alike)
-        if claim is None and now - waiter.waiting.since >= timedelta(seconds=PATIENCE_S):
-            claim = Claim(waiter.deployment_id, waiter.place, soonest(waiter, nodes, emptied))
+        if claim is None:
+            claim = _claimed(waiter, nodes, emptied, now, standing)
         if _is_to_be_told(waiter, now):
             due.append(waiter.deployment_id)
     return Survey(tuple(due), claim)
+
+
+def _claimed(
+    waiter: Waiter, free: Sequence[Node], emptied: Sequence[Node], now: datetime, standing: Claim | None
+) -> Claim | None:
+    there = {fragment.gpu for node in free for fragment in node.fragments}
+    if standing is not None and standing.deployment_id == waiter.deployment_id and standing.gpus <= there:
+        return standing
+    if now - waiter.waiting.since < timedelta(seconds=PATIENCE_S):
+        return None
+    return Claim(waiter.deployment_id, waiter.place, soonest(waiter, free, emptied))
 
 
 def soonest(waiter: Waiter, free: Sequence[Node], emptied: Sequence[Node]) -> frozenset[str]:

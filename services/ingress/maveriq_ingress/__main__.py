@@ -21,6 +21,7 @@ from maveriq_ingress.calibrations import Calibrations
 from maveriq_ingress.calibrations_api import CalibrationsApi
 from maveriq_ingress.changes import Changes
 from maveriq_ingress.dead_requests import answering
+from maveriq_ingress.defrag_http import DefragApi, Defragmentations
 from maveriq_ingress.handlers import Handlers
 from maveriq_ingress.http import app
 from maveriq_ingress.inventory import Inventories
@@ -52,6 +53,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
         inventories, calibrations = Inventories(redis), Calibrations(redis)
         handlers = Handlers(models, statuses, inventories, calibrations, bus, answering(bus), lambda: datetime.now(UTC))
         accuracy = AccuracyHandlers(models, Accuracies(redis))
+        defragmentations = Defragmentations(redis)
         changes = Changes(statuses)
         await changes.open(bus)
         stack.push_async_callback(changes.close)
@@ -63,13 +65,14 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
             *Api(bus, handlers, changes).endpoints(),
             *CalibrationsApi(bus, calibrations, inventories).endpoints(),
             *AccuracyApi(bus, accuracy).endpoints(),
+            *DefragApi(bus, defragmentations).endpoints(),
             *MetricsApi(handlers.metrics, calibrations, changes).endpoints(),
             *OpenAi(streams, changes, models).endpoints(),
             *OpenAiModels(models, changes).endpoints(),
         ]
         log.info("http listens", url="http://{}:{}".format(*listening.getsockname()[:2]))
         await side_by_side(
-            bus.run(INGRESS, [*handlers.all(), *accuracy.all()]),
+            bus.run(INGRESS, [*handlers.all(), *accuracy.all(), *defragmentations.all()]),
             serve(app(endpoints, bus, redis), listening),
             changes.keep_fresh(),
             pass_on(bus, statuses),

@@ -20,6 +20,12 @@ from maveriq.contracts.calibration import (
     ServedTime,
     ServiceTimed,
 )
+from maveriq.contracts.defragmentation import (
+    DefragmentationProgressed,
+    DefragmentationRequested,
+    MoveRequested,
+    ReplicaMove,
+)
 from maveriq.contracts.deployment import (
     Deployment,
     DeploymentChanged,
@@ -148,6 +154,8 @@ __all__ = [
     "ConfirmationRequested",
     "Constant",
     "Counteroffer",
+    "DefragmentationProgressed",
+    "DefragmentationRequested",
     "Deployment",
     "DeploymentChanged",
     "DeploymentDraining",
@@ -184,6 +192,7 @@ __all__ = [
     "ModelFacts",
     "ModelRegistered",
     "ModelSubmitted",
+    "MoveRequested",
     "NodeReported",
     "NodeStarted",
     "Objective",
@@ -205,6 +214,7 @@ __all__ = [
     "ReleaseRequested",
     "ReplicaFailed",
     "ReplicaLost",
+    "ReplicaMove",
     "ReplicaReady",
     "ReplicaStopped",
     "RequestCancelled",
