@@ -48,7 +48,7 @@ def by_law(rows: Sequence[Row], target: str) -> Iterator[Guess]:
         if row.model == target:
             terms = request_terms(row.sample, fitted)
             latency_ms = float(law.dot(latency, terms))
-            yield Guess(row, latency_ms, _memory_gib(row.sample, memory), _error_ms(latency_ms, terms, fitted))
+            yield Guess(row, latency_ms, _memory_gib(row.sample, memory), error_ms(latency_ms, terms, fitted))
 
 
 def calibrated(rows: Sequence[Row]) -> Calibration:
@@ -83,7 +83,7 @@ def _memory_gib(sample: RunSample, constants: dict[str, float]) -> float:
     return float(known / GIB + law.dot(constants, terms))
 
 
-def _error_ms(latency_ms: float, terms: law.Terms, fitted: Calibration) -> float:
+def error_ms(latency_ms: float, terms: law.Terms, fitted: Calibration) -> float:
     """x' C x, and the residual of the fit."""
     x = [float(terms.get(constant.name, 0.0)) for constant in fitted.latency]
     variance = sum(

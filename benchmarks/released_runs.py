@@ -29,6 +29,7 @@ PRECISIONS = {
     "int4": Precision.INT4_CHANNEL,
     "int4_gptq": Precision.INT4,
 }
+REPEATED = "full_model_pruned"
 PRUNED = "llama-2-7b-"  # zeros among the weights, which TensorRT-LLM reads like any others
 
 
@@ -84,6 +85,12 @@ def read(folders: Sequence[Path]) -> list[Row]:
     return list(rows.values())
 
 
+def read_repeats(folders: Sequence[Path]) -> list[Row]:
+    """Runs of pruned models, which are runs of the whole one again; not among `read`'s. None: no folder has them."""
+    files = [path for folder in folders if (path := folder / f"{REPEATED}.csv").is_file()]
+    return [row for path in files for row in _rows(path, REPEATED)]
+
+
 def _rows(path: Path, table: str) -> Iterable[Row]:
     with path.open(newline="") as file:
         for number, cells in enumerate(csv.DictReader(file), start=2):
@@ -102,7 +109,7 @@ def _row(cells: dict[str, str], table: str) -> Row:
         tp=int(cells["TP"]),
         layers=layers,
         batch=int(cells["Batch_Size"]),
-        input_tokens=PROMPT_TOKENS[table],
+        input_tokens=PROMPT_TOKENS["full_model" if table == REPEATED else table],
         output_tokens=int(cells["Output_Lenght"]),
         e2e_ms=float(cells["Latency"]) * 1e3,
         room_tokens=int(cells["Batch_Size"]) * BUILT_TOKENS,

@@ -1,5 +1,7 @@
 """What a pass takes, whatever the constants: they are only known not to be negative."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,3 +102,18 @@ def test_a_mixture_reads_the_experts_that_a_batch_chose_and_computes_those_of_ea
     reading = Run(model, (1,), rig()).prefill(1, 1000)["compute"]
     attention = 2 * 1000 * 1000 * model.num_heads * model.head_dim
     assert reading == pytest.approx((2 * 1000 * (rest + 2 * model.expert_params) + attention) / 1e12)
+
+
+def test_more_rows_cost_the_lm_head_by_constants_of_its_own():
+    wide, narrow = (Run(facts(vocab_size=size), (8,), rig()) for size in (128_000, 32_000))
+    for at in ("decode", "prefill"):
+        cost = [ms(getattr(run, at)(8, 64), {"rows@8[head]": 1.0}) for run in (wide, narrow)]
+        assert cost[0] == pytest.approx(4 * cost[1], rel=0.01) and cost[1] > 0
+        assert ms(getattr(wide, at)(1, 64), {"rows@8[head]": 1.0}) == 0
+
+
+def test_only_torch_pays_for_attention_beyond_its_arithmetic():
+    run = Run(facts(), (8,), rig())
+    assert "compute[attention]" not in run.prefill(1, 64)
+    torch = Run(facts(), (8,), replace(rig(), engine="torch"))
+    assert torch.prefill(1, 64)["compute[attention]"] > 0
