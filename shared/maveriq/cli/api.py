@@ -8,7 +8,14 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
 
-from maveriq.contracts import Calibration, CalibrationProgressed, Deployment, InventoryChanged, Model
+from maveriq.contracts import (
+    Calibration,
+    CalibrationProgressed,
+    DefragmentationProgressed,
+    Deployment,
+    InventoryChanged,
+    Model,
+)
 from maveriq.contracts.accuracy import AccuracyRecord
 
 ANSWER_TIMEOUT_S = 60.0  # for one answer; a stream may be silent for as long as the model thinks
@@ -66,6 +73,20 @@ class Api:
 
     def inventory(self) -> list[InventoryChanged]:
         return [InventoryChanged.model_validate(item) for item in self._call("GET", "/v1/gpus")["data"]]
+
+    def defragment(self, wanted: Mapping[str, object]) -> UUID:
+        """Ask for one; its id."""
+        return UUID(self._call("POST", "/v1/defrag", wanted)["defragmentation_id"])
+
+    def defragmentation(self, defragmentation_id: UUID) -> DefragmentationProgressed | None:
+        """How far it is; None: nothing was heard of it yet."""
+        try:
+            told = self._call("GET", f"/v1/defrag/{defragmentation_id}")
+        except CommandFailed as failed:
+            if failed.code == "defragmentation_not_found":
+                return None
+            raise
+        return DefragmentationProgressed.model_validate(told)
 
     def calibrations(self) -> tuple[list[Calibration], list[CalibrationProgressed]]:
         """Those that are known, and those under way."""

@@ -17,6 +17,7 @@ NEXT = {
     State.ACCEPTED: "measuring what the model costs on these GPUs",
     State.MEASURED: "weighing configurations",
     State.PLANNED: "reserving fragments",
+    State.WAITING: "waiting for memory; Ctrl-C leaves it waiting, `maveriq rm` gives it up",
     State.RESERVED: "starting the engine",
     State.DRAINING: "answering what is queued",
 }
@@ -58,7 +59,8 @@ class Progress:
     def _line(self, state: State, words: str) -> None:
         took_ms = (time.monotonic() - self._since) * 1000
         self._since = time.monotonic()
-        line = Text("✓ ", style="green").append(f"{state:<9}", style="bold")
+        done = state is not State.WAITING
+        line = Text("✓ " if done else "… ", style="green" if done else "yellow").append(f"{state:<9}", style="bold")
         line.append(f"{duration(took_ms):>8}  ", style="dim").append(words, style="default")
         self._console.print(line, soft_wrap=False)
 
@@ -84,6 +86,8 @@ def facts(state: State, deployment: Deployment) -> str:
             f"best of {deployment.plan.num_considered}: {counted_shape(best)}, "
             f"TTFT {duration(best.prediction.ttft_ms)}, TPOT {duration(best.prediction.tpot_ms)}"
         )
+    if state is State.WAITING:
+        return deployment.waiting or ""
     if state is State.RESERVED and deployment.placements:
         held = sum(s.reserved_bytes * len(s.gpus) for p in deployment.placements for s in p.stages)
         return f"{size(held)}; " + "; ".join(placement_line(each) for each in deployment.placements)

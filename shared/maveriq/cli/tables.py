@@ -15,6 +15,7 @@ STYLE = {
     State.FAILED: "red",
     State.RELEASED: "dim",
     State.DRAINING: "yellow",
+    State.WAITING: "yellow",
 }
 ROOMY = 7  # columns, beyond which they stand closer together
 
@@ -38,7 +39,14 @@ def deployments(found: Sequence[Deployment]) -> RenderableType:
             size(held) if held else "",
             " + ".join(str(n) for n in first.layers) if first else "",
         )
-    return Group(table, *(Text(line, style="yellow") for each in found for line in _off_prediction(each)))
+    return Group(
+        table, *(Text(line, style="yellow") for each in found for line in (*_waiting(each), *_off_prediction(each)))
+    )
+
+
+def _waiting(deployment: Deployment) -> Iterator[str]:
+    if deployment.waiting is not None:
+        yield f"{str(deployment.deployment_id)[:8]} waits for memory: {deployment.waiting}"
 
 
 def _off_prediction(deployment: Deployment) -> Iterator[str]:

@@ -5,8 +5,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from maveriq.cli.api import Api, CommandFailed
-from maveriq.cli.bars import BAR_CELLS, draw
+from maveriq.cli.api import Api
 from maveriq.cli.finding import ENDED, find
 from maveriq.cli.progress import Progress
 from maveriq.cli.tables import deployments
@@ -20,20 +19,6 @@ def show_deployments(api: Api, everything: bool, console: Console | None) -> Non
         print(json.dumps([each.model_dump(mode="json") for each in found]))
     else:
         console.print(deployments(found))
-
-
-def show_gpus(api: Api, console: Console | None) -> None:
-    """Every node's GPUs as bars."""
-    nodes = api.inventory()
-    if console is None:
-        print(json.dumps([node.model_dump(mode="json") for node in nodes]))
-        return
-    if not nodes:
-        raise CommandFailed("no node has reported; start a worker: maveriq up --only worker", code="no_nodes")
-    names = {each.deployment_id: f"{each.intent.model} {str(each.deployment_id)[:8]}" for each in api.deployments()}
-    holdings = (holding for node in nodes for state in node.gpus for holding in state.holdings)
-    names |= {holding.deployment_id: "a calibration" for holding in holdings if holding.calibration}
-    console.print(draw(nodes, names, max(8, min(BAR_CELLS, console.width - 46))))
 
 
 def show_models(api: Api, console: Console | None) -> None:
