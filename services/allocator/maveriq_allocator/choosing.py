@@ -10,6 +10,7 @@ from maveriq.contracts import Candidate, Intent, Plan, StageMemory, Strategy
 from maveriq_allocator.fleet import Fleet, Node
 from maveriq_allocator.seating import Manner, Seat, seat_all
 from maveriq_allocator.strategies import Preference
+from maveriq_allocator.together import Budget
 
 __all__ = ["Choice", "Manner", "Node", "Seat", "choose", "manner_of", "readable", "shortage"]
 
@@ -45,7 +46,7 @@ def choose(
         num_replicas: None: as many as each candidate says.
     """
     manner = manner or Manner()
-    fleets = _Fleets(nodes, manner.preference)
+    fleets, budget = _Fleets(nodes, manner.preference), Budget()
     for is_mixed in (False, True) if manner.speeds is None else (False,):
         for rank in range(start, len(plan.candidates)):
             candidate = plan.candidates[rank]
@@ -53,7 +54,7 @@ def choose(
             if how is None:
                 continue
             fleet = fleets.of(candidate.configuration.engine, how.types(candidate))
-            seats = seat_all(candidate, plan.facts.num_layers, fleet, num_replicas or candidate.replicas, how)
+            seats = seat_all(candidate, plan.facts.num_layers, fleet, num_replicas or candidate.replicas, how, budget)
             if seats is not None:
                 return Choice(rank, seats)
     return None

@@ -58,6 +58,7 @@ class Screen:
         self._layer_ns = [0 if speeds is None else round(speeds[name] * NS_PER_MS) for name in fleet.types]
         self._costs = np.full(len(fleet.nodes), NEVER, dtype=np.int64)
         self._ns = np.zeros(len(fleet.nodes), dtype=np.int64)
+        self._most = np.zeros(len(fleet.nodes), dtype=np.int64)
         self._tight = np.zeros(len(fleet.nodes), dtype=np.bool_)
         self.update(fleet, np.arange(len(fleet.nodes)))
 
@@ -66,6 +67,7 @@ class Screen:
         self._fleet = fleet
         self._costs[changed] = NEVER
         self._tight[changed] = False
+        self._most[changed] = 0
         shape = self._shape
         num_gpus = shape.pp * shape.tp
         if not len(changed) or fleet.width < num_gpus or shape.pp > shape.num_layers:
@@ -77,6 +79,7 @@ class Screen:
         if len(fitting):
             self._ns[fitting] = self._least_ns(fitting)
             self._costs[fitting] = self._least_costs(fitting)
+            self._most[fitting] = self._most_beside(fitting)
 
     def promising(self) -> list[int]:
         """Nodes that hold a replica, the best bound first."""
@@ -91,13 +94,13 @@ class Screen:
         return [int(index) for index in order]
 
     def most_replicas(self) -> int:
-        """No more fit side by side: by bytes, and by GPUs that can hold a stage, however the replicas share them."""
-        shape, fleet = self._shape, self._fleet
-        stage_bytes = shape.memory.runtime_bytes + shape.memory.layer_bytes
-        ranks = np.maximum(fleet.free, 0) // stage_bytes
-        each = np.minimum(fleet.free_bytes // shape.needed_bytes, ranks.sum(axis=1) // (shape.pp * shape.tp))
-        alone = int(each[(self._costs < NEVER) & ~fleet.spanning].sum())
-        return alone + int(fleet.free_bytes[fleet.spanning].sum()) // shape.needed_bytes
+        """No more fit on the fleet side by side."""
+        alone = int(self._most[~self._fleet.spanning].sum())
+        return alone + int(self._fleet.free_bytes[self._fleet.spanning].sum()) // self._shape.needed_bytes
+
+    def most_on(self, index: int) -> int:
+        """No more fit on this node side by side: by bytes, and by GPUs that can hold a stage, however shared."""
+        return int(self._most[index])
 
     def bound(self, index: int) -> Key:
         """No placement on this node is better."""
@@ -123,6 +126,14 @@ class Screen:
     def _neighbours_are_cheapest(self) -> bool:
         """Where cheaper GPUs are poorer ones, the cheapest ranks of a stage are neighbours."""
         return self._shape.tp == 1 or self._fleet.preference.strategy is Strategy.BEST_FIT
+
+    def _most_beside(self, rows: Ints) -> Ints:
+        shape, fleet = self._shape, self._fleet
+        ranks = np.maximum(fleet.free[rows], 0) // (shape.memory.runtime_bytes + shape.memory.layer_bytes)
+        most: Ints = np.minimum(
+            fleet.free_bytes[rows] // shape.needed_bytes, ranks.sum(axis=1) // (shape.pp * shape.tp)
+        )
+        return most
 
     def _least_ns(self, rows: Ints) -> Ints:
         """As if each type's GPUs held all that their richest do without the ends: the fastest layers first."""

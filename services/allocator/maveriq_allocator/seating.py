@@ -3,10 +3,10 @@
 One replica after the other, each on the node where NVLink joins its ranks, latency is least, and the least is stranded
 or what else the strategy prefers: on the GPUs taken, and on the node, which is worth most to large models while it is
 empty. `Seat.gap` is 0 where that is proven to be the best node. Where several replicas do not all find a seat that way,
-it is tried again with stages that are as even as can be.
+it is tried again with stages that are as even as can be, and then `together`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,9 +18,11 @@ from maveriq_allocator.packing import NS_PER_MS, Fragment, Packing, pack
 from maveriq_allocator.screening import Key, Screen, Shape
 from maveriq_allocator.selection import most_missing
 from maveriq_allocator.strategies import Preference
+from maveriq_allocator.together import Budget, seated_together
 
 MAX_PACKED = 8  # nodes whose packings are compared, where screening cannot tell which is best: 1-2 ms each
 MAX_STATES = 200_000  # of all these packings together: 10-20 ms
+UNPROVEN = 1.0  # gap of a seat that was chosen so that the others find one too
 _STATES_OF_A_DIVISION = 2_000  # what `mixing` takes for each way to divide stages between two speeds
 
 
@@ -56,17 +58,22 @@ class Seat:
 
 
 def seat_all(
-    candidate: Candidate, num_layers: int, fleet: Fleet, num_replicas: int, manner: Manner
+    candidate: Candidate, num_layers: int, fleet: Fleet, num_replicas: int, manner: Manner, budget: Budget | None = None
 ) -> tuple[Seat, ...] | None:
     """Args:
     fleet: the nodes with the candidate's engine and the GPU types it may use; not changed.
     """
     shape = manner.shape(candidate, num_layers)
-    seats = _Seating(candidate, shape, fleet, manner).seats(num_replicas)
-    if seats is None and num_replicas > 1 and shape.pp > 1:
+    seating = _Seating(candidate, shape, fleet, manner)
+    if not seating.may_hold(num_replicas):
+        return None
+    seats = seating.seats(num_replicas)
+    if len(seats) < num_replicas and num_replicas > 1 and shape.pp > 1:
         even = replace(shape, most_layers=-(-num_layers // shape.pp))
-        seats = _Seating(candidate, even, fleet, manner).seats(num_replicas)
-    return seats
+        seats = max(seats, _Seating(candidate, even, fleet, manner).seats(num_replicas), key=len)
+    if len(seats) < num_replicas and num_replicas > 1:
+        seats = _Seating(candidate, shape, fleet, manner).together(num_replicas, seats, budget or Budget())
+    return tuple(seats) if len(seats) == num_replicas else None
 
 
 class _Seating:
@@ -75,18 +82,41 @@ class _Seating:
         self._screen = Screen(fleet, shape, manner.speeds)
         self._max_packed = max(1, min(MAX_PACKED, MAX_STATES // _num_states(shape, fleet)))
 
-    def seats(self, num_replicas: int) -> tuple[Seat, ...] | None:
-        if self._screen.most_replicas() < num_replicas:
-            return None
+    def may_hold(self, num_replicas: int) -> bool:
+        return self._screen.most_replicas() >= num_replicas
+
+    def seats(self, num_replicas: int) -> list[Seat]:
+        """One after the other; fewer where no more find a seat that way."""
         seats: list[Seat] = []
-        while len(seats) < num_replicas:
+        while len(seats) < num_replicas and self.may_hold(num_replicas - len(seats)):
             seat = self._on_one_node() or self._on_several_nodes()
             if seat is None:
-                return None
+                return seats
             seats.append(seat)
             if len(seats) < num_replicas:
                 self._take(seat)
-        return tuple(seats)
+        return seats
+
+    def together(self, num_replicas: int, found: Sequence[Seat], budget: Budget) -> Sequence[Seat]:
+        """All seats, or those that were found one after the other."""
+        by_node: dict[int, list[tuple[Stage, ...]]] = {}
+        for seat in found:
+            if any(stage.node not in ("", seat.node) for stage in seat.stages):
+                return found
+            by_node.setdefault(int(self._fleet.having(seat.stages[0].gpus)[0]), []).append(seat.stages)
+        best = seated_together(self._shape, self._fleet, self._screen, num_replicas, by_node, budget)
+        return (
+            found if best is None else [seat for at, replicas in best.items() for seat in self._checked(at, replicas)]
+        )
+
+    def _checked(self, index: int, replicas: Sequence[tuple[Stage, ...]]) -> Iterator[Seat]:
+        """Of what is free on the node, each takes its share."""
+        left = self._fleet.usable(index)
+        for stages in replicas:
+            check(stages, self._candidate, self._shape.num_layers, left, types=self._manner.types(self._candidate))
+            held = {gpu: stage.reserved_bytes for stage in stages for gpu in stage.gpus}
+            left = [replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in left]
+            yield Seat(self._fleet.nodes[index].name, stages, UNPROVEN)
 
     def _on_one_node(self) -> Seat | None:
         best: tuple[Key, int, Packing] | None = None
