@@ -1,0 +1,144 @@
+"""Which layers of a model go to which GPU, and in which precision. Pure: pipelines in, the best split of all out.
+
+Pipelines differ in the order of the GPUs and in their micro-batches. Each has a floor that costs one pass over its
+cuts; they are searched from the lowest floor on, and one whose floor is above the best split so far is not searched at
+all. So what comes out is proven within its gap over everything that was asked. Where a GPU can be filled in too many
+ways to list them, the counts of layers are searched instead (HiGHS), and the gap is what that leaves.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from maveriq_planner.quantizing.counting import count_layers, realised
+from maveriq_planner.quantizing.exchange import improve
+from maveriq_planner.quantizing.pipeline import Cost, Pipeline, Split, Weights, cost
+from maveriq_planner.quantizing.single import best_single
+from maveriq_planner.quantizing.splitting import Splitter, splitter
+from maveriq_planner.quantizing.ways import Shelf, shelf_for, ways_of
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    tolerance: float = 1e-4
+    """Relative gap that is good enough."""
+    max_patterns: int = 300_000
+    max_entries: int = 20_000_000
+    count_s: float = 2.0
+    """HiGHS on one pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The best of all pipelines."""
+
+    pipeline: Pipeline
+    split: Split
+    cost: Cost
+    bound: float
+    """No split of any of the pipelines has a lower objective."""
+    num_pipelines: int
+    num_searched: int
+    """The others were ruled out by their floor."""
+
+    @property
+    def gap(self) -> float:
+        """Relative; 0: proven best."""
+        return max(0.0, 1.0 - self.bound / self.cost.objective) if self.cost.objective > 0 else 0.0
+
+
+class NothingFits(Exception):
+    """No split of any pipeline fits, or none keeps to the accuracy that is asked."""
+
+
+def quantize(
+    pipelines: Sequence[Pipeline], *, most_sensitivity: float | None = None, effort: Effort | None = None
+) -> Choice:
+    """
+    Args:
+        pipelines: of one model: same layers, same precisions, same sensitivity.
+        most_sensitivity: of all layers together; None: only `theta` speaks for accuracy.
+
+    Raises:
+        NothingFits: says which of the two.
+    """
+    if not pipelines:
+        raise NothingFits("there is no pipeline to choose from")
+    effort = effort or Effort()
+    search = _Search(shelf_for(pipelines, effort.max_patterns, effort.max_entries), effort, most_sensitivity)
+    best = search.best(pipelines)
+    if best is None:
+        raise NothingFits(_why_not(search, pipelines))
+    return best
+
+
+def _why_not(search: "_Search", pipelines: Sequence[Pipeline]) -> str:
+    careful = [replace(p, weights=Weights(0.0, 0.0, 0.0, 0.0, theta=1.0)) for p in pipelines]
+    least = replace(search, most_sensitivity=None).best(careful)
+    if least is None:
+        return "the layers do not fit: no order of the GPUs holds them all, not even in the smallest precision"
+    return (
+        f"what fits loses at least {least.cost.sensitivity:g} by quantisation, and at most "
+        f"{search.most_sensitivity:g} is allowed"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    shelf: Shelf
+    effort: Effort
+
+    most_sensitivity: float | None
+
+    def best(self, pipelines: Sequence[Pipeline]) -> Choice | None:
+        """None: nothing fits, or nothing that loses so little."""
+        bound, beat, searched = np.inf, np.inf, 0
+        best: tuple[Pipeline, Split] | None = None
+        for floor, pipeline, cutter in sorted(self._floors(pipelines), key=lambda one: one[0]):
+            if floor >= beat - self.effort.tolerance * abs(beat):
+                bound = min(bound, floor)
+                continue
+            searched += 1
+            split, lower = self._searched(pipeline, cutter, beat / pipeline.weights.scale)
+            bound = min(bound, max(lower * pipeline.weights.scale, floor))
+            if split is not None and cost(pipeline, split).objective < beat:
+                best, beat = (pipeline, split), cost(pipeline, split).objective
+        if best is None:
+            return None
+        return Choice(*best, cost(*best), min(bound, beat), len(pipelines), searched)
+
+    def _floors(self, pipelines: Sequence[Pipeline]) -> Iterator[tuple[float, Pipeline, Splitter | None]]:
+        for pipeline in pipelines:
+            w = pipeline.weights
+            ways = ways_of(pipeline, self.shelf) if len(pipeline.stages) > 1 else None
+            if ways is None:
+                least = float(w.theta * pipeline.sensitivity.min(axis=1).sum())
+                yield least * w.scale, pipeline, None
+            else:
+                cutter = splitter(pipeline, ways, self._most)
+                yield cutter.floor() * w.scale, pipeline, cutter
+
+    def _searched(self, pipeline: Pipeline, cutter: Splitter | None, beat: float) -> tuple[Split | None, float]:
+        effort = self.effort
+        if cutter is not None:
+            halving = cutter.search(beat, effort.tolerance)
+            if halving.best is None:
+                return None, halving.bound
+            split = cutter.split(halving.best)
+            if self.most_sensitivity is None:
+                return split, halving.bound
+            return improve(pipeline, split, self.most_sensitivity), halving.bound
+        if len(pipeline.stages) == 1:
+            single = best_single(pipeline, beat, effort.max_patterns, self._most)
+            if single is not None:
+                return single
+        counted = count_layers(pipeline, effort.tolerance, effort.count_s, beat, self.most_sensitivity)
+        if counted.counts is None:
+            return None, counted.bound
+        split = improve(pipeline, realised(pipeline, counted.counts), self.most_sensitivity)
+        return (split if cost(pipeline, split).sensitivity <= self._most else None), counted.bound
+
+    @property
+    def _most(self) -> float:
+        return np.inf if self.most_sensitivity is None else self.most_sensitivity
