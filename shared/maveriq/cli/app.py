@@ -19,6 +19,7 @@ from maveriq.cli.calibrating import show_calibrations
 from maveriq.cli.chatting import Answering, chat_loop, complete
 from maveriq.cli.deploying import deploy_and_wait
 from maveriq.cli.planning import show_plan
+from maveriq.cli.provisioning import provision
 from maveriq.cli.registering import build_model
 from maveriq.cli.watching import release, show_deployments, show_gpus, show_models
 from maveriq.contracts import Intent, Priority
@@ -160,6 +161,9 @@ def plan(
 ) -> None:
     """Show what would be done, and why each other configuration lost; start nothing."""
     show_plan(Api(url), intent, None if json else out, top=top, explain=explain, plot=plot)
+
+
+app.command()(provision)
 
 
 @app.command()

@@ -1,0 +1,155 @@
+"""A request as what can be rented, what is to be served, and how fast one serves the other. Pure: data in, data out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from maveriq.contracts.provisioning import (
+    Catalogue,
+    ProvisioningRefused,
+    ProvisioningRequest,
+    RentableGpu,
+    check_shape,
+)
+from maveriq_planner.provisioning.law_throughput import Running, ways_to_run
+from maveriq_planner.provisioning.melange import MelangeConfig, read_melange
+from maveriq_planner.provisioning.traces import read_trace
+from maveriq_planner.provisioning.workload import (
+    Demand,
+    demand_of_histogram,
+    demand_of_matrix,
+    demand_of_trace,
+    edges_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    currency: str
+    gpus: tuple[RentableGpu, ...]
+    """Rows that can serve something."""
+    ways: Mapping[str, Sequence[Running]]
+    """By row."""
+    demand: Demand
+    notes: tuple[str, ...]
+    melange: MelangeConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    inputs: tuple[float, ...]
+    outputs: tuple[float, ...]
+
+
+def asked_of(request: ProvisioningRequest, shipped: Catalogue) -> Asked:
+    """Raises ProvisioningRefused."""
+    given = [name for name in ("trace", "histogram", "melange") if getattr(request, name) is not None]
+    if len(given) != 1:
+        problem = "nothing says the workload" if not given else f"{' and '.join(given)} both say the workload"
+        raise ProvisioningRefused("workload", problem, "give one of trace, histogram and melange")
+    if request.melange is not None:
+        return _of_melange(request, read_melange(request.melange, unnormalised=request.unnormalised))
+    catalogue = shipped if request.catalogue is None else request.catalogue
+    gpus = _chosen(catalogue.gpus, request.only)
+    demand, edges = _demand(request, catalogue, gpus)
+    notes = [catalogue.note] if catalogue.note else []
+    ways, silent = _ways(request, gpus, demand, edges)
+    able = tuple(gpu for gpu in gpus if ways[gpu.name])
+    if not able:
+        raise ProvisioningRefused("catalogue", _why_silent(request, silent), _remedy(request), code="no_throughput")
+    if silent:
+        notes.append(f"left out, for nothing says how fast they are: {', '.join(silent)}")
+    return Asked(catalogue.currency, able, ways, _rated(demand, request), tuple(notes))
+
+
+def _of_melange(request: ProvisioningRequest, config: MelangeConfig) -> Asked:
+    if request.catalogue is not None:
+        raise ProvisioningRefused("catalogue", "Mélange's file has its own GPUs", "leave one of them out")
+    gpus = _chosen(config.gpus, request.only)
+    demand = demand_of_matrix(config.rates, config.input_edges, config.output_edges)
+    edges = _Edges(config.input_edges, config.output_edges)
+    ways = {gpu.name: [_profiled(gpu, demand, edges)] for gpu in gpus}
+    return Asked("USD", gpus, ways, _rated(demand, request), (), config)
+
+
+def _rated(demand: Demand, request: ProvisioningRequest) -> Demand:
+    return demand if request.request_rate_per_s is None else demand.at(request.request_rate_per_s)
+
+
+def _chosen(gpus: Sequence[RentableGpu], only: Sequence[str]) -> tuple[RentableGpu, ...]:
+    for name in only:
+        if not any(name in (gpu.name, gpu.kind) for gpu in gpus):
+            known = ", ".join(gpu.name for gpu in gpus)
+            raise ProvisioningRefused("only", f"{name} is not in the catalogue", f"name some of: {known}")
+    return tuple(gpu for gpu in gpus if not only or gpu.name in only or gpu.kind in only)
+
+
+def _demand(
+    request: ProvisioningRequest, catalogue: Catalogue, gpus: Sequence[RentableGpu]
+) -> tuple[Demand, _Edges]:  # fmt: skip
+    """Buckets are the catalogue's, where it has a profile: it is of no others."""
+    profiled = next((gpu for gpu in gpus if gpu.throughput is not None), None)
+    known = None
+    if catalogue.input_edges is not None and catalogue.output_edges is not None:
+        known = _Edges(catalogue.input_edges, catalogue.output_edges)
+    if request.histogram is not None:
+        edges = _Edges(request.histogram.input_edges, request.histogram.output_edges)
+        if profiled is not None and known is not None and known != edges:
+            raise ProvisioningRefused(
+                "histogram.input_edges",
+                "its buckets are not those of the catalogue's throughput",
+                "give the same edges",
+            )
+        return demand_of_histogram(request.histogram), edges
+    trace = read_trace(request.trace or "")
+    rate = trace.rate_per_s(request.peak_window_s)
+    if profiled is None:
+        edges = _Edges(edges_of(trace.input_tokens, request.buckets), edges_of(trace.output_tokens, request.buckets))
+    elif known is not None:
+        edges = known
+    else:
+        raise ProvisioningRefused(
+            "catalogue.input_edges", f"are missing, so nothing says which requests {profiled.name}'s throughput is of",
+            "add input_edges and output_edges: the longest prompt of each row, the longest answer of each column",
+        )  # fmt: skip
+    return demand_of_trace(trace, edges.inputs, edges.outputs, rate), edges
+
+
+def _ways(
+    request: ProvisioningRequest, gpus: Sequence[RentableGpu], demand: Demand, edges: _Edges
+) -> tuple[dict[str, list[Running]], list[str]]:
+    """Of each row, and the names of those of which nothing says how fast they are."""
+    ways = {gpu.name: [_profiled(gpu, demand, edges)] for gpu in gpus if gpu.throughput is not None}
+    unknown = [gpu for gpu in gpus if gpu.throughput is None]
+    if unknown and request.law is not None:
+        predicted = ways_to_run(request.law, unknown, demand)
+        ways |= {gpu.name: found for gpu, found in zip(unknown, predicted, strict=True)}
+    silent = [gpu.name for gpu in unknown if not ways.get(gpu.name)]
+    return {gpu.name: ways.get(gpu.name, []) for gpu in gpus}, silent
+
+
+def _profiled(gpu: RentableGpu, demand: Demand, edges: _Edges) -> Running:
+    profile = gpu.throughput or ()
+    try:
+        check_shape(f"{gpu.name}.throughput", profile, len(edges.inputs), len(edges.outputs))
+    except ValueError as error:
+        field, _, problem = str(error).partition(": ")
+        raise ProvisioningRefused(field, problem, "give one number for each bucket") from error
+    return Running("", np.array([profile[row][column] for row, column in demand.place]))
+
+
+def _why_silent(request: ProvisioningRequest, silent: Sequence[str]) -> str:
+    if request.law is None:
+        return f"no row says its throughput: {', '.join(silent)}"
+    known = sorted({calibration.gpu_type for calibration in request.law.calibrations})
+    return (
+        f"none of its GPU types can serve {request.law.model.name} within the SLO, or is calibrated for it "
+        f"(calibrated: {', '.join(known) or 'none'})"
+    )
+
+
+def _remedy(request: ProvisioningRequest) -> str:
+    if request.law is None:
+        return "name the model, so that the law predicts it, or give each row a throughput"
+    return "calibrate one (maveriq calibrate), give a row the gpu_type and memory_gib of one, or relax the SLO"
