@@ -28,6 +28,7 @@ class Metrics:
     _version: Gauge = field(init=False)
     _residual: Gauge = field(init=False)
     _models: Gauge = field(init=False)
+    _drift: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         self._missed = Counter(
@@ -42,6 +43,9 @@ class Metrics:
             "maveriq_calibration_residual_ratio", "Median miss of the samples that a GPU type was fitted to.", _ON
         )
         self._models = self._gauge("maveriq_calibration_models", "Model shapes that a calibration has seen.", _ON)
+        self._drift = self._gauge(
+            "maveriq_calibration_drift_ratio", "Time of served passes over that of measured ones.", (*_ON, "what")
+        )
 
     def count_missed(self, message: PredictionMissed) -> None:
         self._missed.labels(message.engine, message.gpu_type, message.what).inc()
@@ -55,6 +59,8 @@ class Metrics:
             self._version.labels(one.engine, one.gpu_type).set(one.version)
             self._residual.labels(one.engine, one.gpu_type).set(one.latency_residuals.median)
             self._models.labels(one.engine, one.gpu_type).set(one.scope.num_models)
+            self._drift.labels(one.engine, one.gpu_type, "prefill_ms").set(one.prefill_drift)
+            self._drift.labels(one.engine, one.gpu_type, "decode_ms").set(one.decode_drift)
         return generate_latest(self.registry)
 
     def _gauge(self, name: str, told: str, labels: tuple[str, ...]) -> Gauge:

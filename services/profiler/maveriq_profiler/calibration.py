@@ -20,6 +20,8 @@ from maveriq.law import (
     prefill_terms,
     scaled,
 )
+from maveriq_profiler.drift import TIMES, Drifts, drifts
+from maveriq_profiler.drift import scaled as scaled_by
 from maveriq_profiler.regression import Array, Fitted, fit_robust
 
 _GIB = 2**30
@@ -55,7 +57,9 @@ def fit(
     """
     scope = scope_of(samples)
     merged = _merged(samples)
-    readings = [reading for sample in merged for reading in _times(sample, engine, scope.batches)]
+    drift = _drifts(merged, engine, scope.batches)
+    timed = [sample if sample.served else scaled_by(sample, drift) for sample in merged]
+    readings = [reading for sample in timed for reading in _times(sample, engine, scope.batches)]
     if not readings:
         raise TooLittle("no sample has a time")
     names, fitted, residuals = _fitted(readings)
@@ -73,11 +77,40 @@ def fit(
         memory_margin=_margin(merged, engine, memory_names, memory) if memory else 0.0,
         scope=scope,
         latency_residuals=residuals,
+        prefill_drift=drift["prefill_ms"],
+        decode_drift=drift["decode_ms"],
         memory_residuals=memory_residuals,
         version=version,
         fitted_at=fitted_at,
         cost_s=cost_s,
     )
+
+
+def _drifts(samples: Sequence[RunSample], engine: str, knots: tuple[int, ...]) -> Drifts:
+    """Of what was served against a fit to what was measured; none where either is missing."""
+    measured = [sample for sample in samples if not sample.served]
+    served = [sample for sample in samples if sample.served and _was_measured(sample, measured)]
+    readings = [reading for sample in measured for reading in _times(sample, engine, knots)]
+    if not served or not readings:
+        return drifts((), lambda *_: None)
+    names, fitted, _ = _fitted(readings)
+
+    def said_ms(sample: RunSample, what: str) -> float | None:
+        alone = sample.model_copy(update={other: None for other in TIMES if other != what})
+        found = _times(alone, engine, knots)
+        return float((_matrix(found, names) @ fitted.constants)[0]) if found else None
+
+    return drifts(served, said_ms)
+
+
+def _was_measured(served: RunSample, measured: Sequence[RunSample]) -> bool:
+    """Whether a fit to what was measured can speak of it: precision, TP and stages alike, and no larger batch."""
+
+    def kind(sample: RunSample) -> tuple[object, ...]:
+        return sample.precision, sample.kv_precision, sample.tp, len(sample.layers) > 1
+
+    alike = [sample.batch for sample in measured if kind(sample) == kind(served)]
+    return served.batch <= max(alike, default=0)
 
 
 def scope_of(samples: Sequence[RunSample]) -> Scope:

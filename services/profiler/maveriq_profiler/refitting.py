@@ -15,6 +15,7 @@ from maveriq_profiler.samples import Samples
 log = structlog.get_logger()
 
 REFIT_S = 60.0  # served times come every few seconds, and change little
+LEAST_PASSES = 8  # of a kind that is served: the first after a start are slow
 _TRIES = 3  # another profiler may keep its fit first
 
 
@@ -39,7 +40,9 @@ class Refitting:
             before = await self.samples.calibration(pool)
             outcomes = (await self.samples.outcomes(pool)).values()
             served = (await self.samples.served(pool)).values()
-            everything = [s for outcome in outcomes for s in outcome.samples] + [one.sample for one in served]
+            everything = [s for outcome in outcomes for s in outcome.samples] + [
+                one.sample for one in served if one.count >= LEAST_PASSES
+            ]
             try:
                 fitted = await asyncio.to_thread(
                     fit,

@@ -62,7 +62,7 @@ class Samples:
 
     async def run(self, pool: Pool) -> Run | None:
         found = await self._texts(_run(pool))
-        if not found:
+        if "calibration_id" not in found:
             return None
         return Run(
             UUID(found["calibration_id"]), float(found["budget_s"]), float(found["spent_s"]), found["ended"] == "1"

@@ -34,6 +34,9 @@ def calibrations(known: Sequence[Calibration]) -> RenderableType:
                                f"stages {_listed(scope.pp_degrees)}; batch to {max(scope.batches)}; "
                                f"prompts to {scope.max_input_tokens} tokens")  # fmt: skip
         table.add_row("latency", _off_by(one.latency_residuals))
+        if (one.prefill_drift, one.decode_drift) != (1, 1):
+            table.add_row("in service", f"prompts take {one.prefill_drift:.2f}, steps {one.decode_drift:.2f} times "
+                                        "what was measured; predictions know that")  # fmt: skip
         table.add_row("memory", _off_by(one.memory_residuals))
     return table
 

@@ -90,6 +90,12 @@ class Calibration(Value):
     scope: Scope
     latency_residuals: Residuals
     memory_residuals: Residuals | None = None
+    prefill_drift: float = Field(
+        default=1.0,
+        gt=0,
+        description="Served prompts take so many times what was measured, which is scaled by it.",
+    )
+    decode_drift: float = Field(default=1.0, gt=0, description="The same of decode steps.")
     version: int = Field(default=1, ge=1, description="Grows with every fit.")
     fitted_at: datetime
     cost_s: float = Field(ge=0, description="GPU-seconds that measuring took.")

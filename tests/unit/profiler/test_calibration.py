@@ -206,3 +206,36 @@ def test_a_fit_that_misses_its_own_samples_is_not_trusted() -> None:
     found = fit(samples_of(SHAPES, 0.0))
     poor = found.model_copy(update={"latency_residuals": Residuals(median=0.16, p90=0.45, maximum=0.9)})
     assert "16%" in law.uncovered(poor, UNSEEN, Precision.FP16, Precision.FP16)
+
+
+def served(models: Iterable[ModelFacts], times: float) -> list[RunSample]:
+    """Decode steps of whole models, which take so many times what they should."""
+    return [
+        sample.model_copy(update={"served": True, "prefill_ms": None, "decode_ms": times * (sample.decode_ms or 0.0)})
+        for sample in samples_of(models, 0.0)
+        if len(sample.layers) == 1 and sample.batch < 4
+    ]
+
+
+def step_error(found: Calibration, model: ModelFacts, times: float) -> float:
+    run = Run(model, (model.num_layers,), rig())
+    return abs(ms(run.decode(2, 308), constants(found)) / (times * ms(run.decode(2, 308))) - 1)
+
+
+@pytest.mark.parametrize("times", [0.7, 1.4, 100.0])
+def test_what_all_served_models_take_longer_is_what_the_gpu_type_takes_longer(times: float) -> None:
+    found = fit([*samples_of(SHAPES, 0.002), *served(SHAPES[3:], times)])
+    assert (found.prefill_drift, found.decode_drift) == (1.0, pytest.approx(times, rel=0.01))
+    assert step_error(found, SHAPES[3], times) < 0.02
+    assert step_error(found, UNSEEN, times) < 0.02  # and others are predicted as much slower
+
+
+def test_one_served_model_that_is_off_where_another_is_not_is_no_drift() -> None:
+    found = fit([*samples_of(SHAPES, 0.002), *served(SHAPES[3:4], 1.4), *served(SHAPES[4:], 1.0)])
+    assert (found.prefill_drift, found.decode_drift) == (1.0, 1.0)
+    assert step_error(found, UNSEEN, 1.0) < 0.03
+
+
+def test_a_batch_that_was_never_measured_tells_no_drift() -> None:
+    beyond = [sample.model_copy(update={"batch": 32}) for sample in served(SHAPES[3:], 3.0)]
+    assert fit([*samples_of(SHAPES, 0.002), *beyond]).decode_drift == 1.0
