@@ -17,11 +17,13 @@ from maveriq.cli.batching import run_batch
 from maveriq.cli.calibrating import calibrate as calibrate_and_follow
 from maveriq.cli.calibrating import show_calibrations
 from maveriq.cli.chatting import Answering, chat_loop, complete
+from maveriq.cli.defragging import defrag
 from maveriq.cli.deploying import deploy_and_wait
+from maveriq.cli.gpu_watch import show_gpus, watch_gpus
 from maveriq.cli.planning import show_plan
 from maveriq.cli.provisioning import provision
 from maveriq.cli.registering import build_model
-from maveriq.cli.watching import release, show_deployments, show_gpus, show_models
+from maveriq.cli.watching import release, show_deployments, show_models
 from maveriq.contracts import Intent, Priority
 from maveriq.settings import BadSetting
 
@@ -230,9 +232,16 @@ def ps(
 
 
 @app.command()
-def gpus(url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
-    """Draw the GPUs: who holds what, and which fragments are free."""
-    show_gpus(Api(url), None if json else out)
+def gpus(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Until Ctrl-C; with --json a line a change.")] = False,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Draw the GPUs: who holds what, which fragments are free, and who waits for memory."""
+    (watch_gpus if watch else show_gpus)(Api(url), None if json else out)
+
+
+app.command()(defrag)
 
 
 @app.command()
