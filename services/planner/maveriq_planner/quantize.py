@@ -1,19 +1,22 @@
 """Which layers of a model go to which GPU, and in which precision. Pure: pipelines in, the best split of all out.
 
-Pipelines differ in the order of the GPUs and in their micro-batches. Each has a floor that costs one pass over its
-cuts; they are searched from the lowest floor on, and one whose floor is above the best split so far is not searched at
-all. So what comes out is proven within its gap over everything that was asked. Where a GPU can be filled in too many
-ways to list them, the counts of layers are searched instead (HiGHS), and the gap is what that leaves.
+Pipelines differ in the order of the GPUs and in their micro-batches. Each has a floor, at first a quick one and then
+one that costs a pass over its cuts; they are searched from the lowest floor on, and one whose floor is above the best
+split so far is not searched at all. So what comes out is proven within its gap over everything that was asked. Where a
+GPU can be filled in too many ways to list them, the counts of layers are searched instead (HiGHS), and the gap is what
+that leaves.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
 from maveriq_planner.quantizing.counting import count_layers, realised
 from maveriq_planner.quantizing.exchange import improve
-from maveriq_planner.quantizing.pipeline import Cost, Pipeline, Split, Weights, cost
+from maveriq_planner.quantizing.floors import quick_floor
+from maveriq_planner.quantizing.pipeline import ROUNDING, Cost, Pipeline, Split, Weights, cost
 from maveriq_planner.quantizing.single import best_single
 from maveriq_planner.quantizing.splitting import Splitter, splitter
 from maveriq_planner.quantizing.ways import Shelf, shelf_for, ways_of
@@ -66,6 +69,8 @@ def quantize(
     if not pipelines:
         raise NothingFits("there is no pipeline to choose from")
     effort = effort or Effort()
+    if most_sensitivity is not None:
+        most_sensitivity *= 1 + ROUNDING
     search = _Search(shelf_for(pipelines, effort.max_patterns, effort.max_entries), effort, most_sensitivity)
     best = search.best(pipelines)
     if best is None:
@@ -95,9 +100,19 @@ class _Search:
         """None: nothing fits, or nothing that loses so little."""
         bound, beat, searched = np.inf, np.inf, 0
         best: tuple[Pipeline, Split] | None = None
-        for floor, pipeline, cutter in sorted(self._floors(pipelines), key=lambda one: one[0]):
-            if floor >= beat - self.effort.tolerance * abs(beat):
+        waiting: list[tuple[float, int, bool, Splitter | None]] = [
+            (quick_floor(p) * p.weights.scale, place, False, None) for place, p in enumerate(pipelines)
+        ]
+        heapify(waiting)
+        while waiting:
+            floor, place, refined, cutter = heappop(waiting)
+            if floor >= (beat - self.effort.tolerance * abs(beat) if best else np.inf):
                 bound = min(bound, floor)
+                break  # so has every other
+            pipeline = pipelines[place]
+            if not refined:
+                found, cutter = self._refined(pipeline)
+                heappush(waiting, (max(floor, found), place, True, cutter))
                 continue
             searched += 1
             split, lower = self._searched(pipeline, cutter, beat / pipeline.weights.scale)
@@ -108,16 +123,13 @@ class _Search:
             return None
         return Choice(*best, cost(*best), min(bound, beat), len(pipelines), searched)
 
-    def _floors(self, pipelines: Sequence[Pipeline]) -> Iterator[tuple[float, Pipeline, Splitter | None]]:
-        for pipeline in pipelines:
-            w = pipeline.weights
-            ways = ways_of(pipeline, self.shelf) if len(pipeline.stages) > 1 else None
-            if ways is None:
-                least = float(w.theta * pipeline.sensitivity.min(axis=1).sum())
-                yield least * w.scale, pipeline, None
-            else:
-                cutter = splitter(pipeline, ways, self._most)
-                yield cutter.floor() * w.scale, pipeline, cutter
+    def _refined(self, pipeline: Pipeline) -> tuple[float, Splitter | None]:
+        """A better floor, and what searches the pipeline where its patterns can be listed."""
+        ways = ways_of(pipeline, self.shelf) if len(pipeline.stages) > 1 else None
+        if ways is None:
+            return -np.inf, None
+        cutter = splitter(pipeline, ways, self._most)
+        return cutter.floor() * pipeline.weights.scale, cutter
 
     def _searched(self, pipeline: Pipeline, cutter: Splitter | None, beat: float) -> tuple[Split | None, float]:
         effort = self.effort

@@ -9,6 +9,7 @@ from maveriq_planner.quantize import Choice, Effort, NothingFits, quantize
 from maveriq_planner.quantizing.assigning import assign
 from maveriq_planner.quantizing.counting import count_layers, realised
 from maveriq_planner.quantizing.exchange import improve
+from maveriq_planner.quantizing.floors import quick_floor
 from maveriq_planner.quantizing.patterns import Reach, least_sensitivity, patterns
 from maveriq_planner.quantizing.pipeline import Pipeline, Split, Stage, Weights, cost, faults
 from tests.unit.planner.pipelines import drawn, optimum, splits
@@ -64,7 +65,7 @@ def test_under_a_floor_of_accuracy_it_keeps_to_it_and_its_bound_holds(
         if found is None:
             assert effort is COUNTING, "the exact search finds what keeps to the floor"
             continue
-        assert found.cost.sensitivity <= most and not faults(pipeline, found.split)
+        assert found.cost.sensitivity <= most * (1 + 1e-9) and not faults(pipeline, found.split)
         assert found.bound <= best * (1 + 1e-9)
 
 
@@ -161,3 +162,12 @@ def test_patterns_are_all_that_fit_and_their_table_is_the_assignment() -> None:
         lost, _ = assign(sensitivity[total - size :], found.counts[:, k])
         assert last[k, 0] == pytest.approx(lost)
     assert patterns(layer_bytes, 17.0, total, 10) is None
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(20))
+def test_no_split_costs_less_than_the_quick_floor(seed: int, num_stages: int) -> None:
+    pipeline = drawn(seed, num_stages)
+    best = optimum(pipeline)
+    if best is not None:
+        assert quick_floor(pipeline) * pipeline.weights.scale <= best * (1 + 1e-9)
