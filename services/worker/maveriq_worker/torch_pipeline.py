@@ -61,7 +61,7 @@ class Leader:
 
     def run(self) -> None:
         while True:
-            step = self._scheduler.next_step()
+            step = None if self._clock.holds(time.perf_counter()) else self._scheduler.next_step()
             if step is not None:
                 self._launch(step)
             self._hear(wait=step is None)

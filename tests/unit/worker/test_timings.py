@@ -1,7 +1,7 @@
 """What a replica says of its passes: few kinds, medians, and nothing that the law's times cannot be compared with."""
 
 from maveriq.contracts import ServedTime
-from maveriq_worker.pass_clock import PassClock
+from maveriq_worker.pass_clock import ALONE_EVERY_S, PassClock
 from maveriq_worker.timings import MAX_KINDS, Passed, SoloClock, Timings
 from maveriq_worker.torch_steps import Pick, Step
 
@@ -76,6 +76,34 @@ def test_steps_that_overlap_in_a_pipeline_are_not_told() -> None:
     assert clock.done(0, 4.0) is None
     clock.launched(step(group=0, starts=(7,)), 5, 4.0)
     assert clock.done(0, 5.0) is not None
+
+
+def test_a_pipeline_under_load_runs_a_step_alone_now_and_then_and_tells_it() -> None:
+    """Two micro-batches of steps of 2 s: each is launched as soon as the clock lets it, and done 2 s later."""
+    clock, now_s, told, waited = PassClock(), 0.0, list[Passed](), 0
+    flying: list[tuple[float, int]] = []
+    while now_s < 100:
+        for group in (0, 1):
+            if all(group != other for _, other in flying):
+                if clock.holds(now_s):
+                    waited += 1
+                else:
+                    clock.launched(step(group=group, starts=(5,)), 5, now_s)
+                    flying.append((now_s + 2 + group / 10, group))
+        (now_s, done), *flying = sorted(flying)
+        passed = clock.done(done, now_s)
+        told += [passed] if passed is not None else []
+    assert 3 <= len(told) <= 100 / ALONE_EVERY_S
+    assert all(2000 <= passed.ms <= 2101 for passed in told)
+    assert waited < 20
+
+
+def test_one_stage_is_never_held_up() -> None:
+    clock = PassClock()
+    for second in range(100):
+        assert not clock.holds(float(second))
+        clock.launched(step(starts=(5,)), 5, float(second))
+        assert clock.done(0, second + 0.5) is not None
 
 
 def test_a_prompt_of_several_steps_is_told_once_from_its_first_to_its_last() -> None:
