@@ -20,7 +20,7 @@ EngineName = Literal["torch", "trtllm"]
 
 _FIRST = 2  # models of each precision, before any precision has more
 _PASSES = 2
-# At most 512 tokens are one pass. Few rows: kernels change from 3 to 4 and from 6 to 8 (MKL), flat between.
+# At most 512 tokens are one pass. 3 rows: MKL changes kernels from 3 to 4, and what is between two batches is a line.
 _CPU_POINTS = ((1, 32), (8, 32), (1, 128), (1, 512), (2, 32), (4, 32), (3, 32), (6, 32))
 _GPU_POINTS = ((1, 128), (8, 64), (1, 512), (1, 2048), (2, 128), (4, 128), (16, 32), (32, 16))
 _NUM_IN_STAGES = 2  # of the points, the first ones: what a hop costs, short and long
