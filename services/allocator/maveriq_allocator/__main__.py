@@ -59,7 +59,7 @@ def wire(redis: Store, settings: Settings) -> Handlers:
         Placing(reservations, line, trying),
         Lending(inventory, holds, settings.node_timeout_s),
         Surveying(reservations, line, trying),
-        Sweeping(redis, inventory, reservations, settings.times),
+        Sweeping(redis, reservations, settings.times),
         Defragmenting(redis, reservations, line, trying),
     )
 

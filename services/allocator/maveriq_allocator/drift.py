@@ -1,14 +1,13 @@
 """Whether a GPU's memory is as reserved. Pure: what is held and what its driver says in, words out."""
 
-from maveriq.contracts import GpuState, MemoryDrifted
+from maveriq.contracts import Gpu, GpuState, MemoryDrifted
 from maveriq_allocator.choosing import readable
 
 SLACK_BYTES = 64 * 2**20  # that an allocator's rounding and a driver's own tables may take beside what was reserved
 
 
-def drift(state: GpuState) -> str | None:
+def drift(gpu: Gpu, held_bytes: int) -> str | None:
     """How; None: it is as reserved, or the driver does not tell."""
-    gpu, held_bytes = state.gpu, sum(holding.bytes for holding in state.holdings)
     if gpu.own_bytes is not None and gpu.own_bytes > held_bytes + SLACK_BYTES:
         return (
             f"our processes take {readable(gpu.own_bytes)}, {readable(gpu.own_bytes - held_bytes)} more than "
@@ -31,5 +30,5 @@ def drifted(node: str, state: GpuState) -> MemoryDrifted:
         own_bytes=gpu.own_bytes,
         foreign_bytes=gpu.foreign_bytes,
         total_bytes=gpu.total_bytes,
-        detail=drift(state) or "",
+        detail=state.drift or "",
     )

@@ -95,7 +95,7 @@ class Handlers:
         before = await self.inventory.nodes([message.node])
         kept = await self.inventory.report(message)
         changed = await self.inventory_changed(sorted({message.node, *await self.lending.end()}))
-        told = await self.sweeping.after_report(message, kept)
+        told = await self.sweeping.after_report(message, kept, changed)
         is_more = has_more(_gpus(before), _gpus(changed))
         return [*told, *changed, *(await self.surveying.due() if is_more else ())]
 

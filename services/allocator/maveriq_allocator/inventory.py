@@ -5,6 +5,7 @@ A GPU that its node no longer reports is not offered; what was held on it stays 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from uuid import UUID
 
@@ -188,15 +189,27 @@ def _node_state(name: str, facts: Mapping[str, str], held: Mapping[str, str], li
     holdings: dict[str, list[Holding]] = {}
     for field, num_bytes in sorted(held.items()):
         gpu, owner, replica = keys.parse_holding(field)
-        holding = Holding(deployment_id=owner, replica=replica or 0, bytes=int(num_bytes), calibration=replica is None)
+        holding = Holding.model_construct(  # what a script wrote is not checked again: a large fleet has many
+            deployment_id=owner, replica=replica or 0, bytes=int(num_bytes), calibration=replica is None
+        )
         holdings.setdefault(gpu, []).append(holding)
-    states = [GpuState(gpu=gpu, holdings=tuple(holdings.get(gpu.id, ()))) for gpu in _GPUS.validate_json(facts["gpus"])]
+    states = [_gpu_state(gpu, tuple(holdings.get(gpu.id, ()))) for gpu in _gpus(facts["gpus"])]
     return NodeState(
         name=name,
         engine=facts["engine"],
-        gpus=tuple(state.model_copy(update={"drift": drift(state)}) for state in states),
+        gpus=tuple(states),
         spans_nodes=facts.get("spans_nodes") == "1",
         silent_s=max(0, listened_ms - int(facts["heard_at_ms"])) / 1e3,
         limits={state.gpu.id: int(facts[keys.limit(state.gpu.id)]) for state in states},
         versions={state.gpu.id: facts[keys.version(state.gpu.id)] for state in states},
     )
+
+
+def _gpu_state(gpu: Gpu, holdings: tuple[Holding, ...]) -> GpuState:
+    told = drift(gpu, sum(holding.bytes for holding in holdings))
+    return GpuState.model_construct(gpu=gpu, holdings=holdings, drift=told)
+
+
+@lru_cache(maxsize=4096)  # a node's, until it reports others
+def _gpus(text: str) -> tuple[Gpu, ...]:
+    return _GPUS.validate_json(text)

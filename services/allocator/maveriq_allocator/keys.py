@@ -13,7 +13,8 @@
     maveriq:allocator:node:<node>:drifted  hash: gpu -> how its memory is not as reserved, and since which report
     maveriq:allocator:heard                sorted set: node -> when it last reported, by `watch`
     maveriq:allocator:watch                hash: ticked_at_ms, Redis' clock; listened_ms: how long allocators listened
-    maveriq:allocator:said:<token>         there for a while after its loss, or the order to stop it, was told
+    maveriq:allocator:said:lost:<token>    there for a while after its loss was told
+    maveriq:allocator:said:late:<token>    there for a while after it was told to stop
     maveriq:allocator:tenant:<tenant>      hash: deployment -> bytes and GPUs that it holds
     maveriq:allocator:holds                hash: hold -> where it is (`holds.Place`)
     maveriq:allocator:holds:ends           sorted set: hold -> when it ends unless asked for again, ms by Redis' clock
@@ -31,6 +32,7 @@ limit - sum(held), never a counter of its own that could drift. A deployment's v
 `commit.lua` changes record and held bytes together or not at all. A token is <deployment>.<replica>.<number>.
 """
 
+from functools import lru_cache
 from uuid import UUID
 
 NODES = "maveriq:allocator:nodes"
@@ -75,8 +77,8 @@ def version(gpu: str) -> str:
     return f"version|{gpu}"
 
 
-def said(token: str) -> str:
-    return f"maveriq:allocator:said:{token}"
+def said(token: str, what: str) -> str:
+    return f"maveriq:allocator:said:{what}:{token}"
 
 
 def tenant(name: str) -> str:
@@ -116,6 +118,7 @@ def parse_holding(field: str) -> tuple[str, UUID, int | None]:
     return gpu, *parse_token(holder)
 
 
+@lru_cache(maxsize=100_000)  # the same ones with every look at their node
 def parse_token(token: str) -> tuple[UUID, int]:
     """The deployment and replica of a reservation."""
     deployment_id, replica, _ = token.split(".")

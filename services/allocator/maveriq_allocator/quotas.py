@@ -39,7 +39,7 @@ class OverQuota:
 
     def __str__(self) -> str:
         if self.what == "gpus":
-            return self._told(self.used, f"{self.wanted} GPU(s)", f"{self.quota.gpus} GPU(s)")
+            return self._told(f"{self.used} GPU(s)", f"{self.wanted} GPU(s)", f"{self.quota.gpus} GPU(s)")
         return self._told(
             readable(int(self.used)), readable(int(self.wanted)), readable(self.quota.bytes or 0)
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """Looks for workers that fell silent, and for what their reports show beside what they say. Keys: see `keys`."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -10,6 +11,8 @@ import structlog
 from maveriq.bus import Bus, QueueFull, Unavailable, Unroutable
 from maveriq.contracts import (
     ConfirmationRequested,
+    GpuState,
+    InventoryChanged,
     MemoryDrifted,
     Message,
     NodeReported,
@@ -18,12 +21,14 @@ from maveriq.contracts import (
 )
 from maveriq_allocator import adopting, keys, lifecycle
 from maveriq_allocator.drift import drifted
-from maveriq_allocator.inventory import Inventory, Kept, Times
+from maveriq_allocator.inventory import Kept, Times
 from maveriq_allocator.lifecycle import Held, Stray
 from maveriq_allocator.reservations import Reservations
 from maveriq_allocator.store import Store
 
+_TICK = Path(__file__).with_name("tick.lua").read_text()
 REPEAT_S = 30  # what was told of a token is told again after that: who told it may have died before it was sent
+_LOST, _LATE = "lost", "late"
 
 log = structlog.get_logger()
 
@@ -41,13 +46,12 @@ async def remind(bus: Bus, every_s: float) -> None:
 @dataclass(frozen=True, slots=True)
 class Sweeping:
     redis: Store
-    inventory: Inventory
     reservations: Reservations
     times: Times
 
     async def lost(self) -> list[ReplicaLost]:
         """What workers held that were silent for the grace period. Said of each once, and again where that is lost."""
-        tick = self.redis.register_script(Path(__file__).with_name("tick.lua").read_text())
+        tick = self.redis.register_script(_TICK)
         silent_ms = self.times.grace_ms + round(1e3 * self.times.sweep_s)  # what a tick's own age may hide
         nodes: list[str] = await tick([keys.WATCH, keys.HEARD], [self.times.max_step_ms, silent_ms])
         return [lost for node in nodes for lost in await self._lost_on(node)]
@@ -56,7 +60,7 @@ class Sweeping:
         told: list[ReplicaLost] = []
         holding = await self._held_on(node)
         for deployment_id, held in holding:
-            if await self._is_news(held.placement.token):
+            if await self._is_news(held.placement.token, _LOST):
                 detail = f"the worker of node {node} did not report for {self.times.grace_s:.0f} s"
                 told.append(_lost(deployment_id, held, detail))
         if not holding:
@@ -70,7 +74,9 @@ class Sweeping:
         records = [(await self.reservations.load(owner)).record for owner in sorted(owners)]
         return [(r.deployment_id, held) for r in records for held in r.held if held.placement.token in tokens]
 
-    async def after_report(self, message: NodeReported, kept: Kept) -> list[Message]:
+    async def after_report(
+        self, message: NodeReported, kept: Kept, changed: Sequence[InventoryChanged]
+    ) -> list[Message]:
         """What a worker is to be asked or told, and which GPUs drifted."""
         messages: list[Message] = []
         unknown: list[str] = []
@@ -79,7 +85,7 @@ class Sweeping:
             record = (await self.reservations.load(deployment_id)).record
             if adopting.is_wanted(record, token, replica):
                 unknown.append(token)
-            elif not adopting.is_known(record, token) and await self._is_news(token):
+            elif not adopting.is_known(record, token) and await self._is_news(token, _LATE):
                 messages.append(lifecycle.drain(record, Stray(node=message.node, replica=replica, token=token)))
         if unknown:
             messages.append(ConfirmationRequested(node=message.node, tokens=tuple(unknown)))
@@ -88,28 +94,34 @@ class Sweeping:
             record = (await self.reservations.load(deployment_id)).record
             if adopting.is_known(record, token):
                 messages += lifecycle.orders(record, replica=replica, node=message.node)
-        return [*messages, *await self._on_lost_gpus(message), *await self._drifted(message)]
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            pipeline.hkeys(keys.held(message.node))
+            pipeline.hgetall(keys.drifted(message.node))
+            fields, known = await pipeline.execute()
+        messages += await self._on_lost_gpus(message, fields)
+        states = [state for node in changed if node.node == message.node for state in node.gpus]
+        return [*messages, *await self._drifted(message, states, known)]
 
-    async def _on_lost_gpus(self, message: NodeReported) -> list[ReplicaLost]:
+    async def _on_lost_gpus(self, message: NodeReported, fields: Sequence[str]) -> list[ReplicaLost]:
         """What is held on GPUs that their node no longer has."""
         there = {gpu.id for gpu in message.gpus}
-        fields: list[str] = await self.redis.hkeys(keys.held(message.node))
         lost: list[ReplicaLost] = []
         for gpu, _, token in (field.rpartition("|") for field in fields):
             if gpu in there or token.endswith("/hold"):
                 continue
             deployment_id, _ = keys.parse_token(token)
             held = (await self.reservations.load(deployment_id)).record.holding(token)
-            if held is not None and await self._is_news(token):
+            if held is not None and await self._is_news(token, _LOST):
                 lost.append(_lost(deployment_id, held, f"node {message.node} no longer has GPU {gpu}"))
         return lost
 
-    async def _drifted(self, message: NodeReported) -> list[MemoryDrifted]:
+    async def _drifted(
+        self, message: NodeReported, states: Sequence[GpuState], known: Mapping[str, str]
+    ) -> list[MemoryDrifted]:
         """Those that did not before; a report that is handled again says the same again."""
-        known: dict[str, str] = await self.redis.hgetall(keys.drifted(message.node))
         told: list[MemoryDrifted] = []
         report = str(message.number)
-        for state in [state for node in await self.inventory.nodes([message.node]) for state in node.gpus]:
+        for state in states:
             gpu = state.gpu.id
             if state.drift is None:
                 if gpu in known:
@@ -118,8 +130,8 @@ class Sweeping:
                 told.append(drifted(message.node, state))
         return told
 
-    async def _is_news(self, token: str) -> bool:
-        return bool(await self.redis.set(keys.said(token), "1", nx=True, ex=REPEAT_S))
+    async def _is_news(self, token: str, what: str) -> bool:
+        return bool(await self.redis.set(keys.said(token, what), "1", nx=True, ex=REPEAT_S))
 
 
 def _lost(deployment_id: UUID, held: Held, detail: str) -> ReplicaLost:

@@ -1,0 +1,129 @@
+"""A reservation lives as long as its worker is heard: reclaimed once when it is not, and a late worker is stopped."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from maveriq.contracts import (
+    ConfirmationRequested,
+    DeploymentDraining,
+    InventoryChanged,
+    NodeStarted,
+    PlacementReserved,
+    ReplicaLost,
+    SweepDue,
+)
+from maveriq_allocator import keys
+from tests.store.allocators import GRACE_S, Allocators, of_type, ready, report, stopped
+from tests.unit.allocator.plans import candidate, computed
+
+
+@pytest.fixture
+async def allocators(redis_url: str) -> AsyncIterator[Allocators]:
+    made = Allocators(redis_url)
+    yield made
+    await made.redis.aclose()
+
+
+async def placed(allocators: Allocators) -> PlacementReserved:
+    """On a, the one node that has just room; then b comes too."""
+    await allocators.tell(report("a", 80))
+    (order,) = of_type(PlacementReserved, await allocators.tell(computed(candidate(), candidate(pp=2))))
+    await allocators.tell(ready(order))
+    await allocators.tell(report("a", 80, running=[order], number=2))
+    return order
+
+
+async def test_a_silent_workers_reservation_is_lost_once_and_placed_again_with_its_candidate(
+    allocators: Allocators,
+) -> None:
+    order = await placed(allocators)
+    await allocators.listen(GRACE_S + 6)
+    await allocators.tell(report("b", 80))
+    (lost,) = of_type(ReplicaLost, await allocators.everyone(SweepDue()))
+    assert (lost.token, lost.node) == (order.placement.token, "a")
+    assert "did not report for 60 s" in lost.detail
+    (again,) = of_type(PlacementReserved, await allocators.tell(lost))
+    assert again.node == "b"
+    assert again.placement.candidate == order.placement.candidate
+    assert again.placement.token != order.placement.token
+    assert await allocators.held() == {"b/0": 80}
+    assert of_type(PlacementReserved, await allocators.tell(lost)) == [again]
+    assert await allocators.held() == {"b/0": 80}
+    assert await allocators.everyone(SweepDue()) == []
+
+
+async def test_within_the_grace_period_nothing_is_lost(allocators: Allocators) -> None:
+    await placed(allocators)
+    await allocators.listen(GRACE_S - 1)
+    assert await allocators.everyone(SweepDue()) == []
+
+
+async def test_an_outage_of_our_own_is_nobodys_silence(allocators: Allocators) -> None:
+    await placed(allocators)
+    await allocators.listen(0)
+    await allocators.redis.hincrby(keys.WATCH, "ticked_at_ms", -3_600_000)  # no allocator, broker or Redis for an hour
+    for _ in range(3):
+        assert await allocators.everyone(SweepDue()) == []
+    (changed,) = of_type(InventoryChanged, await allocators.tell(report("b", 80)))
+    assert changed.node == "b"
+    assert of_type(ReplicaLost, await allocators.everyone(SweepDue())) == []
+
+
+async def test_a_silent_node_is_not_offered_and_offered_again_when_it_is_heard(allocators: Allocators) -> None:
+    await allocators.tell(report("a", 80))
+    await allocators.listen(GRACE_S + 6)
+    assert of_type(PlacementReserved, await allocators.tell(computed(max_wait_s=0))) == []
+    await allocators.tell(report("a", 80, number=2))
+    other = computed(deployment_id=computed().deployment_id.__class__(int=9))
+    assert len(of_type(PlacementReserved, await allocators.tell(other))) == 1
+
+
+async def test_a_worker_that_comes_back_late_is_told_to_stop_and_its_bytes_are_kept_until_it_has(
+    allocators: Allocators,
+) -> None:
+    order = await placed(allocators)
+    await allocators.listen(GRACE_S + 6)
+    await allocators.tell(report("b", 80))
+    (lost,) = of_type(ReplicaLost, await allocators.tell(SweepDue()))
+    await allocators.tell(lost)
+    late = await allocators.tell(report("a", 80, running=[order], number=3))
+    (drain,) = of_type(DeploymentDraining, late)
+    assert (drain.node, drain.token, drain.goes_on) == ("a", order.placement.token, True)
+    assert of_type(ConfirmationRequested, late) == []
+    assert await allocators.held() == {"a/0": 80, "b/0": 80}
+    assert of_type(DeploymentDraining, await allocators.tell(report("a", 80, running=[order], number=4))) == []
+    await allocators.tell(stopped(drain))
+    await allocators.tell(report("a", 80, number=5))
+    assert await allocators.held() == {"b/0": 80}
+
+
+async def test_a_report_that_was_overtaken_counts_no_more(allocators: Allocators) -> None:
+    order = await placed(allocators)
+    await allocators.tell(report("b", 80, number=7))
+    await allocators.tell(report("b", 80, running=[order], number=6))
+    assert await allocators.held() == {"a/0": 80}
+
+
+async def test_a_worker_that_came_up_anew_numbers_its_reports_anew(allocators: Allocators) -> None:
+    await allocators.tell(report("a", 80, number=1000))
+    await allocators.tell(NodeStarted(node="a"))
+    (changed,) = of_type(InventoryChanged, await allocators.tell(report("a", 90, number=1)))
+    assert changed.gpus[0].gpu.total_bytes == 90
+
+
+async def test_what_reports_leave_out_for_the_grace_period_is_ordered_again(allocators: Allocators) -> None:
+    order = await placed(allocators)
+    assert of_type(PlacementReserved, await allocators.tell(report("a", 80, number=3))) == []
+    await allocators.listen(GRACE_S + 1)
+    assert of_type(PlacementReserved, await allocators.tell(report("a", 80, number=4))) == [order]
+    assert of_type(PlacementReserved, await allocators.tell(report("a", 80, number=5))) == []
+
+
+async def test_a_worker_that_says_nothing_of_what_runs_is_believed_to_run_it(allocators: Allocators) -> None:
+    await placed(allocators)
+    untold = report("a", 80, number=3).model_copy(update={"running": None})
+    await allocators.tell(untold)
+    await allocators.listen(GRACE_S + 1)
+    assert of_type(PlacementReserved, await allocators.tell(untold.model_copy(update={"number": 4}))) == []
+    assert await allocators.held() == {"a/0": 80}
