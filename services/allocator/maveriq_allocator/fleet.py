@@ -39,7 +39,7 @@ class Fleet:
         gpus, kinds, rows = self._gpus_of(nodes)
         counts = np.bincount(rows, minlength=len(nodes))
         there = np.flatnonzero(counts)
-        self.nodes: list[Node] = [nodes[index] for index in there]
+        self.nodes: list[Node] = [nodes[int(index)] for index in there]
         self._index: dict[str, int] = {}
         height, self.width = len(there), int(counts.max(initial=0))
         self.free = np.full((height, self.width), _ABSENT, dtype=np.int64)

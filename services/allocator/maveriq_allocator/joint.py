@@ -90,7 +90,7 @@ class _Programme:
         used = np.zeros(num_variables)
         used[:: self._width] = -1.0
         found = milp(
-            used, constraints=self._constraints(num_variables), integrality=np.ones(num_variables),
+            used, constraints=self._constraints(num_variables), integrality=np.ones(num_variables, dtype=np.int64),
             bounds=Bounds(0, np.inf), options={"time_limit": MAX_SECONDS},
         )  # fmt: skip
         if found.x is None:

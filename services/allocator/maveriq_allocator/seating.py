@@ -97,7 +97,7 @@ class _Seating:
                 self._take(seat)
         return seats
 
-    def together(self, num_replicas: int, found: Sequence[Seat], budget: Budget) -> Sequence[Seat]:
+    def together(self, num_replicas: int, found: list[Seat], budget: Budget) -> list[Seat]:
         """All seats, or those that were found one after the other."""
         by_node: dict[int, list[tuple[Stage, ...]]] = {}
         for seat in found:

@@ -133,7 +133,7 @@ class NvmlDevices:
         own = [one.usedGpuMemory for one in running if one.pid in ours]
         if None in own or (not own and held_bytes):
             return None
-        return sum(own)
+        return int(sum(own))
 
     def _busy_share(self, gpu: str, handle: Any) -> float | None:
         try:
