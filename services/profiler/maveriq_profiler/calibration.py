@@ -20,7 +20,7 @@ from maveriq.law import (
     prefill_terms,
     scaled,
 )
-from maveriq_profiler.drift import TIMES, Drifts, drifts
+from maveriq_profiler.drift import NONE, TIMES, Drifts, drifts
 from maveriq_profiler.drift import scaled as scaled_by
 from maveriq_profiler.regression import Array, Fitted, fit_robust
 
@@ -92,7 +92,7 @@ def _drifts(samples: Sequence[RunSample], engine: str, knots: tuple[int, ...]) -
     served = [sample for sample in samples if sample.served and _was_measured(sample, measured)]
     readings = [reading for sample in measured for reading in _times(sample, engine, knots)]
     if not served or not readings:
-        return drifts((), lambda *_: None)
+        return NONE
     names, fitted, _ = _fitted(readings)
 
     def said_ms(sample: RunSample, what: str) -> float | None:

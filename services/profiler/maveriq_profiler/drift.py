@@ -15,6 +15,7 @@ _AGREED = 0.05  # of a median: less is within what the law misses of a model tha
 TIMES = ("prefill_ms", "decode_ms")
 Drifts = Mapping[str, float]
 """By the name of the time; 1: as measured."""
+NONE: Drifts = dict.fromkeys(TIMES, 1.0)
 
 
 def drifts(served: Sequence[RunSample], said_ms: Callable[[RunSample, str], float | None]) -> Drifts:
