@@ -153,8 +153,8 @@ def _bytes_needed(item: Item, shape: Shape, *, on_cpu: bool) -> int:
 
 
 def _expected_s(item: Item, shape: Shape, *, on_cpu: bool) -> float:
-    """From a slow device of the kind: one core with 8 GB/s, a GPU with 0.3 TB/s."""
-    setup_s, bytes_per_s, flops_per_s, least_s = (10.0, 8e9, 4e10, 1e-3) if on_cpu else (30.0, 3e11, 5e13, 5e-4)
+    """From a slow device of the kind: one core with 8 GB/s and 60 GFLOP/s, a GPU with 0.3 TB/s."""
+    setup_s, bytes_per_s, flops_per_s, least_s = (10.0, 8e9, 6e10, 1e-3) if on_cpu else (30.0, 3e11, 5e13, 5e-4)
     total_s = 0.0
     for split in item.splits:
         params = sum(split) * shape.layer_params + shape.end_params
