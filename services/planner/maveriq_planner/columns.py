@@ -1,18 +1,17 @@
 """Every configuration as a row of arrays. Pure: intent and space in, columns out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maveriq.contracts import Intent, Objective, Workload
-from maveriq_planner.estimate import Array, Estimator, Kind, replica_bytes
-from maveriq_planner.queueing import Replicas, patience, replicas_of, stays_ms
+from maveriq_planner.arrays import Array, Indices
+from maveriq_planner.curves import curves_of, patience
+from maveriq_planner.estimate import Estimator, Footprint, Kind, Times
+from maveriq_planner.queueing import Replicas, replicas_of
 from maveriq_planner.space import Space
 from maveriq_planner.workloads import context_tokens
-
-Chosen = NDArray[np.intp]
 
 _ONE_BY_ONE = 8  # batches up to here are looked at one by one; then twice in each doubling
 
@@ -23,22 +22,20 @@ class Columns:
 
     estimators: tuple[Estimator, ...]
     context_tokens: int
-    which: Chosen  # [C], of estimators
-    tp: Chosen  # [C]
-    pp: Chosen  # [C]
-    slots: Chosen  # [C]
+    which: Indices  # [C], of estimators
+    tp: Indices  # [C]
+    pp: Indices  # [C]
+    slots: Indices  # [C]
     replicas: Replicas
-    prefill_error: Array  # [C], relative
-    step_error: Array  # [C, G], relative
-    layer_bytes: Array
+    layer_bytes: Array  # [C], as those that follow
     first_bytes: Array
     last_bytes: Array
     tied_saving_bytes: Array
     runtime_bytes: Array
+    runtime_low_bytes: Array
+    runtime_high_bytes: Array
     memory_bytes: Array
     """Of one replica, over all its GPUs."""
-    memory_low_bytes: Array
-    memory_high_bytes: Array
     price_per_hour: Array
     """Of one replica."""
     accuracy: Array
@@ -47,10 +44,17 @@ class Columns:
         return len(self.which)
 
     @property
-    def num_gpus(self) -> Chosen:
+    def num_gpus(self) -> Indices:
         """Of one replica."""
-        product: Chosen = self.tp * self.pp
-        return product
+        return self.tp * self.pp
+
+    @property
+    def memory_low_bytes(self) -> Array:
+        return self.memory_bytes - self.num_gpus * (self.runtime_bytes - self.runtime_low_bytes)
+
+    @property
+    def memory_high_bytes(self) -> Array:
+        return self.memory_bytes + self.num_gpus * (self.runtime_high_bytes - self.runtime_bytes)
 
     def kind(self, i: int) -> Kind:
         return self.estimator(i).kind
@@ -58,29 +62,24 @@ class Columns:
     def estimator(self, i: int) -> Estimator:
         return self.estimators[int(self.which[i])]
 
-    def take(self, chosen: Chosen) -> "Columns":
-        return Columns(
-            self.estimators, self.context_tokens, self.which[chosen], self.tp[chosen], self.pp[chosen],
-            self.slots[chosen], self.replicas.take(chosen), self.prefill_error[chosen], self.step_error[chosen],
-            self.layer_bytes[chosen], self.first_bytes[chosen], self.last_bytes[chosen],
-            self.tied_saving_bytes[chosen], self.runtime_bytes[chosen], self.memory_bytes[chosen],
-            self.memory_low_bytes[chosen], self.memory_high_bytes[chosen], self.price_per_hour[chosen],
-            self.accuracy[chosen],
-        )  # fmt: skip
+    def take(self, chosen: Indices) -> "Columns":
+        taken = {name: getattr(self, name)[chosen] for name in _TAKEN}
+        return replace(self, replicas=self.replicas.take(chosen), **taken)
+
+
+_TAKEN = tuple(f.name for f in fields(Columns) if f.name not in ("estimators", "context_tokens", "replicas"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """One estimator at one TP degree: P pipeline degrees, S numbers of slots, row by row."""
+    """One estimator at one TP degree: P pipeline degrees, S numbers of slots."""
 
     which: int
     tp: int
-    pps: Array
-    slots: Chosen
-    rows: tuple[Array, ...]
-    """prefill, stage, its error: [P]; step, its error: [P, G]."""
-    sizes: Array
-    """[8, P x S]: layer, first, last, tied, runtime, whole, whole at least and at most."""
+    pps: Array  # [P]
+    slots: Indices  # [S]
+    times: Times
+    footprint: Footprint
 
 
 def columns_of(intent: Intent, space: Space) -> Columns | None:
@@ -117,58 +116,69 @@ def _grid(most: Iterable[int]) -> Array:
     return np.array(sorted(points), dtype=float)
 
 
+def replica_bytes(
+    num_layers: int, tp: Indices, pp: Indices, layer: Array, runtime: Array, ends: Array, tied_saving: Array
+) -> Array:
+    """Over all GPUs. How the layers are split makes no difference to the sum."""
+    whole: Array = tp * (num_layers * layer + pp * runtime + ends - (pp == 1) * tied_saving)
+    return whole
+
+
+def batches_known(grid: Array, estimator: Estimator) -> Array:
+    """Points of the grid as the estimator is asked for them: beyond its largest batch nothing is read."""
+    return np.minimum(grid, estimator.max_batch)
+
+
 def _blocks(
     workload: Workload, space: Space, speaking: tuple[Estimator, ...], grid: Array, tokens: int
 ) -> Iterator[_Block]:
-    num_layers = space.facts.num_layers
     for which, estimator in enumerate(speaking):
-        pps = np.arange(1.0, min(estimator.max_pp, space.max_pp, num_layers) + 1)
+        pps = np.arange(1.0, min(estimator.max_pp, space.max_pp, space.facts.num_layers) + 1)
         slots = np.array(batches_up_to(estimator.max_batch), dtype=np.intp)
-        shape = (len(pps), len(slots))
-        batches = np.minimum(grid, estimator.max_batch)
+        numbers, batches = slots.astype(float), batches_known(grid, estimator)
         for tp in estimator.tp_degrees:
-            t = estimator.times(tp, pps, batches, workload)
-            f = estimator.footprint(tp, pps, slots.astype(float), tokens)
-            whole = replica_bytes(f, num_layers, tp, pps)
-            gpus = tp * pps[:, None]
-            sizes = np.empty((8, *shape))
-            sizes[0], sizes[1], sizes[2] = f.layer_bytes, f.first_bytes, f.last_bytes
-            sizes[3], sizes[4], sizes[5] = f.tied_saving_bytes, f.runtime_bytes, whole
-            sizes[6] = whole - gpus * (f.runtime_bytes - f.runtime_low_bytes)
-            sizes[7] = whole + gpus * (f.runtime_high_bytes - f.runtime_bytes)
             yield _Block(
-                which, tp, pps, slots,
-                (t.prefill_ms, t.prefill_stage_ms, t.prefill_error, t.step_ms, t.step_error),
-                sizes.reshape(8, -1),
+                which, tp, pps, slots, estimator.times(tp, pps, batches, workload),
+                estimator.footprint(tp, pps, numbers, tokens),
             )  # fmt: skip
 
 
 def _joined(
     blocks: list[_Block], speaking: tuple[Estimator, ...], space: Space, grid: Array, tokens: int, workload: Workload
 ) -> Columns:
-    prefill, stage, prefill_error, step, step_error = (
-        np.concatenate([block.rows[i] for block in blocks]) for i in range(5)
-    )
-    layer, first, last, tied, runtime, whole, low, high = np.concatenate([block.sizes for block in blocks], axis=1)
-    rows_of = [len(block.pps) for block in blocks]
-    slots_of = [len(block.slots) for block in blocks]
-    of_block = np.repeat(np.arange(len(blocks)), [r * s for r, s in zip(rows_of, slots_of, strict=True)])
-    row = np.repeat(np.arange(sum(rows_of)), np.repeat(slots_of, rows_of))
-    slots = np.concatenate([np.tile(block.slots, len(block.pps)) for block in blocks])
-    pp = np.concatenate([np.repeat(block.pps, len(block.slots)) for block in blocks]).astype(np.intp)
-    tp = np.array([block.tp for block in blocks], dtype=np.intp)[of_block]
-    which = np.array([block.which for block in blocks], dtype=np.intp)[of_block]
-    stay = stays_ms(prefill, stage, grid, step, workload.output_tokens)
+    """Rows are blocks' pipeline degrees, one after another; columns are rows' slots."""
+    rows_of = np.array([len(block.pps) for block in blocks])
+    slots_of = np.array([len(block.slots) for block in blocks])
+    block_of_row = np.repeat(np.arange(len(blocks)), rows_of)
+    row = np.repeat(np.arange(len(block_of_row)), slots_of[block_of_row])
+    block = block_of_row[row]
+    pp = np.concatenate([one.pps for one in blocks]).astype(np.intp)[row]
+    tp = np.array([one.tp for one in blocks], dtype=np.intp)[block]
+    which = np.array([one.which for one in blocks], dtype=np.intp)[block]
+    first_slot = np.cumsum(slots_of) - slots_of
+    first_column = np.cumsum(slots_of[block_of_row]) - slots_of[block_of_row]
+    at_slot = first_slot[block] + np.arange(len(row)) - first_column[row]
+    slots = np.concatenate([one.slots for one in blocks])[at_slot]
+    curves = curves_of(
+        np.concatenate([one.times.prefill_ms for one in blocks]),
+        np.concatenate([one.times.prefill_stage_ms for one in blocks]),
+        grid, np.concatenate([one.times.step_ms for one in blocks]), workload.output_tokens,
+    )  # fmt: skip
     distinct = np.unique(slots)
-    found = patience(grid, stay, distinct)[row, np.searchsorted(distinct, slots)]
-    replicas = replicas_of(
-        prefill[row], stage[row], grid, step[row], slots.astype(float), workload.output_tokens, patience=found
+    found = patience(curves, distinct)[row, np.searchsorted(distinct, slots)]
+    prints = [one.footprint for one in blocks]
+    layer = np.concatenate([one.layer_bytes for one in prints])[at_slot]
+    first, last, tied = np.array([[f.first_bytes, f.last_bytes, f.tied_saving_bytes] for f in prints]).T[:, block]
+    runtime, low, high = (
+        np.concatenate([getattr(one, name).ravel() for one in prints])
+        for name in ("runtime_bytes", "runtime_low_bytes", "runtime_high_bytes")
     )
+    whole = replica_bytes(space.facts.num_layers, tp, pp, layer, runtime, first + last, tied)
     price = _known([space.price_of(estimator.kind.gpu_type) for estimator in speaking])
     accuracy = _known([estimator.kind.variant.accuracy for estimator in speaking])
     return Columns(
-        speaking, tokens, which, tp, pp, slots, replicas, prefill_error[row], step_error[row], layer, first, last,
-        tied, runtime, whole, low, high, price[which] * tp * pp, accuracy[which],
+        speaking, tokens, which, tp, pp, slots, replicas_of(curves, row, slots.astype(float), found),
+        layer, first, last, tied, runtime, low, high, whole, price[which] * tp * pp, accuracy[which],
     )  # fmt: skip
 
 

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maveriq.contracts import Intent, Slo
-from maveriq_planner.estimate import Array
+from maveriq_planner.arrays import Array, Flags
 from maveriq_planner.queueing import Latencies
 
 TTFT = "slo.ttft_ms"
@@ -21,8 +20,6 @@ SHOWN_PERCENTILE = 95.0
 _ROUNDING = 1 + 1e-9  # three times 0.05 is more than 0.15
 
 LATENCIES = (TTFT, TPOT, E2E)
-
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

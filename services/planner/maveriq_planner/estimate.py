@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maveriq.contracts import Basis, ModelFacts, Precision, Variant, Workload
-
-Array = NDArray[np.float64]
+from maveriq_planner.arrays import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +18,17 @@ class Kind:
 
     engine: str
     gpu_type: str
-    precision: Precision
-    kv_precision: Precision
     variant: Variant
+    kv_precision: Precision
+
+    @property
+    def precision(self) -> Precision:
+        return self.variant.precision
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Of one TP degree, with P pipeline degrees and B batches. Errors are relative standard errors."""
+    """Of one TP degree, with P pipeline degrees and B batches."""
 
     prefill_ms: Array  # [P]
     """One prompt through all stages."""
@@ -35,8 +36,16 @@ class Times:
     """One prompt on the stage that it occupies longest."""
     step_ms: Array  # [P, B]
     """Between two tokens of each of B requests."""
-    prefill_error: Array  # [P]
-    step_error: Array  # [P, B]
+    layer_ms: Array | None  # [P, B]
+    """One layer's share of a step, at the micro-batch that is under way in it. None: the method knows no layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Relative standard errors of times."""
+
+    prefill: Array  # [P]
+    step: Array  # [P, B]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,16 @@ class Estimator(Protocol):
         """Largest batch that it speaks for."""
         ...
 
-    def times(self, tp: int, pps: Array, batches: Array, workload: Workload) -> Times: ...
+    def times(self, tp: int, pps: Array, batches: Array, workload: Workload) -> Times:
+        """
+        Args:
+            pps: whole numbers, ascending; from 1 to max_pp, or some of these.
+        """
+        ...
+
+    def errors(self, tp: int, pps: Array, batches: Array, workload: Workload) -> Errors:
+        """Of `times`. Apart, as intervals are shown of few configurations."""
+        ...
 
     def footprint(self, tp: int, pps: Array, slots: Array, context_tokens: int) -> Footprint: ...
 
@@ -100,12 +118,3 @@ def fullest_ms(num_layers: int, pps: Array, layer_ms: Array, ends_ms: Array) -> 
     most = np.ceil(num_layers / pps)
     longest: Array = np.maximum(most * layer_ms, floor * layer_ms + ends_ms)
     return longest
-
-
-def replica_bytes(footprint: Footprint, num_layers: int, tp: int, pps: Array) -> Array:
-    """[P, S], over all GPUs of a replica. How the layers are split makes no difference to the sum."""
-    stages = pps[:, None]
-    total = num_layers * footprint.layer_bytes + stages * footprint.runtime_bytes
-    total = total + footprint.first_bytes + footprint.last_bytes
-    whole: Array = tp * (total - np.where(stages == 1, footprint.tied_saving_bytes, 0.0))
-    return whole

@@ -2,27 +2,37 @@
 
 import numpy as np
 
-from maveriq_planner.columns import Chosen
-from maveriq_planner.estimate import Array
+from maveriq_planner.arrays import Array, Indices
 
 
-def pareto(costs: Array) -> Chosen:
+def pareto(costs: Array) -> Indices:
     """Rows of costs [N, D], smaller is better, that no other row beats in one and equals in the rest; ascending.
 
     Of equal rows the first stays.
     """
-    left = np.lexsort(costs.T[::-1])  # whoever beats a row comes before it
-    ordered = costs[left]
-    left = left[np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])] if len(left) else left
+    left = _unbeaten_by_one(costs)
+    ranks = np.array([np.unique(column, return_inverse=True)[1] for column in costs[left].T], dtype=np.int32)
+    order = np.argsort(ranks.sum(axis=0), kind="stable")  # whoever beats a row comes before it
+    left, ranks = left[order], ranks[:, order]
     front: list[int] = []
     while len(left):
-        best = left[0]
-        front.append(int(best))
-        left = left[(costs[left] < costs[best]).any(axis=1)]
+        front.append(int(left[0]))
+        unbeaten = (ranks < ranks[:, :1]).any(axis=0)
+        left, ranks = left[unbeaten], ranks[:, unbeaten]
     return np.sort(np.array(front, dtype=np.intp))
 
 
-def thinned(costs: Array, most: int) -> Chosen:
+def _unbeaten_by_one(costs: Array) -> Indices:
+    """Without what one row beats that is good in every respect: most, as a rule. Ascending."""
+    if not len(costs):
+        return np.zeros(0, dtype=np.intp)
+    low = costs.min(axis=0)
+    span = costs.max(axis=0) - low
+    best = costs[int(((costs - low) / np.where(span > 0, span, 1.0)).sum(axis=1).argmin())]
+    return np.flatnonzero((costs < best).any(axis=1) | (costs == best).all(axis=1))
+
+
+def thinned(costs: Array, most: int) -> Indices:
     """At most `most` rows of a front: the best in each respect, the rest evenly along the first."""
     order = np.argsort(costs[:, 0], kind="stable")
     if len(order) <= most:

@@ -1,42 +1,49 @@
-"""Values between the points of a grid, for many rows at once. Pure: grid, values and points in, values out."""
+"""Values between the points of a grid, for many rows at once. Pure: grid, values and places in, values out."""
+
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-
-
-def between(grid: Array, values: Array, at: Array) -> Array:
-    """values [C, G] at one point of each row, `at` [C]: linear, the ends' beyond them."""
-    return at_points(place(grid, at), values)
+from maveriq_planner.arrays import Array, Indices
 
 
-Places = tuple[NDArray[np.intp], Array]
-"""Flat indices of the grid's points before, and how far towards the next."""
+@dataclass(frozen=True, slots=True)
+class Grid:
+    points: Array  # [G], whole numbers, ascending from 1; at least two
+    cell: Indices  # [largest + 1]
+    """By the whole number at or below a place: which points it lies between, counted from 0."""
+
+    @property
+    def cells(self) -> int:
+        return len(self.points) - 1
 
 
-def place(grid: Array, at: Array) -> Places:
-    j = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, max(0, len(grid) - 2))
-    left = grid[j]
-    width = grid[np.minimum(j + 1, len(grid) - 1)] - left
-    share = np.clip((at - left) / np.where(width > 0, width, 1.0), 0.0, 1.0)
-    return np.arange(len(at)) * len(grid) + j, share
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Linear between the points of a grid: intercept + slope x, flat over rows and cells."""
+
+    intercept: Array  # [R * cells]
+    slope: Array  # [R * cells]
+
+    def at(self, cells: Indices, x: Array) -> Array:
+        """
+        Args:
+            cells: row x number of cells + cell.
+        """
+        values = self.slope.take(cells)
+        values *= x
+        values += self.intercept.take(cells)
+        return values
 
 
-def at_points(places: Places, values: Array) -> Array:
-    before, share = places
-    low = values.ravel()[before]
-    if values.shape[1] == 1:
-        return low
-    interpolated: Array = low + share * (values.ravel()[before + 1] - low)
-    return interpolated
+def grid_of(points: Array) -> Grid:
+    numbers = np.arange(int(points[-1]) + 1)
+    cell = np.clip(np.searchsorted(points, numbers, side="right") - 1, 0, len(points) - 2)
+    return Grid(points, cell.astype(np.intp))
 
 
-def between_all(grid: Array, values: Array, at: Array) -> Array:
-    """values [C, G] at the same points of each row: [C, len(at)]."""
-    if len(grid) == 1:
-        return np.repeat(values, len(at), axis=1)
-    j = np.clip(np.searchsorted(grid, at, side="right"), 1, len(grid) - 1)
-    share = np.clip((at - grid[j - 1]) / (grid[j] - grid[j - 1]), 0.0, 1.0)
-    found: Array = values[:, j - 1] * (1 - share) + values[:, j] * share
-    return found
+def lines_of(grid: Grid, values: Array) -> Lines:
+    """values: [R, G]"""
+    slope = np.diff(values, axis=1) / np.diff(grid.points)
+    intercept = values[:, :-1] - slope * grid.points[:-1]
+    return Lines(intercept.ravel(), slope.ravel())

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maveriq.contracts import BYTES_PER_ELEMENT, Fingerprint, ModelFacts, Sample
+from maveriq_planner.arrays import Array
 from maveriq_planner.least_squares import Uncertainty, fit_non_negative, uncertainty
 
 _CONTEXT_SPREAD = 1.5  # contexts nearer to each other than this tell attention from noise no longer
-
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

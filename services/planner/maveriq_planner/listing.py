@@ -13,8 +13,9 @@ from maveriq.contracts import (
     Rejection,
     StageMemory,
 )
-from maveriq_planner.columns import Chosen, Columns
-from maveriq_planner.estimate import Array
+from maveriq_planner.arrays import Array, Indices
+from maveriq_planner.columns import Columns
+from maveriq_planner.errors import errors_of
 from maveriq_planner.front import pareto, thinned
 from maveriq_planner.queueing import settle
 from maveriq_planner.replicas import percentile_of
@@ -22,9 +23,8 @@ from maveriq_planner.search import Judged, Outcome, goodput_per_ms
 from maveriq_planner.workloads import share
 
 MAX_LISTED = 64
+_DECIMALS = 6  # of a ms: what differs by less differs by rounding, and is not on the front for that
 _Z = 1.645  # nine cases of ten
-
-_MAX_KEY = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +44,25 @@ def listing(outcome: Outcome) -> Listing:
     met, missed, front = _best(judged, outcome.met), _nearest(judged, outcome.missed), _front(judged, outcome.met)
     shown = np.unique(np.concatenate([met, missed, front]))
     known = dict(zip(shown.tolist(), predictions(judged, shown), strict=True))
+    candidates = {i: _candidate(judged, i, known[i]) for i in dict.fromkeys([*met.tolist(), *front.tolist()])}
     return Listing(
-        tuple(_candidate(judged, i, known[i]) for i in met.tolist()),
+        tuple(candidates[i] for i in met.tolist()),
         tuple(_rejection(judged, i, known[i]) for i in missed.tolist()),
-        tuple(_candidate(judged, i, known[i]) for i in front.tolist()),
+        tuple(candidates[i] for i in front.tolist()),
     )
 
 
-def _best(judged: Judged, met: Chosen) -> Chosen:
+def _best(judged: Judged, met: Indices) -> Indices:
     leanest = met[np.argsort(judged.columns.memory_bytes[met], kind="stable")]
     shapes, kinds = _shapes(judged), _kinds(judged)
     return _at_most(met, [*_first_of_each(met, shapes), *_first_of_each(leanest, shapes), *_first_of_each(met, kinds)])
 
 
-def _nearest(judged: Judged, missed: Chosen) -> Chosen:
+def _nearest(judged: Judged, missed: Indices) -> Indices:
     return _at_most(missed, [*_first_of_each(missed, _shapes(judged)), *_first_of_each(missed, _kinds(judged))])
 
 
-def _front(judged: Judged, met: Chosen) -> Chosen:
+def _front(judged: Judged, met: Indices) -> Indices:
     if not len(met):
         return met
     costs = costs_of(judged)
@@ -74,7 +75,8 @@ def costs_of(judged: Judged) -> Array:
     price = judged.price_per_hour
     money = judged.num_gpus if np.isnan(price[judged.met]).any() else price
     accuracy = np.where(np.isnan(judged.columns.accuracy), -1.0, judged.columns.accuracy)
-    return np.stack([judged.latencies.e2e_ms, judged.memory_bytes, money, -accuracy], axis=1)
+    e2e_ms = np.round(judged.latencies.e2e_ms, _DECIMALS)
+    return np.stack([e2e_ms, judged.memory_bytes, money, -accuracy], axis=1)
 
 
 def _candidate(judged: Judged, i: int, prediction: Prediction) -> Candidate:
@@ -93,7 +95,7 @@ def _rejection(judged: Judged, i: int, prediction: Prediction) -> Rejection:
     )  # fmt: skip
 
 
-def configurations(judged: Judged, chosen: Chosen) -> list[Configuration]:
+def configurations(judged: Judged, chosen: Indices) -> list[Configuration]:
     return [_configuration(judged.columns, int(i)) for i in chosen]
 
 
@@ -117,17 +119,19 @@ def stage_memory(judged: Judged, i: int) -> StageMemory:
     )
 
 
-def predictions(judged: Judged, chosen: Chosen) -> list[Prediction]:
+def predictions(judged: Judged, chosen: Indices) -> list[Prediction]:
     """Of one replica, with intervals: the same load met by a replica as slow, or as fast, as the errors let be.
 
     A queue amplifies what a replica is slower: the intervals hold that too. A day is as long as without end.
     """
     intent, c, running = judged.intent, judged.columns.take(chosen), judged.running[chosen]
-    slow, fast = (c.replicas.slower(np.exp(z * c.prefill_error), np.exp(z * c.step_error)) for z in (_Z, -_Z))
+    prefill_error, step_error = errors_of(judged.columns, chosen, intent.workload)
+    slow, fast = (c.replicas.slower(np.exp(z * prefill_error), np.exp(z * step_error)) for z in (_Z, -_Z))
     rate, in_flight = share(intent.workload, running)
     percentile = percentile_of(intent.slo)
     high, low = settle(slow, rate, in_flight, percentile), settle(fast, rate, in_flight, percentile)
     endless = np.where(high.sustained | ~judged.latencies.sustained[chosen], 0.0, DAY_MS)
+    served = np.where(judged.met[chosen], rate, np.nan)  # met at that rate, whatever lies below
     tokens_per_s = intent.workload.output_tokens * 1e3
     found = {
         "ttft_ms": judged.latencies.ttft_ms[chosen],
@@ -140,7 +144,7 @@ def predictions(judged: Judged, chosen: Chosen) -> list[Prediction]:
         "ttft_percentile_ms": judged.latencies.ttft_percentile_ms[chosen],
         "tpot_percentile_ms": judged.latencies.tpot_percentile_ms[chosen],
         "e2e_percentile_ms": judged.latencies.e2e_percentile_ms[chosen],
-        "goodput_tokens_per_s": goodput_per_ms(intent, c, running) * tokens_per_s,
+        "goodput_tokens_per_s": np.fmax(goodput_per_ms(intent, c, running), served) * tokens_per_s,
         "price_per_hour": c.price_per_hour,
         "price_per_million_tokens": c.price_per_hour / 3600 / (c.replicas.full_per_ms * tokens_per_s) * 1e6,
     }
@@ -171,28 +175,32 @@ def _floats(values: Array) -> list[float | None]:
     return [None if number != number else number for number in numbers]
 
 
-def _shapes(judged: Judged) -> Chosen:
+def _shapes(judged: Judged) -> Indices:
     """One number for each GPU type, TP and PP."""
     c = judged.columns
     types = {name: i for i, name in enumerate(dict.fromkeys(e.kind.gpu_type for e in c.estimators))}
     of_type = np.array([types[e.kind.gpu_type] for e in c.estimators], dtype=np.intp)[c.which]
-    keys: Chosen = (of_type * _MAX_KEY + c.tp) * _MAX_KEY + c.pp
-    return keys
+    numbers: Indices = (of_type * (c.tp.max() + 1) + c.tp) * (c.pp.max() + 1) + c.pp
+    return numbers
 
 
-def _kinds(judged: Judged) -> Chosen:
+def _kinds(judged: Judged) -> Indices:
     """One number for each estimator, which is a GPU type and variant, TP and PP."""
-    c = judged.columns
-    keys: Chosen = (c.which * _MAX_KEY + c.tp) * _MAX_KEY + c.pp
-    return keys
+    return judged.columns.replicas.row
 
 
-def _first_of_each(ranked: Chosen, keys: Chosen) -> Chosen:
+def _first_of_each(ranked: Indices, keys: Indices) -> Indices:
     """Of `ranked`, those with a key not seen before, in its order."""
-    return ranked[np.sort(np.unique(keys[ranked], return_index=True)[1])]
+    if not len(ranked):
+        return ranked
+    seen = keys[ranked]
+    first = np.full(seen.max() + 1, -1)
+    first[seen[::-1]] = np.arange(len(ranked))[::-1]  # the last that is written stays
+    chosen: Indices = ranked[np.sort(first[first >= 0])]
+    return chosen
 
 
-def _at_most(ranked: Chosen, firsts: Iterable[np.intp]) -> Chosen:
+def _at_most(ranked: Indices, firsts: Iterable[np.intp]) -> Indices:
     """MAX_LISTED of `ranked`, in its order: its first, then `firsts` as listed, then the rest as ranked."""
     kept: dict[int, None] = {}
     for i in (*ranked[:1], *firsts, *ranked[:MAX_LISTED]):

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maveriq.contracts import ModelFacts, Precision, RunSample
+from maveriq_planner.arrays import Array
 
 Kind = tuple[Precision, Precision]
 """Formats of weights and KV cache."""
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

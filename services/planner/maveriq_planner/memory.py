@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maveriq import law
 from maveriq.contracts import BYTES_PER_ELEMENT, FULL_PRECISIONS, Fingerprint, ModelFacts, Precision
+from maveriq_planner.arrays import Array
 from maveriq_planner.least_squares import fit_non_negative
 
 GIB = 2**30
 _SCALE_BYTES = 4  # of one output channel of an 8-bit matrix
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,17 @@
 import numpy as np
 
 from maveriq.contracts import Intent, Slo
+from maveriq_planner.arrays import Array, Flags
 from maveriq_planner.columns import Columns
-from maveriq_planner.constraints import SHOWN_PERCENTILE, Flags, holds
-from maveriq_planner.estimate import Array
-from maveriq_planner.queueing import SHORT_OF_CAPACITY, Latencies, Replicas, settle
+from maveriq_planner.constraints import SHOWN_PERCENTILE, holds
+from maveriq_planner.queueing import SHORT_OF_CAPACITY, Latencies, Replicas, line_longer, settle
 from maveriq_planner.workloads import share
 
 MOST = 1000  # replicas of one deployment: what an intent may ask for
 _IDLE = 2.0**-20  # of the capacity
 _LOOKS = 16
+_AT_ONCE = 2048  # rows: fewer take no less time
+_CLOSE = 1.0005
 
 
 def percentile_of(slo: Slo) -> float:
@@ -35,19 +37,78 @@ def enough_for_rate(intent: Intent, columns: Columns) -> Array:
 
 def smallest(intent: Intent, columns: Columns) -> Array:
     """Fewest replicas that sustain the rate within the SLO. 0: not even MOST do."""
-    low = enough_for_rate(intent, columns)
-    found = np.where(_do(intent, columns.replicas, low), low, 0.0)
-    left = np.flatnonzero(found == 0)
-    left = left[_do(intent, columns.replicas.take(left), np.full(len(left), float(MOST)))]
-    low, high = low[left], np.full(len(left), float(MOST))
+    low = _enough_for_line(intent, columns)
+    found = np.zeros(len(columns))
+    able = np.ones(len(columns), dtype=np.bool_)
+    spans = _spans(intent.workload.concurrency, int(columns.slots.max()))
+    if len(spans) > 1:
+        able = _do(intent, columns.replicas, np.full(len(columns), float(MOST)))
+    for first, last in spans:
+        left = np.flatnonzero((found == 0) & (low <= last) & able)
+        if len(left):
+            found[left] = _fewest(intent, columns.replicas.take(left), np.maximum(low[left], first), last)
+    return found
+
+
+def _spans(concurrency: int | None, slots: int) -> list[tuple[int, int]]:
+    """Ranges of replicas within which more of them never do worse, ascending.
+
+    As many in flight as `concurrency` are shared out whole: 9 of them give 4 replicas 3 each, and 5 replicas 2 each,
+    which may bring less. Where each gets more than it has slots that makes no difference.
+    """
+    if concurrency is None:
+        return [(1, MOST)]
+    spans: list[tuple[int, int]] = []
+    first = 1
+    while first <= MOST:
+        each = min(-(-concurrency // first), slots)
+        last = MOST if each == 1 else min(-(-concurrency // (each - 1)) - 1, MOST)
+        spans.append((first, last))
+        first = last + 1
+    return spans
+
+
+def _fewest(intent: Intent, each: Replicas, low: Array, most: int) -> Array:
+    """From `low` to `most`, where more never do worse; few rows are looked at in many places at once. 0: none does."""
+    found = np.where(_do(intent, each, low), low, 0.0)
+    left = np.flatnonzero((found == 0) & (low < most))
+    left = left[_do(intent, each.take(left), np.full(len(left), float(most)))]
+    low, high = low[left], np.full(len(left), float(most))
     while len(left):
+        looks = min(max(1, _AT_ONCE // len(left)), _LOOKS)
+        shares = np.arange(1.0, looks + 1) / (looks + 1)
+        numbers = np.ceil(low[:, None] * (high / low)[:, None] ** shares)
+        numbers = np.minimum(np.maximum(numbers, low[:, None] + 1), high[:, None])
+        many = each.take(np.repeat(left, looks))
+        does = _do(intent, many, numbers.ravel()).reshape(numbers.shape)
+        failed = np.cumprod(~does, axis=1).sum(axis=1)  # how many in a row do not
+        points = np.concatenate([low[:, None], numbers, high[:, None]], axis=1)
+        rows = np.arange(len(left))
+        low, high = points[rows, failed], points[rows, failed + 1]
         done = high - low <= 1
         found[left[done]] = high[done]
         left, low, high = left[~done], low[~done], high[~done]
-        middle = np.minimum(2 * low, np.floor((low + high) / 2))  # not many more than the rate needs, mostly
-        does = _do(intent, columns.replicas.take(left), middle)
-        low, high = np.where(does, low, middle), np.where(does, middle, high)
     return found
+
+
+def _enough_for_line(intent: Intent, columns: Columns) -> Array:
+    """Fewest replicas that could do: the first token waits for the prompt and for the line at least. At most MOST.
+
+    A hundredth of the work of settling, and mostly near the answer. A bound on the requests in flight bounds the line.
+    """
+    r, slo = columns.replicas, intent.slo
+    high = np.full(len(columns), float(MOST))
+    least = enough_for_rate(intent, columns)
+    if intent.workload.concurrency is not None or (slo.ttft_ms is None and slo.e2e_ms is None):
+        return least
+    rest_ms = r.curves.stay_ms.min(axis=1)[r.row]
+    wait_ms = np.minimum((slo.ttft_ms or np.inf) - r.prefill_ms, (slo.e2e_ms or np.inf) - rest_ms)
+    rate_per_ms, low = intent.workload.request_rate_per_s / 1e3, least - 1
+    while (high - low > 1).any():
+        middle = np.floor((low + high + 1) / 2)
+        long = line_longer(r, rate_per_ms / middle, wait_ms, slo.percentile)
+        low, high = np.where(long, middle, low), np.where(long, high, middle)
+    return high
 
 
 def most_allowed(intent: Intent, columns: Columns) -> Array:
@@ -76,21 +137,22 @@ def highest_rate_per_ms(slo: Slo, replicas: Replicas, in_flight: Array) -> Array
 
 
 def _highest(slo: Slo, replicas: Replicas, in_flight: Array, low: Array, high: Array) -> Array:
-    """Between a rate that meets the SLO and one that may: narrowed by looking at _LOOKS rates at once."""
-    count = len(low)
+    """Between a rate that meets the SLO and one that may: narrowed by looking at _LOOKS rates at once.
+
+    First at even shares of the capacity: whatever lies above one that does not is not trusted.
+    """
+    count, shares = len(low), np.arange(1.0, _LOOKS + 1) / _LOOKS
     many = replicas.take(np.repeat(np.arange(count), _LOOKS))
-    bound = np.repeat(in_flight, _LOOKS)
-    first = True
-    while first or (high > low * 1.0005).any():
-        ratio = (high / low)[:, None] ** (np.arange(1.0, _LOOKS + 1) / _LOOKS)
-        rates = low[:, None] * ratio
+    bound, rows = np.repeat(in_flight, _LOOKS), np.arange(count)
+    rates = high[:, None] * shares
+    while True:
         meets = holds(slo, settle(many, rates.ravel(), bound, percentile_of(slo))).reshape(count, _LOOKS)
         reached = np.cumprod(meets, axis=1).sum(axis=1)  # how many rates in a row do
         points = np.concatenate([low[:, None], rates, rates[:, -1:]], axis=1)
-        rows = np.arange(count)
         low, high = points[rows, reached], points[rows, reached + 1]
-        first = False
-    return low
+        if (high <= low * _CLOSE).all():
+            return low
+        rates = low[:, None] * (high / low)[:, None] ** shares
 
 
 def _do(intent: Intent, each: Replicas, replicas: Array) -> Flags:

@@ -1,13 +1,14 @@
 """Which configurations meet an intent, best first. Pure: intent and space in, ranked configurations out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from maveriq.contracts import Intent, Objective
-from maveriq_planner.columns import Chosen, Columns, columns_of
-from maveriq_planner.constraints import Figures, Flags, Miss, misses
-from maveriq_planner.estimate import Array
+from maveriq_planner.arrays import Array, Flags, Indices
+from maveriq_planner.columns import Columns, columns_of
+from maveriq_planner.constraints import Figures, Miss, misses
 from maveriq_planner.memory import GIB
 from maveriq_planner.queueing import Latencies
 from maveriq_planner.replicas import (
@@ -59,9 +60,9 @@ class Judged:
 class Outcome:
     judged: Judged | None
     """None: there is nothing that the intent lets the model run as."""
-    met: Chosen
+    met: Indices
     """Of `judged`, best first."""
-    missed: Chosen
+    missed: Indices
     """Nearest miss first, by the worst of each configuration's misses."""
 
     @property
@@ -77,10 +78,10 @@ def search(intent: Intent, space: Space) -> Outcome:
         return Outcome(None, nothing, nothing)
     judged = judge(intent, columns)
     keys = _rank(judged)
-    order = np.lexsort(keys)
-    met = order[judged.met[order]]
-    by_miss = np.lexsort((*keys, judged.excess))
-    return Outcome(judged, met, by_miss[~judged.met[by_miss]])
+    met, missed = np.flatnonzero(judged.met), np.flatnonzero(~judged.met)
+    return Outcome(
+        judged, met=_sorted(met, (*keys, judged.score)), missed=_sorted(missed, (*keys, judged.score, judged.excess))
+    )
 
 
 def judge(intent: Intent, columns: Columns) -> Judged:
@@ -94,9 +95,9 @@ def judge(intent: Intent, columns: Columns) -> Judged:
         accuracy=columns.accuracy,
     )
     missed = misses(intent, figures)
-    excess = np.max([miss.excess for miss in missed], axis=0)
+    excess = _told_apart(np.max([miss.excess for miss in missed], axis=0))
     met = ~np.any([miss.missed for miss in missed], axis=0)
-    score = _score(intent, columns, found, replicas)
+    score = _told_apart(_score(intent, columns, found, replicas))
     return Judged(intent, columns, replicas, running, found, missed, met, excess, score)
 
 
@@ -147,7 +148,7 @@ def _score(intent: Intent, columns: Columns, found: Latencies, replicas: Array) 
             return -np.nan_to_num(per_s) * intent.workload.output_tokens
 
 
-def _rank(judged: Judged) -> tuple[Array | Chosen, ...]:
+def _rank(judged: Judged) -> tuple[Array | Indices, ...]:
     """Keys of np.lexsort, the last decides first. Equal scores: fewer bytes, GPUs, slots.
 
     Names make the order total.
@@ -157,7 +158,34 @@ def _rank(judged: Judged) -> tuple[Array | Chosen, ...]:
     names = [(k.gpu_type, k.engine, str(k.precision), str(k.kv_precision), k.variant.label) for k in kinds]
     order = sorted(names)
     places = np.array([order.index(name) for name in names], dtype=np.intp)
-    return (
-        places[c.which], c.tp, c.pp, c.slots, judged.latencies.e2e_ms, judged.num_gpus, judged.memory_bytes,
-        judged.score,
-    )  # fmt: skip
+    shape = (c.slots * (c.pp.max() + 1) + c.pp) * (c.tp.max() + 1) + c.tp
+    e2e_ms = _told_apart(judged.latencies.e2e_ms)
+    return shape * len(names) + places[c.which], e2e_ms, judged.num_gpus, judged.memory_bytes
+
+
+def _sorted(chosen: Indices, keys: Sequence[Array | Indices]) -> Indices:
+    """As np.lexsort, the last key decides first; the lesser ones are looked at until all are told apart."""
+    places = np.zeros(len(chosen), dtype=np.intp)
+    for key in reversed(keys):
+        if places.max(initial=0) + 1 >= len(chosen):
+            break
+        places = _ranks(places * len(chosen) + _ranks(key[chosen]))
+    found = np.empty_like(chosen)
+    found[places] = chosen
+    return found
+
+
+def _ranks(values: Array | Indices) -> Indices:
+    """Equal values share one."""
+    order = np.argsort(values)
+    ascending = values[order]
+    ranks = np.empty(len(values), dtype=np.intp)
+    ranks[order] = np.cumsum(np.concatenate([[False], ascending[1:] != ascending[:-1]]))[: len(values)]
+    return ranks
+
+
+def _told_apart(values: Array) -> Array:
+    """To nine digits: what differs by less differs by rounding, and is not to decide."""
+    mantissa, exponent = np.frexp(values)
+    rounded: Array = np.ldexp(np.rint(mantissa * 2.0**30), exponent - 30)
+    return rounded

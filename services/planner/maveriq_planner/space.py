@@ -1,13 +1,14 @@
 """What speaks for a model on each kind of GPU. Pure: what was measured in, estimators and why others are silent out."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from maveriq import law
 from maveriq.contracts import FULL_PRECISIONS, Calibration, Fingerprint, Model, ModelFacts, Precision, Variant
 from maveriq_planner.estimate import Estimator, Kind
-from maveriq_planner.estimators.calibrated import CalibratedLaw, Tables, constants_of
+from maveriq_planner.estimators.calibrated import CalibratedLaw
+from maveriq_planner.estimators.laws import laws_of
 from maveriq_planner.estimators.sampled import sampled
 
 
@@ -56,6 +57,39 @@ class Sources(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """An engine on a GPU type, and what was measured there."""
+
+    engine: str
+    gpu_type: str
+    calibration: Calibration | None
+    fingerprints: tuple[Fingerprint, ...]
+
+    def kind(self, variant: Variant, kv_precision: Precision) -> Kind:
+        return Kind(self.engine, self.gpu_type, variant, kv_precision)
+
+    def silent(self, variant: Variant, reason: str) -> str:
+        return f"{variant.label} on {self.gpu_type} cannot be predicted: {reason}"
+
+    def fingerprint_of(self, variant: Variant) -> Fingerprint | None:
+        """That was taken of this variant."""
+        alike = [f for f in self.fingerprints if f.precision is variant.precision]
+        kv_precision = cache_among(variant, tuple(f.kv_precision for f in alike))
+        return next((f for f in alike if f.kv_precision is kv_precision), None)
+
+
+def rigs_of(fingerprints: Iterable[Fingerprint], calibrations: Iterable[Calibration]) -> list[Rig]:
+    """Each once, those that are calibrated first."""
+    calibrated: dict[tuple[str, str], Calibration] = {}
+    for one in calibrations:
+        calibrated.setdefault((one.engine, one.gpu_type), one)
+    taken: dict[tuple[str, str], list[Fingerprint]] = {place: [] for place in calibrated}
+    for fingerprint in fingerprints:
+        taken.setdefault((fingerprint.engine, fingerprint.gpu_type), []).append(fingerprint)
+    return [Rig(*place, calibrated.get(place), tuple(own)) for place, own in taken.items()]
+
+
 def by_law(
     model: Model,
     facts: ModelFacts,
@@ -65,37 +99,25 @@ def by_law(
     context_tokens: int = 0,
 ) -> tuple[tuple[Estimator, ...], tuple[str, ...]]:
     """A GPU type's calibration where it covers the variant, else the model's own fingerprint."""
-    tables = Tables()
     found: list[Estimator] = []
     silent: list[str] = []
-    for engine, gpu_type in _places(fingerprints, calibrations):
-        calibration = next((c for c in calibrations if (c.engine, c.gpu_type) == (engine, gpu_type)), None)
-        constants = constants_of(calibration) if calibration is not None else None
-        own = [f for f in fingerprints if (f.engine, f.gpu_type) == (engine, gpu_type)]
+    rigs = rigs_of(fingerprints, calibrations)
+    laws = laws_of(facts, [rig.calibration for rig in rigs if rig.calibration is not None])
+    for which, rig in enumerate(rigs):
         for variant in model.variants:
             reason = "nothing was measured"
-            if calibration is not None and constants is not None:
-                kv_precision = cache_among(variant, calibration.scope.kv_precisions)
-                reason = _against(calibration, facts, variant, kv_precision, context_tokens)
+            if rig.calibration is not None:
+                kv_precision = cache_among(variant, rig.calibration.scope.kv_precisions)
+                reason = _against(rig.calibration, facts, variant, kv_precision, context_tokens)
                 if not reason:
-                    kind = Kind(engine, gpu_type, variant.precision, kv_precision, variant)
-                    found.append(CalibratedLaw(kind, facts, calibration, constants, tables))
+                    found.append(CalibratedLaw(rig.kind(variant, kv_precision), laws, which))
                     continue
-            fingerprint = measured_as(variant, own)
+            fingerprint = rig.fingerprint_of(variant)
             if fingerprint is not None:
-                kind = Kind(engine, gpu_type, variant.precision, fingerprint.kv_precision, variant)
-                found.append(sampled(kind, facts, fingerprint))
+                found.append(sampled(rig.kind(variant, fingerprint.kv_precision), facts, fingerprint))
             else:
-                silent.append(f"{variant.label} on {gpu_type} cannot be predicted: {reason}")
+                silent.append(rig.silent(variant, reason))
     return tuple(found), tuple(silent)
-
-
-def measured_as(variant: Variant, fingerprints: Iterable[Fingerprint]) -> Fingerprint | None:
-    """The fingerprint that was taken of this variant."""
-    alike = [f for f in fingerprints if f.precision is variant.precision]
-    known = tuple(f.kv_precision for f in alike)
-    kv_precision = cache_among(variant, known)
-    return next((f for f in alike if f.kv_precision is kv_precision), None)
 
 
 def cache_among(variant: Variant, known: Sequence[Precision]) -> Precision:
@@ -107,13 +129,6 @@ def cache_among(variant: Variant, known: Sequence[Precision]) -> Precision:
     if variant.kv_precision is None and wanted not in known:
         return next((kv for kv in known if kv in FULL_PRECISIONS), wanted)
     return wanted
-
-
-def _places(fingerprints: Iterable[Fingerprint], calibrations: Iterable[Calibration]) -> Iterator[tuple[str, str]]:
-    """Engines and GPU types, each once."""
-    places = [(calibration.engine, calibration.gpu_type) for calibration in calibrations]
-    places += [(fingerprint.engine, fingerprint.gpu_type) for fingerprint in fingerprints]
-    yield from dict.fromkeys(places)
 
 
 def _against(

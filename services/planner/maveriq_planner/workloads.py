@@ -3,7 +3,7 @@
 import numpy as np
 
 from maveriq.contracts import ModelFacts, Workload
-from maveriq_planner.estimate import Array
+from maveriq_planner.arrays import Array
 
 _CONTEXT_STEP = 64  # tokens of a block of TensorRT-LLM's KV cache
 
@@ -15,6 +15,11 @@ def context_tokens(workload: Workload, facts: ModelFacts) -> int | None:
         return None
     rounded = -(-2 * mean // _CONTEXT_STEP) * _CONTEXT_STEP
     return workload.context_tokens or min(rounded, facts.max_context_tokens)
+
+
+def decoding_tokens(workload: Workload) -> float:
+    """That a decode step finds in the cache of each request, on average over its answer."""
+    return workload.input_tokens + workload.output_tokens / 2
 
 
 def share(workload: Workload, replicas: Array) -> tuple[Array, Array]:

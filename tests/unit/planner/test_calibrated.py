@@ -8,17 +8,17 @@ import pytest
 from maveriq import law
 from maveriq.contracts import Calibration, Precision, Residuals, Variant
 from maveriq_planner.estimate import Kind
-from maveriq_planner.estimators.calibrated import CalibratedLaw, Tables, constants_of
+from maveriq_planner.estimators.calibrated import CalibratedLaw
+from maveriq_planner.estimators.laws import laws_of
 from tests.unit.planner.measurements import BIG, BIG_MODEL, CONSTANTS, calibration, fingerprint, intent, space_of
 
 FP16 = Precision.FP16
+KIND = Kind("trtllm", "NVIDIA RTX A6000", Variant(precision=FP16), FP16)
 WORKLOAD = intent(input_tokens=500, output_tokens=100).workload
 
 
 def estimator(known: Calibration | None = None, **changes: object) -> CalibratedLaw:
-    kind = Kind("trtllm", "NVIDIA RTX A6000", FP16, FP16, Variant(precision=FP16))
-    found = known or calibration()
-    return CalibratedLaw(kind, BIG.model_copy(update=changes), found, constants_of(found), Tables())
+    return CalibratedLaw(KIND, laws_of(BIG.model_copy(update=changes), [known or calibration()]), 0)
 
 
 def decode_ms(tp: int, pp: int, batch: float, num_layers: int = 32) -> float:
@@ -48,20 +48,39 @@ def test_a_batch_on_one_stage_takes_the_law_and_in_a_full_pipeline_its_groups_on
 
 
 def test_gpu_types_that_differ_in_their_constants_share_the_terms() -> None:
-    tables = Tables()
-    kind = Kind("trtllm", "x", FP16, FP16, Variant(precision=FP16))
+    laws = laws_of(BIG, [calibration(slower=factor) for factor in (1.0, 3.0)])
     shapes = (np.array([1.0, 2.0]), np.array([1.0, 8.0]), WORKLOAD)
-    known = [calibration(slower=factor) for factor in (1.0, 3.0)]
-    fast, slow = (CalibratedLaw(kind, BIG, one, constants_of(one), tables).times(2, *shapes) for one in known)
-    assert len(tables.known) == 1
+    fast, slow = (CalibratedLaw(KIND, laws, which).times(2, *shapes) for which in (0, 1))
+    assert len(laws.known) == 1
     assert slow.step_ms == pytest.approx(3 * fast.step_ms)
+
+
+def test_gpu_types_whose_calibrations_know_other_constants_are_told_apart() -> None:
+    """And some of the pipeline degrees are as all of them."""
+    fewer = calibration(latency=calibration().latency[:-3], covariance=calibration().covariance[:-3], slower=2.0)
+    laws = laws_of(BIG, [calibration(), fewer])
+    for which, known in enumerate((calibration(), fewer)):
+        alone = estimator(known)
+        for pps in (np.array([1.0, 2.0, 3.0]), np.array([3.0])):
+            shape = (4, pps, np.array([1.0, 8.0, 64.0]), WORKLOAD)
+            together = CalibratedLaw(KIND, laws, which)
+            assert together.times(*shape).step_ms == pytest.approx(alone.times(*shape).step_ms)
+            assert together.errors(*shape).step == pytest.approx(alone.errors(*shape).step)
+
+
+def test_a_layer_times_their_number_and_the_ends_is_a_step_of_the_law() -> None:
+    found = estimator().times(2, np.array([1.0, 4.0]), np.array([1.0, 8.0]), WORKLOAD)
+    assert found.layer_ms is not None
+    one_less = estimator(num_layers=31).times(2, np.array([1.0]), np.array([1.0, 8.0]), WORKLOAD)
+    assert found.layer_ms[0] == pytest.approx(found.step_ms[0] - one_less.step_ms[0])
+    assert found.layer_ms[1, 1] < found.layer_ms[0, 1]  # a pipeline's stage has two of the eight at a time
 
 
 def test_the_error_is_that_of_the_constants_and_of_what_the_fit_left() -> None:
     def error(**changes: object) -> float:
         sharp = Residuals(median=0.0, p90=0.0, maximum=0.0)
         known = calibration(**({"latency_residuals": sharp} | changes))
-        return float(estimator(known).times(1, np.array([1.0]), np.array([1.0]), WORKLOAD).step_error[0, 0])
+        return float(estimator(known).errors(1, np.array([1.0]), np.array([1.0]), WORKLOAD).step[0, 0])
 
     assert error(error=0.0) == 0
     assert 0.005 < error(error=0.01) < 0.01  # constants err apart: less than each

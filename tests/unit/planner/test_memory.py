@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from maveriq.contracts import Precision, StageMemory
-from maveriq_planner.estimate import Footprint, replica_bytes
+from maveriq_planner.columns import replica_bytes
 from maveriq_planner.memory import Counted, counted, fit_activations
 from tests.unit.planner.measurements import FACTS, fingerprint
 
@@ -36,14 +36,14 @@ def test_a_tied_matrix_is_held_twice_once_its_ends_part() -> None:
 @pytest.mark.parametrize("tp", [1, 3])
 def test_a_replica_takes_the_sum_of_its_stages_however_split(pp: int, tp: int) -> None:
     count = of(tp)
-    runtime = np.full((1, 1), 1000.0)
-    footprint = Footprint(
-        count.layer_bytes, count.first_bytes, count.last_bytes, count.tied_saving_bytes, runtime, runtime, runtime
-    )
     memory = stage(count, runtime=1000)
     uneven = [30 - (pp - 1)] + [1] * (pp - 1)
     stages = (memory.of_stage(n, first=i == 0, last=i == pp - 1) for i, n in enumerate(uneven))
-    assert replica_bytes(footprint, 30, tp, np.array([float(pp)]))[0, 0] == tp * sum(stages)
+    whole = replica_bytes(
+        30, np.array([tp]), np.array([pp]), count.layer_bytes, np.array([1000.0]),
+        np.array([count.first_bytes + count.last_bytes]), np.array([count.tied_saving_bytes]),
+    )  # fmt: skip
+    assert whole[0] == tp * sum(stages)
 
 
 def test_activations_grow_with_the_longest_prompt_and_cover_every_sample() -> None:

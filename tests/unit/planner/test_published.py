@@ -22,7 +22,8 @@ def test_alone_on_one_gpu_the_method_is_a_line_through_its_two_cuts() -> None:
     step = [truth.decode(30, b, 128 + 8) for b in (1, 2, 4)]  # the method knows no context beyond the measured one
     assert found.step_ms[0] == pytest.approx(step, rel=1e-6)
     assert found.prefill_ms[0] == pytest.approx(truth.prefill(30, 1, 128), rel=0.01)
-    assert found.step_error.min() > 0.1
+    assert found.layer_ms is None  # nor a layer
+    assert method().errors(1, np.array([1.0]), np.array([1.0]), workload).step.min() > 0.1
 
 
 def test_its_pipeline_costs_what_its_exponents_say() -> None:

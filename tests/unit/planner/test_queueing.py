@@ -5,7 +5,8 @@ from math import factorial
 import numpy as np
 import pytest
 
-from maveriq_planner.queueing import Latencies, Replicas, patience, replicas_of, settle, stays_ms
+from maveriq_planner.curves import curves_of, patience
+from maveriq_planner.queueing import Latencies, Replicas, line_longer, replicas_of, settle
 from tests.unit.planner.simulation import Engine, simulate
 
 NO_BOUND = np.array([np.inf])
@@ -22,10 +23,9 @@ def replicas(engine: Engine) -> Replicas:
     grid = np.arange(1.0, engine.slots + 1)
     prefill = np.array([engine.prefill_ms])
     step = np.array([[engine.step_ms(int(b)) for b in grid]])
-    stay = stays_ms(prefill, prefill, grid, step, engine.output_tokens)
-    found = patience(grid, stay, np.array([engine.slots]))[:, 0]
-    slots = np.array([float(engine.slots)])
-    return replicas_of(prefill, prefill, grid, step, slots, engine.output_tokens, patience=found)
+    curves = curves_of(prefill, prefill, grid, step, engine.output_tokens)
+    found = patience(curves, np.array([engine.slots]))[:, 0]
+    return replicas_of(curves, np.array([0]), np.array([float(engine.slots)]), found)
 
 
 def capacity(engine: Engine) -> float:
@@ -120,7 +120,8 @@ def test_requests_in_hand_are_exact_where_all_share_one_processor(use: float) ->
 def test_in_heavy_traffic_the_chance_of_a_full_replica_is_that_of_erlang(slots: int) -> None:
     """Times that no batch lengthens make it M/M/s, whose chance to wait is Erlang's C."""
     grid = np.arange(1.0, slots + 1)
-    k = patience(grid, np.full((1, slots), 1000.0), np.array([slots]))[0, 0]
+    no_prompt, step = np.zeros(1), np.full((1, slots), 1000.0)
+    k = patience(curves_of(no_prompt, no_prompt, grid, step, 2), np.array([slots]))[0, 0]
     use = 0.97
     offered = use * slots
     last = offered**slots / factorial(slots) / (1 - use)
@@ -146,6 +147,17 @@ def test_latencies_never_fall_with_the_rate_and_the_line_grows_without_bound() -
         values = [float(getattr(one, field)[0]) for one in found]
         assert values == sorted(values)
     assert found[-1].ttft_ms[0] > 100_000
+
+
+@pytest.mark.parametrize("percentile", [None, 50.0, 95.0, 99.9])
+def test_the_line_alone_never_takes_longer_than_the_first_token(percentile: float | None) -> None:
+    """What searches for replicas start from: it may not rule out what settling admits."""
+    for engine in ENGINES.values():
+        for use in (0.1, 0.5, 0.9, 0.99):
+            rate = np.array([capacity(engine) * use])
+            found = settle(replicas(engine), rate, NO_BOUND, percentile or 95.0)
+            ttft = found.ttft_ms if percentile is None else found.ttft_percentile_ms
+            assert not line_longer(replicas(engine), rate, ttft - engine.prefill_ms + 1e-9, percentile)[0]
 
 
 def test_a_higher_percentile_is_never_shorter_and_none_above_half_is_below_the_mean() -> None:

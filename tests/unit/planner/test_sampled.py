@@ -9,20 +9,24 @@ import pytest
 
 from maveriq.contracts import DAY_MS, Fingerprint, Precision, Slo, Variant
 from maveriq_planner.counteroffers import counteroffers
-from maveriq_planner.estimate import Kind, Times
+from maveriq_planner.estimate import Errors, Kind, Times
 from maveriq_planner.estimators.sampled import SampledLaw, sampled
 from maveriq_planner.search import search
 from tests.unit.planner.measurements import FACTS, Truth, fingerprint, intent, samples, space_of
 
 
 def law(print_: Fingerprint) -> SampledLaw:
-    kind = Kind("torch", "cpu-1t", Precision.FP32, Precision.FP32, Variant(precision=Precision.FP32, accuracy=1.0))
+    kind = Kind("torch", "cpu-1t", Variant(precision=Precision.FP32, accuracy=1.0), Precision.FP32)
     return sampled(kind, FACTS, print_)
 
 
 def times(print_: Fingerprint, *, tp: int = 1, pp: int = 1, input_tokens: int = 128, output_tokens: int = 64) -> Times:
     workload = intent(input_tokens=input_tokens, output_tokens=output_tokens).workload
     return law(print_).times(tp, np.array([float(pp)]), np.arange(1.0, 9), workload)
+
+
+def errors(print_: Fingerprint) -> Errors:
+    return law(print_).errors(1, np.array([1.0]), np.arange(1.0, 9), intent().workload)
 
 
 def test_the_law_that_wrote_the_samples_is_found_for_the_whole_model() -> None:
@@ -49,19 +53,19 @@ def test_nine_intervals_of_ten_hold_the_truth_where_readings_vary() -> None:
     held = 0
     for seed in range(60):
         random = Random(seed)
-        noisy = times(fingerprint(samples=samples(noise=lambda r=random: r.gauss(1, 0.01))))
-        off = abs(np.log(noisy.step_ms[0, 3] / truth))
-        held += bool(off < 1.645 * noisy.step_error[0, 3])
+        noisy = fingerprint(samples=samples(noise=lambda r=random: r.gauss(1, 0.01)))
+        off = abs(np.log(times(noisy).step_ms[0, 3] / truth))
+        held += bool(off < 1.645 * errors(noisy).step[0, 3])
     assert held / 60 > 0.75
 
 
 def test_few_cuts_are_less_sure_than_many_and_never_surer_than_one_reading() -> None:
     random = Random(1)
     near, far = (
-        times(fingerprint(samples=samples(layers=layers, noise=lambda: random.gauss(1, 0.01))))
+        errors(fingerprint(samples=samples(layers=layers, noise=lambda: random.gauss(1, 0.01))))
         for layers in ((2, 4), (2, 8, 16))
     )
-    assert near.step_error.mean() > far.step_error.mean() > 0.002
+    assert near.step.mean() > far.step.mean() > 0.002
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_the_front_is_what_brute_force_finds_that_nothing_beats(wanted: Intent) 
     priced = not any(isnan(j.price_per_hour[i]) for i in outcome.met)
     points = {
         k: (
-            float(j.latencies.e2e_ms[i]), float(j.memory_bytes[i]),
+            round(float(j.latencies.e2e_ms[i]), 6), float(j.memory_bytes[i]),  # a nanosecond is rounding
             float(j.price_per_hour[i] if priced else j.num_gpus[i]),
             -1.0 * (-1.0 if isnan(j.columns.accuracy[i]) else float(j.columns.accuracy[i])),
         )

@@ -102,7 +102,7 @@ class VendorTables:
             return [(None, f"{gpu_type} was not measured, and a mixture of experts is not asked of aiconfigurator")]
         found: list[tuple[Estimator | None, str]] = []
         for variant in model.variants:
-            kind = Kind(ENGINE, gpu_type, variant.precision, variant.cache_precision, variant)
+            kind = Kind(ENGINE, gpu_type, variant, variant.cache_precision)
             found.append(self._asked(facts, system, kind))
         return found
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from maveriq.contracts import Basis, Calibration, Fingerprint, Model, ModelFacts, RunSample, Workload
-from maveriq_planner.estimate import Array, Estimator, Footprint, Kind, Times
+from maveriq_planner.arrays import Array
+from maveriq_planner.estimate import Errors, Estimator, Footprint, Kind, Times
 from maveriq_planner.estimators.sampled import SampledLaw, sampled
 from maveriq_planner.maveriq_method import PUBLISHED, START, MaveriqModel, Unmeasured, fit_maveriq
-from maveriq_planner.space import measured_as
+from maveriq_planner.space import rigs_of
 
 _ERROR = 0.284 / 1.645
 _LONG = 1000  # output tokens; any number does for a line
@@ -50,9 +51,10 @@ class PublishedMethod:
         found = [self._at(tp, int(pp), workload.input_tokens) for pp in pps]
         prefill_ms, alone_ms, more_ms = (np.array(values) for values in zip(*found, strict=True))
         step_ms = alone_ms[:, None] + (batches - 1) * more_ms[:, None]
-        return Times(
-            prefill_ms, prefill_ms, step_ms, np.full(len(pps), _ERROR), np.full((len(pps), len(batches)), _ERROR)
-        )
+        return Times(prefill_ms, prefill_ms, step_ms, layer_ms=None)
+
+    def errors(self, tp: int, pps: Array, batches: Array, workload: Workload) -> Errors:
+        return Errors(np.full(len(pps), _ERROR), np.full((len(pps), len(batches)), _ERROR))
 
     def footprint(self, tp: int, pps: Array, slots: Array, context_tokens: int) -> Footprint:
         return self.law.footprint(tp, pps, slots, context_tokens)
@@ -85,19 +87,18 @@ def by_published(
     """Fingerprints only: the method has no use for calibrations."""
     found: list[Estimator] = []
     silent = [f"{c.gpu_type} is calibrated; MaverIQ's method needs a fingerprint" for c in calibrations]
-    for engine, gpu_type in dict.fromkeys((f.engine, f.gpu_type) for f in fingerprints):
-        own = [f for f in fingerprints if (f.engine, f.gpu_type) == (engine, gpu_type)]
+    for rig in rigs_of(fingerprints, ()):
         for variant in model.variants:
-            fingerprint = measured_as(variant, own)
+            fingerprint = rig.fingerprint_of(variant)
             if fingerprint is None:
-                silent.append(f"{variant.label} on {gpu_type} cannot be predicted: nothing was measured")
+                silent.append(rig.silent(variant, "nothing was measured"))
                 continue
-            kind = Kind(engine, gpu_type, variant.precision, fingerprint.kv_precision, variant)
             fitted = _fitted(facts, fingerprint)
             if fitted:
-                found.append(PublishedMethod(sampled(kind, facts, fingerprint), fitted))
+                law = sampled(rig.kind(variant, fingerprint.kv_precision), facts, fingerprint)
+                found.append(PublishedMethod(law, fitted))
             else:
-                silent.append(f"{variant.label} on {gpu_type} cannot be predicted: two cuts at a batch of 1 are needed")
+                silent.append(rig.silent(variant, "two cuts at a batch of 1 are needed"))
     return tuple(found), tuple(silent)
 
 

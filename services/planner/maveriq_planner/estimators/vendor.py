@@ -11,8 +11,10 @@ from typing import Protocol
 import numpy as np
 
 from maveriq.contracts import Basis, ModelFacts, Workload
-from maveriq_planner.estimate import Array, Footprint, Kind, Times, dividing, fullest_ms, micro_batches
+from maveriq_planner.arrays import Array
+from maveriq_planner.estimate import Errors, Footprint, Kind, Times, dividing, fullest_ms, micro_batches
 from maveriq_planner.memory import counted
+from maveriq_planner.workloads import decoding_tokens
 
 _BATCHES = np.array([1.0, 2, 4, 8, 16, 32, 64])
 _ERROR = 0.25  # assumed: the vendor says nothing of it, and here it was not measured
@@ -66,7 +68,7 @@ class VendorLaw:
         half = max(1, num_layers // 2)
         whole, part = self.compile(tp, 1, num_layers), self.compile(tp, 1, half)
         staged = self.compile(tp, 2, num_layers) if self.max_pp > 1 else whole
-        context = workload.input_tokens + workload.output_tokens // 2
+        context = int(decoding_tokens(workload))
         steps, fewer, hopped = (
             np.array([engine.predict_decode_latency(int(b), context) for b in _BATCHES])
             for engine in (whole, part, staged)
@@ -89,9 +91,11 @@ class VendorLaw:
             prefill_ms=prompt + hops * max(prompt_hopped - prompt, 0.0),
             prefill_stage_ms=fullest_ms(num_layers, pps, np.full(len(pps), prompt_layer), prompt_ends),
             step_ms=np.maximum(through_ms + hops[:, None] * hop_ms, groups * stage_ms),
-            prefill_error=np.full(len(pps), _ERROR),
-            step_error=np.full(groups.shape, _ERROR),
+            layer_ms=layer_ms,
         )
+
+    def errors(self, tp: int, pps: Array, batches: Array, workload: Workload) -> Errors:
+        return Errors(np.full(len(pps), _ERROR), np.full((len(pps), len(batches)), _ERROR))
 
     def footprint(self, tp: int, pps: Array, slots: Array, context_tokens: int) -> Footprint:
         count = counted(self.facts, self.kind.precision, self.kind.kv_precision, tp, slots, context_tokens)

@@ -14,8 +14,8 @@ import numpy as np
 
 from maveriq.contracts import Intent, Objective, Workload
 from maveriq.contracts.provisioning import LawSources, RentableGpu
+from maveriq_planner.arrays import Flags
 from maveriq_planner.columns import Columns, columns_of
-from maveriq_planner.constraints import Flags
 from maveriq_planner.estimate import Estimator
 from maveriq_planner.memory import GIB
 from maveriq_planner.provisioning.problem import Array
