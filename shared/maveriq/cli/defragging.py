@@ -114,7 +114,8 @@ def _followed(api: Api, told: DefragmentationProgressed, console: Console | None
         for number in range(num_told, told.num_done):
             if console is not None:
                 move = told.moves[number]
-                what = f"move {number + 1} of {len(told.moves)}: {_where(move.node, move.stages)} is free again"
+                now = f"it serves on {_where(move.to_node, move.to_stages)} and left {_where(move.node, move.stages)}"
+                what = f"move {number + 1} of {len(told.moves)} is done: {now}"
                 console.print(Text("✓ ", style="green").append(what, style="default"))
         num_told = max(num_told, told.num_done)
         if told.finished:

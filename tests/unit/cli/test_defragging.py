@@ -72,7 +72,7 @@ def test_applied_moves_are_followed_to_their_end(ingress: ScriptedIngress, call:
     called = call("defrag", "--apply", "--free-gpu", "a/")
     assert called.code == 0
     assert (POST, {"apply": True, "free_gpu": "a/cpu:0"}) in ingress.asked
-    assert "move 1 of 1: a: cpu:0 is free again" in called.out
+    assert "move 1 of 1 is done: it serves on b: cpu:0 and left a: cpu:0" in called.out
     assert "done: make room" in called.out
 
 

@@ -8,6 +8,7 @@ from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
+    DeploymentWaiting,
     FailureReason,
     FingerprintMeasured,
     IntentAccepted,
@@ -16,6 +17,7 @@ from maveriq.contracts import (
     PlanPreviewed,
     ReleaseAccepted,
     ReplicaFailed,
+    ReplicaLost,
     ReplicaReady,
     State,
 )
@@ -139,3 +141,51 @@ def test_a_dry_run_ends_with_its_plan() -> None:
     assert not record.ended
     assert fold(record, PlanPreviewed(deployment_id=ID, admission=dry, plan=PLAN), NOW).ended
     assert not known(accepted(), PLANNED).ended
+
+
+def waits(num_placed: int = 0, detail: str = "20 B missing", told_s: int = 0) -> DeploymentWaiting:
+    told_at = NOW + timedelta(seconds=told_s)
+    return DeploymentWaiting(
+        deployment_id=ID, detail=detail, since=NOW, num_missing=1, num_placed=num_placed, told_at=told_at
+    )
+
+
+def numbered(replica: int, token: str, number: int) -> PlacementReserved:
+    at = placement(replica, token).model_copy(update={"number": number})
+    return PlacementReserved(deployment_id=ID, node="n1", placement=at)
+
+
+def test_a_deployment_waits_until_it_is_placed_in_whatever_order_that_is_heard() -> None:
+    for order in permutations((accepted(), PLANNED, waits(), waits(detail="10 B missing", told_s=9))):
+        shown = known(*order).deployment()
+        assert shown is not None
+        assert (shown.state, shown.waiting) == (State.WAITING, "10 B missing")
+    for order in permutations((accepted(), PLANNED, waits(), numbered(0, "a", 0))):
+        shown = known(*order).deployment()
+        assert shown is not None
+        assert (shown.state, shown.waiting) == (State.RESERVED, None)
+
+
+def test_one_that_lost_a_replica_serves_on_and_says_what_it_waits_for() -> None:
+    gone = ReplicaLost(deployment_id=ID, replica=1, token="b", node="n1", detail="silent")
+    facts = (accepted(), numbered(0, "a", 0), ready(0, "a"), numbered(1, "b", 1), ready(1, "b"), gone, waits(2))
+    shown = known(*facts).deployment()
+    assert shown is not None
+    assert (shown.state, shown.ready_replicas, shown.waiting) == (State.READY, (0,), "20 B missing")
+    again = known(*facts, numbered(1, "c", 2)).deployment()
+    assert again is not None and again.waiting is None
+
+
+def test_nothing_is_waited_for_once_it_is_released() -> None:
+    shown = known(accepted(), PLANNED, waits(), ReleaseAccepted(deployment_id=ID)).deployment()
+    assert shown is not None and shown.waiting is None
+
+
+def test_a_replica_that_moved_away_is_no_longer_shown_and_its_deployment_goes_on() -> None:
+    left = DeploymentDraining(deployment_id=ID, node="n1", replica=0, token="a", goes_on=True)
+    facts: tuple[Fact, ...] = (accepted(), numbered(0, "a", 0), ready(0, "a"), numbered(1, "b", 1), ready(1, "b"), left)
+    for order in permutations(facts):
+        shown = known(*order).deployment()
+        assert shown is not None
+        assert (shown.state, shown.ready_replicas) == (State.READY, (1,))
+        assert [one.token for one in shown.placements] == ["b"]
