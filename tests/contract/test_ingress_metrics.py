@@ -59,3 +59,4 @@ async def test_a_calibration_tells_its_version_and_how_well_it_fits(door: Door) 
     await door.until(told)
     assert await value(door, "maveriq_calibration_residual_ratio", **on) == known.latency_residuals.median
     assert await value(door, "maveriq_calibration_models", **on) == known.scope.num_models
+    assert await value(door, "maveriq_calibration_drift_ratio", what="decode_ms", **on) == known.decode_drift
