@@ -29,12 +29,13 @@ class BlockedLinear(nn.Linear):
         rows = input.reshape(1, num_rows, self.in_features).expand(num_blocks, -1, -1)
         product = torch.bmm(rows, blocks).transpose(0, 1)  # [rows, blocks, BLOCK]
         output = product.reshape(*input.shape[:-1], self.out_features)
-        return output if self.bias is None else output.add_(self.bias)
+        bias: torch.Tensor | None = self.bias  # torch calls it a tensor
+        return output if bias is None else output.add_(bias)
 
 
 def use_blocks(model: nn.Module, device: torch.device) -> None:
     """Let the plain linear layers that gain from it work in blocks; their weights stay what and where they are."""
-    if device.type != "cpu" or not torch.backends.mkl.is_available():
+    if device.type != "cpu" or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return
     for module in model.modules():
         if type(module) is nn.Linear and _gains(module.weight):
