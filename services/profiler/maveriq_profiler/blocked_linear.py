@@ -6,6 +6,8 @@ The worker's blocked_linear.py is this code and says why; services do not import
 # torch, transformers and safetensors are typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -27,7 +29,7 @@ class BlockedLinear(nn.Linear):
         rows = input.reshape(1, num_rows, self.in_features).expand(num_blocks, -1, -1)
         product = torch.bmm(rows, blocks).transpose(0, 1)  # [rows, blocks, BLOCK]
         output = product.reshape(*input.shape[:-1], self.out_features)
-        bias: torch.Tensor | None = self.bias  # torch calls it a tensor
+        bias = cast("torch.Tensor | None", self.bias)
         return output if bias is None else output.add_(bias)
 
 
