@@ -80,6 +80,14 @@ def holds(slo: Slo, latencies: Latencies) -> Flags:
     return met
 
 
+def affordable(intent: Intent, price_per_hour: Array) -> Flags:
+    """Within the budget; a price that is not known is within none."""
+    met: Flags = ~np.zeros(len(price_per_hour), dtype=np.bool_)
+    for miss in _most(PRICE, intent.max_price_per_hour, price_per_hour):
+        met &= ~miss.missed
+    return met
+
+
 def _latency(slo: Slo, latencies: Latencies) -> Iterator[Miss]:
     for constraint, wanted, values in limited(slo, latencies):
         yield Miss(constraint, wanted, values, values > wanted, np.maximum(values / wanted - 1, 0.0))

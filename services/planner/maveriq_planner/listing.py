@@ -9,6 +9,7 @@ from maveriq.contracts import (
     DAY_MS,
     Candidate,
     Configuration,
+    LayerSpeed,
     Prediction,
     Rejection,
     StageMemory,
@@ -17,6 +18,7 @@ from maveriq_planner.arrays import Array, Indices
 from maveriq_planner.columns import Columns
 from maveriq_planner.errors import errors_of
 from maveriq_planner.front import pareto, thinned
+from maveriq_planner.mixing import Speeds, mixable
 from maveriq_planner.queueing import settle
 from maveriq_planner.replicas import percentile_of
 from maveriq_planner.search import Judged, Outcome, goodput_per_ms
@@ -44,7 +46,9 @@ def listing(outcome: Outcome) -> Listing:
     met, missed, front = _best(judged, outcome.met), _nearest(judged, outcome.missed), _front(judged, outcome.met)
     shown = np.unique(np.concatenate([met, missed, front]))
     known = dict(zip(shown.tolist(), predictions(judged, shown), strict=True))
-    candidates = {i: _candidate(judged, i, known[i]) for i in dict.fromkeys([*met.tolist(), *front.tolist()])}
+    offered = np.union1d(met, front)
+    mixed = mixable(judged, offered)
+    candidates = {i: _candidate(judged, i, known[i], mixed.get(i, [])) for i in offered.tolist()}
     return Listing(
         tuple(candidates[i] for i in met.tolist()),
         tuple(_rejection(judged, i, known[i]) for i in missed.tolist()),
@@ -79,10 +83,11 @@ def costs_of(judged: Judged) -> Array:
     return np.stack([e2e_ms, judged.memory_bytes, money, -accuracy], axis=1)
 
 
-def _candidate(judged: Judged, i: int, prediction: Prediction) -> Candidate:
+def _candidate(judged: Judged, i: int, prediction: Prediction, mixed: Speeds) -> Candidate:
     return Candidate(
         configuration=_configuration(judged.columns, i), prediction=prediction, memory=stage_memory(judged, i),
         score=float(judged.score[i]), replicas=int(judged.replicas[i]),
+        mixable=tuple(LayerSpeed(gpu_type=gpu_type, decode_ms=ms) for gpu_type, ms in mixed),
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def smallest(intent: Intent, columns: Columns) -> Array:
     able = np.ones(len(columns), dtype=np.bool_)
     spans = _spans(intent.workload.concurrency, int(columns.slots.max()))
     if len(spans) > 1:
-        able = _do(intent, columns.replicas, np.full(len(columns), float(MOST)))
+        able = does(intent, columns.replicas, np.full(len(columns), float(MOST)))
     for first, last in spans:
         left = np.flatnonzero((found == 0) & (low <= last) & able)
         if len(left):
@@ -70,9 +70,9 @@ def _spans(concurrency: int | None, slots: int) -> list[tuple[int, int]]:
 
 def _fewest(intent: Intent, each: Replicas, low: Array, most: int) -> Array:
     """From `low` to `most`, where more never do worse; few rows are looked at in many places at once. 0: none does."""
-    found = np.where(_do(intent, each, low), low, 0.0)
+    found = np.where(does(intent, each, low), low, 0.0)
     left = np.flatnonzero((found == 0) & (low < most))
-    left = left[_do(intent, each.take(left), np.full(len(left), float(most)))]
+    left = left[does(intent, each.take(left), np.full(len(left), float(most)))]
     low, high = low[left], np.full(len(left), float(most))
     while len(left):
         looks = min(max(1, _AT_ONCE // len(left)), _LOOKS)
@@ -80,8 +80,8 @@ def _fewest(intent: Intent, each: Replicas, low: Array, most: int) -> Array:
         numbers = np.ceil(low[:, None] * (high / low)[:, None] ** shares)
         numbers = np.minimum(np.maximum(numbers, low[:, None] + 1), high[:, None])
         many = each.take(np.repeat(left, looks))
-        does = _do(intent, many, numbers.ravel()).reshape(numbers.shape)
-        failed = np.cumprod(~does, axis=1).sum(axis=1)  # how many in a row do not
+        enough = does(intent, many, numbers.ravel()).reshape(numbers.shape)
+        failed = np.cumprod(~enough, axis=1).sum(axis=1)  # how many in a row do not
         points = np.concatenate([low[:, None], numbers, high[:, None]], axis=1)
         rows = np.arange(len(left))
         low, high = points[rows, failed], points[rows, failed + 1]
@@ -155,5 +155,6 @@ def _highest(slo: Slo, replicas: Replicas, in_flight: Array, low: Array, high: A
         rates = low[:, None] * (high / low)[:, None] ** shares
 
 
-def _do(intent: Intent, each: Replicas, replicas: Array) -> Flags:
+def does(intent: Intent, each: Replicas, replicas: Array) -> Flags:
+    """Whether so many sustain the rate within the SLO."""
     return holds(intent.slo, latencies(intent, each, replicas))
