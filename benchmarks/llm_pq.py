@@ -26,9 +26,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.fragments import machine
+from maveriq.contracts.quantizing import CostForm as Form
 from maveriq_planner.quantize import Choice, Effort, quantize
 from maveriq_planner.quantizing.pipeline import Split, cost, faults
-from maveriq_planner.quantizing.tables import Form, Reading, Tables, pipeline_of, pipelines, read_tables
+from maveriq_planner.quantizing.tables import Reading, Tables, pipeline_of, pipelines, read_tables
 
 RESULT = Path(__file__).parent / "results" / "llm_pq.json"
 AS_RECORDED = {Form.THEIRS: ("ours_compat", "counts_compat"), Form.ONCE: ("ours_corrected", "counts_corrected")}

@@ -22,6 +22,7 @@ from maveriq.cli.deploying import deploy_and_wait
 from maveriq.cli.gpu_watch import show_gpus, watch_gpus
 from maveriq.cli.planning import show_plan
 from maveriq.cli.provisioning import provision
+from maveriq.cli.quantizing import quantize
 from maveriq.cli.registering import build_model
 from maveriq.cli.watching import release, show_deployments, show_models
 from maveriq.contracts import Intent, Priority
@@ -166,6 +167,7 @@ def plan(
 
 
 app.command()(provision)
+app.command()(quantize)
 
 
 @app.command()

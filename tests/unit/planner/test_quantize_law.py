@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from maveriq.contracts import Precision, Workload
+from maveriq.contracts.quantizing import Aim
 from maveriq_planner.quantize import quantize
 from maveriq_planner.quantizing.fragments import (
-    Aim,
     Fragment,
     Laws,
     Wish,

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maveriq.contracts.quantizing import CostForm as Form
 from maveriq_planner.quantize import quantize
 from maveriq_planner.quantizing.fields import TablesError
 from maveriq_planner.quantizing.pipeline import Split, cost, faults
-from maveriq_planner.quantizing.tables import Form, Reading, orders, pipeline_of, pipelines, read_tables
+from maveriq_planner.quantizing.tables import Reading, orders, pipeline_of, pipelines, read_tables
 
 CASES = Path(__file__).parents[4] / "shared" / "data" / "llm_pq"
 PUBLISHED = [path for path in sorted(CASES.glob("*.json")) if path.stem != "published_plans"]

@@ -4,32 +4,14 @@ best[j, end] = min over start of best[j - 1, start] + the least charge of stage 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from maveriq_planner.quantizing.charging import Charge
 from maveriq_planner.quantizing.patterns import Reach, assigned
 from maveriq_planner.quantizing.pipeline import Array, Indices, Pipeline, Split, latency_ms
 from maveriq_planner.quantizing.ways import Ways
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """A linear objective: what a millisecond of each kind costs, and a unit of sensitivity."""
-
-    prefill_sum: float
-    prefill_longest: float
-    decode_sum: float
-    decode_longest: float
-    lost: float
-
-    def evened(self, num_stages: int) -> "Charge":
-        """Never more: the longest stage for the mean of all."""
-        return Charge(self.prefill_sum + self.prefill_longest / num_stages, 0.0,
-                      self.decode_sum + self.decode_longest / num_stages, 0.0, self.lost)  # fmt: skip
-
-    def dearer(self, price: float) -> "Charge":
-        return replace(self, lost=self.lost + price)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,24 +7,15 @@ block each closes once, as it holds lm_head.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import permutations, product
 from math import ceil, inf
 
 from maveriq.contracts import Precision, Workload
+from maveriq.contracts.quantizing import Aim
 from maveriq_planner.quantizing.layer_law import LayerLaw, Parts, Room
 from maveriq_planner.quantizing.pipeline import Array, Pipeline, Stage, Weights
 
 _MS_PER_HOUR = 3.6e6
-
-
-class Aim(StrEnum):
-    LATENCY = "latency"
-    """Of all requests, from the first prompt to the last token."""
-    THROUGHPUT = "throughput"
-    """Of one batch after another: milliseconds that the busiest stage takes for each."""
-    PRICE = "price"
-    """Of all requests: latency times what its GPUs cost."""
 
 
 @dataclass(frozen=True, slots=True)

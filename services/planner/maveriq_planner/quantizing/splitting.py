@@ -16,8 +16,9 @@ from itertools import count
 
 import numpy as np
 
-from maveriq_planner.quantizing.cuts import Charge, Cut, Cutter
-from maveriq_planner.quantizing.pipeline import Pipeline, Split, Weights
+from maveriq_planner.quantizing.charging import Charge, charges
+from maveriq_planner.quantizing.cuts import Cut, Cutter
+from maveriq_planner.quantizing.pipeline import Pipeline, Split
 from maveriq_planner.quantizing.ways import Ways
 
 _NARROWEST = 0.25  # share of the tolerance: a box whose bound can rise by less is halved no more
@@ -167,12 +168,4 @@ class Splitter:
 
 
 def splitter(pipeline: Pipeline, ways: tuple[Ways, ...], most_sensitivity: float = np.inf) -> Splitter:
-    return Splitter(Cutter(pipeline, ways), tuple(_charges(pipeline.weights, len(ways))), most_sensitivity)
-
-
-def _charges(w: Weights, num_stages: int) -> Iterator[Charge]:
-    """steps * max(groups * max D, sum D) is at least either, and at least any mean of the two."""
-    shares = (0.0,) if not w.steps or w.groups >= num_stages else (1.0,) if w.groups == 1 else (0.0, 0.5, 1.0)
-    for share in shares:
-        yield Charge(w.prefill_sum, w.prefill_longest, w.decode_sum + share * w.steps,
-                     w.decode_longest + (1 - share) * w.steps * w.groups, w.theta)  # fmt: skip
+    return Splitter(Cutter(pipeline, ways), tuple(charges(pipeline.weights, len(ways))), most_sensitivity)

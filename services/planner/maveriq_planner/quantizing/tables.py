@@ -1,30 +1,24 @@
 """Reads LLM-PQ-style tables: what layers cost on each GPU type, as numbers. Pure: parsed JSON in, pipelines out.
 
-One cost in three forms. `Form.THEIRS` is what LLM-PQ minimises, to the last digit: embedding and lm_head count once for
-every layer of the first GPU, and the first of the decode's micro-batches counts for one token only. `Form.ONCE` counts
-the ends once. `Form.FULL` counts every step of every micro-batch too, and lm_head on the last GPU.
+One cost in three forms (`contracts.quantizing.CostForm`). THEIRS is what LLM-PQ minimises, to the last digit: embedding
+and lm_head count once for every layer of the first GPU, and the first of the decode's micro-batches counts for one
+token only. ONCE counts the ends once. FULL counts every step of every micro-batch too, and lm_head on the last GPU.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import permutations
 from math import ceil, inf
 from typing import TypeVar, cast
 
 import numpy as np
 
+from maveriq.contracts.quantizing import CostForm as Form
 from maveriq_planner.quantizing.fields import Fields, TablesError
 from maveriq_planner.quantizing.pipeline import Array, Pipeline, Stage, Weights
 
 _MB = 2**20
 Of = TypeVar("Of")
-
-
-class Form(StrEnum):
-    THEIRS = "theirs"
-    ONCE = "once"
-    FULL = "full"
 
 
 @dataclass(frozen=True, slots=True)
