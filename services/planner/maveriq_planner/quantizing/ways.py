@@ -121,7 +121,7 @@ def _ways(pipeline: Pipeline, stage: Stage, reach: Reach, shelf: Shelf) -> Ways 
     prefill, decode = (np.where(np.isfinite(ms), ms, 0.0) for ms in (stage.prefill_ms, stage.decode_ms))
     sizes, first_of = np.unique(found.num_layers[kept], return_index=True)
     total = pipeline.num_layers
-    size, column = np.nonzero(np.less_equal(np.add.outer(sizes, np.arange(least.shape[1])), total))
+    size, column = np.nonzero(np.less_equal(np.add.outer(sizes, np.arange(int(least.shape[1]))), total))
     starts = total - sizes[size] if reach is Reach.LAST else column
     return Ways(
         reach, found, least, kept,
