@@ -6,9 +6,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from maveriq.contracts import Stage
+from maveriq.contracts import MemoryRequested, Stage
 from maveriq_allocator import keys, lifecycle
 from maveriq_allocator.choosing import Choice, Seat
+from maveriq_allocator.holds import Holds, Place
 from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lifecycle import Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
@@ -191,3 +192,43 @@ async def test_any_gpu_id_can_be_held(inventory: Inventory, reservations: Reserv
     await inventory.report(report.model_copy(update={"gpus": (renamed,)}))
     assert await reservations.commit(blank(), holding(DEPLOYMENT, ("a", {name: 60}))) is Outcome.DONE
     assert await free(inventory) == {name: 40}
+
+
+async def test_a_choice_is_refused_once_anything_changed_on_a_gpu_that_it_takes(
+    inventory: Inventory, reservations: Reservations
+) -> None:
+    await inventory.report(reported("a", 100, 100, 100))
+    first = holding(uuid4(), ("a", {"a/0": 10}))
+    seen = await inventory.snapshot()
+    assert await reservations.commit(blank(first.deployment_id), first, seen=seen) is Outcome.DONE
+    there, elsewhere = holding(uuid4(), ("a", {"a/0": 10})), holding(uuid4(), ("a", {"a/1": 10, "a/2": 10}))
+    assert await reservations.commit(blank(there.deployment_id), there, seen=seen) is Outcome.MOVED
+    assert await reservations.commit(blank(elsewhere.deployment_id), elsewhere, seen=seen) is Outcome.DONE
+    assert await reservations.commit(blank(there.deployment_id), there) is Outcome.DONE  # whatever has changed
+
+
+async def test_bytes_given_back_held_for_a_calibration_or_taken_by_others_change_a_gpu(
+    inventory: Inventory, reservations: Reservations, redis: Store
+) -> None:
+    await inventory.report(reported("a", 100))
+    versions = [await version(inventory)]
+    record = holding(DEPLOYMENT, ("a", {"a/0": 60}))
+    await reservations.commit(blank(), record)
+    versions.append(await version(inventory))
+    await reservations.commit(Loaded(1, record), lifecycle.stopped(record, record.held[0].placement.token))
+    versions.append(await version(inventory))
+    hold = MemoryRequested(hold_id=DEPLOYMENT, rig="r", gpu_type="A6000", bytes=10, keep_s=60)
+    await Holds(redis).take(hold, Place(node="a", gpu="a/0"))
+    versions.append(await version(inventory))
+    await Holds(redis).free(DEPLOYMENT)
+    versions.append(await version(inventory))
+    await inventory.report(reported("a", 100, foreign=[1]))
+    versions.append(await version(inventory))
+    assert len(set(versions)) == len(versions)
+    await inventory.report(reported("a", 100, foreign=[1]))
+    assert await version(inventory) == versions[-1]  # the same report changes nothing
+
+
+async def version(inventory: Inventory) -> str:
+    (node,) = await inventory.snapshot()
+    return node.versions["a/0"]
