@@ -13,6 +13,7 @@ import pytest
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.contracts import (
+    ConfirmationRequested,
     DeploymentDraining,
     FinishReason,
     Message,
@@ -20,6 +21,7 @@ from maveriq.contracts import (
     NodeReported,
     NodeStarted,
     Placement,
+    PlacementConfirmed,
     PlacementReserved,
     ReplicaFailed,
     ReplicaReady,
@@ -415,3 +417,53 @@ async def test_an_engine_that_is_not_installed_stops_the_start_and_says_how_to_g
     for engine in ("torch", "trtllm"):
         with pytest.raises(BadSetting, match=rf'MAVERIQ_ENGINE={engine}: .*pip install "maveriq-worker\[{engine}\]"'):
             await run(bus, {"MAVERIQ_DEVICES": "cpu:0=1GiB", "MAVERIQ_ENGINE": engine})
+
+
+async def test_reports_name_what_starts_serves_and_drains_and_are_numbered(scene: Scene) -> None:
+    await scene.reserve()
+    await scene.hears(ReplicaReady)
+    before = len(scene.said(NodeReported))
+    report = await scene.hears(NodeReported, before + 2)
+    (running,) = report.running or ()
+    at = placement()
+    assert (running.deployment_id, running.replica, running.token) == (scene.deployment_id, 0, "token-1")
+    assert running.stages == at.stages
+    numbers = [one.number or 0 for one in scene.said(NodeReported)]
+    assert numbers == sorted(set(numbers))
+    await scene.drain()
+    await scene.hears(ReplicaStopped)
+    before = len(scene.said(NodeReported))
+    assert (await scene.hears(NodeReported, before + 2)).running == ()
+
+
+async def test_what_was_placed_is_confirmed_when_asked_until_it_is_told_to_stop(scene: Scene) -> None:
+    await scene.reserve()
+    await scene.hears(ReplicaReady)
+    asked = ConfirmationRequested(node=NODE, tokens=("token-1", "token-9"))
+    await scene.outside.publish(asked)
+    confirmed = await scene.hears(PlacementConfirmed)
+    assert (confirmed.deployment_id, confirmed.placement) == (scene.deployment_id, placement())
+    await scene.drain()
+    await scene.hears(ReplicaStopped)
+    await scene.outside.publish(asked)
+    await scene.reserve(placement(token="token-2"))
+    await scene.hears(ReplicaReady, 2)
+    assert len(scene.said(PlacementConfirmed)) == 1
+
+
+async def test_a_replica_that_does_not_fit_beside_what_still_runs_is_refused(scene: Scene) -> None:
+    def large(token: str, replica: int) -> Placement:
+        at = placement(token=token, replica=replica)
+        return at.model_copy(
+            update={"stages": tuple(stage.model_copy(update={"reserved_bytes": 200 * MIB}) for stage in at.stages)}
+        )
+
+    await scene.reserve(large("token-1", 0))
+    await scene.hears(ReplicaReady)
+    await scene.reserve(large("token-2", 1))
+    refused = await scene.hears(ReplicaFailed)
+    assert refused.token == "token-2"
+    assert "held by what still runs" in refused.detail
+    assert len(scene.engines) == 1
+    await scene.reserve(large("token-3", 0))  # takes the place of the first
+    assert (await scene.hears(ReplicaReady, 2)).token == "token-3"
