@@ -18,6 +18,7 @@ import numpy as np
 
 from maveriq.contracts import Stage, StageMemory
 from maveriq_allocator.evenness import evenest, split
+from maveriq_allocator.islands import islands
 from maveriq_allocator.mixing import Mixture, mix
 from maveriq_allocator.selection import Block, Row, Selection
 from maveriq_allocator.strategies import Preference
@@ -110,6 +111,7 @@ class _Bench:
         *, linked: bool,
     ) -> None:  # fmt: skip
         self._tp, self._linked, self._speeds = tp, linked, speeds
+        groups = islands({f.gpu: f.linked for f in fragments}) if linked else {}
         free_bytes = np.array([f.free_bytes for f in fragments], dtype=np.int64)
         costs = preference.costs(free_bytes, np.array([f.utilisation for f in fragments]))
         self._costs = {f.gpu: int(cost) for f, cost in zip(fragments, costs, strict=True)}
@@ -117,7 +119,7 @@ class _Bench:
         self._lanes: dict[int, dict[tuple[object, ...], list[Fragment]]] = {}
         for fragment in fragments:
             lane = self._lanes.setdefault(_layer_ns(fragment, speeds), {})
-            lane.setdefault(_row_key(fragment, tp, linked=linked), []).append(fragment)
+            lane.setdefault(_row_key(fragment, tp, groups), []).append(fragment)
 
     def packing(self, memory: StageMemory, num_layers: int, pp: int, most_layers: int) -> Packing | None:
         lanes = sorted(self._lanes.items())
@@ -162,15 +164,13 @@ def _layer_ns(fragment: Fragment, speeds: Mapping[str, float] | None) -> int:
     return 0 if speeds is None else round(speeds[fragment.gpu_type] * NS_PER_MS)
 
 
-def _row_key(fragment: Fragment, tp: int, *, linked: bool) -> tuple[object, ...]:
+def _row_key(fragment: Fragment, tp: int, groups: Mapping[str, int]) -> tuple[object, ...]:
     """Fragments of one key can be ranks of one stage.
 
-    GPUs that reach the same GPUs over NVLink, themselves counted, all reach one another.
+    Args:
+        groups: that NVLink makes; empty: it need not join ranks.
     """
-    if tp == 1:
-        return ()
-    island = fragment.linked | {fragment.gpu} if linked else frozenset[str]()
-    return fragment.node, fragment.gpu_type, island
+    return () if tp == 1 else (fragment.node, fragment.gpu_type, groups.get(fragment.gpu))
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,17 +155,18 @@ Node = Sequence[tuple[int, str, float]]  # free bytes, GPU type, utilisation
 
 def best_by_trying_all(
     stage: StageMemory, num_layers: int, pp: int, tp: int, gpus: Node, speeds: Mapping[str, int], most_layers: int,
-    costs: Sequence[int],
-) -> tuple[int, int] | None:  # fmt: skip
-    """(latency, cost) of the best of all placements that fit."""
-    values: list[tuple[int, int]] = []
+    costs: Sequence[int], islands: Sequence[int],
+) -> tuple[bool, int, int] | None:  # fmt: skip
+    """(ranks that NVLink does not join, latency, cost) of the best of all placements that fit."""
+    values: list[tuple[bool, int, int]] = []
     for split in every_split(num_layers, pp):
         held = [stage.of_stage(n, first=at == 0, last=at == pp - 1) for at, n in enumerate(split)]
         for seating in every_seating(range(len(gpus)), pp, tp):
             fits = all(gpus[gpu][0] >= held[at] for at, ranks in enumerate(seating) for gpu in ranks)
             if fits and max(split) <= most_layers and all(len({gpus[g][1] for g in ranks}) == 1 for ranks in seating):
                 latency = sum(n * speeds[gpus[ranks[0]][1]] for n, ranks in zip(split, seating, strict=True))
-                values.append((latency, sum(costs[gpu] for ranks in seating for gpu in ranks)))
+                unlinked = any(len({islands[gpu] for gpu in ranks}) > 1 for ranks in seating)
+                values.append((unlinked, latency, sum(costs[gpu] for ranks in seating for gpu in ranks)))
     return min(values, default=None)
 
 
@@ -185,18 +186,22 @@ gpu = st.tuples(
     speeds=st.fixed_dictionaries({name: st.integers(min_value=1, max_value=3) for name in ("A6000", "K80", "L4")}),
     limited=st.booleans(),
     strategy=st.sampled_from(Strategy),
+    islands=st.lists(st.integers(min_value=0, max_value=3), min_size=5, max_size=5),
 )
 def test_a_packing_is_the_best_of_all_placements_and_missing_only_where_none_fits(
     gpus: list[tuple[int, str, float]], num_layers: int, shape: tuple[int, int], layer: int,
-    ends: tuple[int, int, int, int], speeds: dict[str, int], limited: bool, strategy: Strategy,
+    ends: tuple[int, int, int, int], speeds: dict[str, int], limited: bool, strategy: Strategy, islands: list[int],
 ) -> None:  # fmt: skip
     (pp, tp), (first, last, tied, runtime) = shape, ends
     stage = memory(layer, first, last, min(first, last, tied), runtime)
-    there = [Fragment(f"n/{at}", gpu_type, free, share) for at, (free, gpu_type, share) in enumerate(gpus)]
+    there = [
+        Fragment(f"n/{at}", gpu_type, free, share, frozenset(f"n/{n}" for n in range(5) if islands[n] == islands[at]))
+        for at, (free, gpu_type, share) in enumerate(gpus)
+    ]
     most_layers = -(-num_layers // pp) if limited else num_layers
     preference = Preference(strategy)
     costs = preference.costs(np.array([g[0] for g in gpus]), np.array([g[2] for g in gpus])).tolist()
-    best = best_by_trying_all(stage, num_layers, pp, tp, gpus, speeds, most_layers, costs)
+    best = best_by_trying_all(stage, num_layers, pp, tp, gpus, speeds, most_layers, costs, islands)
     found = pack(
         stage, num_layers, pp=pp, tp=tp, fragments=there, speeds=speeds, most_layers=most_layers, preference=preference
     )
@@ -204,9 +209,10 @@ def test_a_packing_is_the_best_of_all_placements_and_missing_only_where_none_fit
         assert best is None
         return
     assert best is not None
-    assert found.latency_ms == best[0]
+    assert (not found.is_linked, found.latency_ms) == best[:2]
     assert max(s.num_layers for s in found.stages) <= most_layers
-    assert found.cost == best[1]
+    assert found.cost == best[2]
+    assert found.is_exact
     check(found.stages, candidate(pp=pp, tp=tp, stage=stage), num_layers, there, types=("A6000", "K80", "L4"))
 
 
@@ -255,6 +261,31 @@ def test_a_chain_of_links_is_no_group() -> None:
     found = pack(memory(layer=10), 3, pp=1, tp=3, fragments=linked((0, 1), (1, 2), free=(30, 30, 30)))
     assert isinstance(found, Packing)
     assert not found.is_linked
+
+
+def test_a_gpu_that_is_said_to_reach_itself_is_no_trouble() -> None:
+    found = pack(memory(layer=10), 3, pp=1, tp=2, fragments=linked((0, 0), (0, 1), free=(30, 30)))
+    assert isinstance(found, Packing)
+    assert found.is_linked
+
+
+def test_a_mesh_is_cut_into_groups_that_reach_one_another() -> None:
+    """As on DGX-1: two faces of four, and an edge from each corner to the other face."""
+    face = [pair for base in (0, 4) for pair in combinations(range(base, base + 4), 2)]
+    found = pack(
+        memory(layer=10), 3, pp=2, tp=4, fragments=linked(*face, (0, 4), (1, 5), (2, 6), (3, 7), free=[30] * 8)
+    )
+    assert isinstance(found, Packing)
+    assert sorted(s.gpus for s in found.stages) == [
+        ("n/0", "n/1", "n/2", "n/3"), ("n/4", "n/5", "n/6", "n/7")
+    ]  # fmt: skip
+    assert found.is_linked
+
+
+def test_ranks_may_be_one_pair_of_a_chain_of_links() -> None:
+    found = pack(memory(layer=10), 3, pp=1, tp=2, fragments=linked((0, 1), (1, 2), free=(30, 30, 30)))
+    assert isinstance(found, Packing)
+    assert found.is_linked
 
 
 # The check itself

@@ -47,10 +47,10 @@ def nodes(frees: list[list[float]], shares: list[float] | None = None) -> list[N
 
 
 def chosen(
-    there: list[Node], stage: StageMemory, num_layers: int, manner: Manner | None = None, **shape: int
+    there: list[Node], stage: StageMemory, num_layers: int, manner: Manner | None = None, *, pp: int = 1, tp: int = 1
 ) -> Choice:
     """What is chosen has passed the feasibility check."""
-    choice = choose(plan(candidate(stage=stage, **shape), num_layers=num_layers), there, manner=manner)
+    choice = choose(plan(candidate(pp=pp, tp=tp, stage=stage), num_layers=num_layers), there, manner=manner)
     assert choice is not None
     return choice
 
