@@ -10,6 +10,8 @@ from uuid import UUID
 from maveriq_allocator.defrag import Place
 from maveriq_allocator.lifecycle import Held, Move, Phase, Record
 
+MAX_KEPT = 32  # moves remembered of a deployment: a message about one comes soon or never
+
 
 def begun(record: Record, defragmentation_id: UUID, number: int, old: Held, place: Place) -> Record:
     """The copy of `old` holds its bytes, and is to be started."""
@@ -30,7 +32,7 @@ def begun(record: Record, defragmentation_id: UUID, number: int, old: Held, plac
     )  # fmt: skip
     changes = {
         "held": (*record.held, Held(placement=placement, rank=old.rank, phase=Phase.RESERVED)),
-        "moves": (*(other for other in record.moves if other.old != move.old), move),
+        "moves": (*[other for other in record.moves if other.old != move.old][-MAX_KEPT:], move),
         "num_issued": record.num_issued + 1,
     }
     return record.model_copy(update=changes)

@@ -65,6 +65,17 @@ class Reservations:
             return Loaded(0, Record(deployment_id=deployment_id))
         return Loaded(int(version), Record.model_validate_json(record))
 
+    async def load_all(self, deployment_ids: Sequence[UUID]) -> list[Loaded]:
+        """In one round trip."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for deployment_id in deployment_ids:
+                pipeline.hmget(keys.deployment(deployment_id), ["version", "record"])
+            answers = await pipeline.execute() if deployment_ids else []
+        return [
+            Loaded(int(version or 0), Record.model_validate_json(record) if record else Record(deployment_id=each))
+            for each, (version, record) in zip(deployment_ids, answers, strict=True)
+        ]
+
     async def plan(self, deployment_id: UUID) -> PlanComputed | None:
         """The plan of a deployment that has not ended."""
         plan = await self.plan_text(deployment_id)
@@ -129,7 +140,11 @@ class Reservations:
             change += numbers[hold.node], hold.gpu, hold.field
         for hold in holds:
             change += numbers[hold.node], hold.gpu, hold.field, str(hold.bytes), _version(seen, hold)
-        told = [_ENDED.join((*change, "")), _RECORD.dump_json(after), "" if plan is None else plan.model_dump_json()]
+        told: list[str | bytes] = [
+            _ENDED.join((*change, "")),
+            _RECORD.dump_json(after),
+            "" if plan is None else plan.model_dump_json(),
+        ]
         answer = await self._commit([keys.deployment(after.deployment_id), keys.tenant(tenant), *touched], told)
         return OverQuota(tenant, quota, *answer[1:]) if answer[0] == "over" else Outcome(answer[0])
 

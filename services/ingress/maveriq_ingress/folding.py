@@ -118,7 +118,7 @@ class Record(Value):
         lost = set(self.lost_tokens)
         by_replica: dict[int, Placement] = {}
         for placement in self.placements:
-            if placement.token in self.left_tokens and self.state is not State.DRAINING:
+            if placement.token in self.left_tokens:
                 continue
             known = by_replica.get(placement.replica)
             if known is None or placement.token not in lost or known.token in lost:
