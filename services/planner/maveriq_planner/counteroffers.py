@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maveriq.contracts import DAY_MS, Counteroffer, Intent, ModelFacts
+from maveriq.contracts import DAY_MS, Counteroffer, Intent, ModelFacts, Objective
+from maveriq_planner.arrays import Indices
 from maveriq_planner.columns import Columns
-from maveriq_planner.constraints import ACCURACY, GPUS, LATENCIES, PRICE, RATE, limited
+from maveriq_planner.constraints import ACCURACY, GPUS, LATENCIES, PRICE, RATE, Miss, limited
 from maveriq_planner.figures import rounded
-from maveriq_planner.offering import CONCURRENCY, DIGITS, PERCENTILE, offer, without
+from maveriq_planner.offering import CONCURRENCY, DIGITS, PERCENTILE, UNMEASURED, joined, offer, without
 from maveriq_planner.replicas import latencies, most_allowed, smallest
 from maveriq_planner.search import Judged, Outcome, goodput_per_ms, judge, search
 from maveriq_planner.space import Space
@@ -18,7 +19,6 @@ CONTEXT = "workload.context_tokens"
 INPUT = "workload.input_tokens"
 OUTPUT = "workload.output_tokens"
 REPLICAS = "replicas"
-UNMEASURED = "allow_unmeasured_accuracy"
 GPU_TYPES = "gpu_types"
 PRECISIONS = "precisions"
 
@@ -26,16 +26,24 @@ _SLOW = 2.0**-20  # an intent that a millionth of its rate does not help fails f
 _NUDGES = 3  # of the last digit, where rounding met a limit from the wrong side
 _LOWEST_PERCENTILE = 50.0
 _MOST_IN_FLIGHT = 1_000_000
+_TRIED = 32  # nearest misses
+_SPARED = 0.9  # at the capacity a line grows without end
 
 
 def counteroffers(intent: Intent, space: Space, outcome: Outcome) -> tuple[Counteroffer, ...]:
-    """Each was planned for and is met; nothing nearer in its one field would be, to three digits. Nearest first."""
+    """Each was planned for and is met; nothing nearer in its one field would be, to three digits. Nearest first.
+
+    Where no single field helps: one that changes all that the nearest miss misses.
+    """
     if context_tokens(intent.workload, space.facts) is None:
         found = [made for made in _shorter(intent, space.facts) if len(search(made.intent, space).met)]
     else:
         found = [*_wider(intent, space)]
         if outcome.judged is not None:
             found += [*_limits(outcome.judged), *_slo(outcome.judged), *_load(outcome.judged)]
+            found = found or [*_unpriced(intent, space), *_together(outcome.judged, outcome.missed)][:1]
+        elif not found:
+            found = [*_unpriced(intent, space)]
     return tuple(sorted(found, key=lambda made: abs(made.offered - made.wanted) / (made.wanted or 1.0)))
 
 
@@ -45,7 +53,7 @@ def _limits(judged: Judged) -> Iterator[Counteroffer]:
     for miss in judged.misses:
         only = alone & miss.missed
         if miss.constraint == ACCURACY and (only & np.isnan(miss.predicted)).any():
-            yield offer(judged.intent, UNMEASURED, 0, 1, "allow_unmeasured_accuracy: true")
+            yield offer(judged.intent, UNMEASURED, 0, 1)
         known = miss.predicted[only & ~np.isnan(miss.predicted)]
         if not len(known):
             continue
@@ -160,6 +168,48 @@ def _wider(intent: Intent, space: Space) -> Iterator[Counteroffer]:
             constraint=constraint, wanted=len(names), offered=len(names) + 1, intent=wider,
             words=f"{constraint} with {added} among them",
         )  # fmt: skip
+
+
+def _unpriced(intent: Intent, space: Space) -> Iterator[Counteroffer]:
+    """Where prices are asked for and none is known: the nearest that needs none."""
+    if intent.objective is Objective.MIN_PRICE:
+        cheap = intent.model_copy(update={"objective": Objective.MIN_GPU_COST})
+        made = Counteroffer(constraint="objective", wanted=0, offered=0, intent=cheap, words="objective min_gpu_cost")
+    elif intent.max_price_per_hour is not None and all(space.price_of(name) is None for name in space.gpu_types):
+        made = Counteroffer(
+            constraint=PRICE, wanted=intent.max_price_per_hour, offered=0, intent=without(intent, PRICE),
+            words=f"no {PRICE}",
+        )  # fmt: skip
+    else:
+        return
+    if len(search(made.intent, space).met):
+        yield made
+
+
+def _together(judged: Judged, missed: Indices) -> Iterator[Counteroffer]:
+    """All that the nearest miss misses, as it does it."""
+    for i in missed[:_TRIED].tolist():
+        changes = [_as_predicted(miss, i) for miss in judged.misses if miss.missed[i]]
+        known = [change for change in changes if change is not None]
+        if len(known) == len(changes):
+            made = joined(judged.intent, known)
+            if judge(made.intent, judged.columns).met.any():
+                yield made
+                return
+
+
+def _as_predicted(miss: Miss, i: int) -> tuple[str, float, float] | None:
+    """None: nothing is known that could be offered."""
+    predicted = float(miss.predicted[i])
+    if np.isnan(predicted):
+        return (UNMEASURED, 0, 1) if miss.constraint == ACCURACY else None
+    if miss.constraint == GPUS:
+        return miss.constraint, miss.wanted, predicted
+    if miss.constraint == ACCURACY:
+        return miss.constraint, miss.wanted, rounded(predicted, 4, up=False)
+    lower = miss.constraint == RATE
+    offered = rounded(predicted * (_SPARED if lower else 1.0), DIGITS, up=not lower)
+    return None if not lower and offered > DAY_MS else (miss.constraint, miss.wanted, offered)
 
 
 def _nudged(

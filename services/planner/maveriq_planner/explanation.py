@@ -1,18 +1,23 @@
 """Why no configuration meets an intent, in words. Pure: intent, outcome and counteroffers in, sentences out."""
 
 from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
-from maveriq.contracts import Counteroffer, Intent, ModelFacts, Objective
-from maveriq_planner.constraints import LATENCIES, PRICE, RATE, Miss
+from maveriq.contracts import Counteroffer, Intent, ModelFacts, Objective, Precision
+from maveriq_planner.constraints import ACCURACY, LATENCIES, RATE, Miss
 from maveriq_planner.figures import counted, figure
-from maveriq_planner.prices import EXAMPLE
+from maveriq_planner.offering import is_joint
+from maveriq_planner.prices import example
 from maveriq_planner.search import Judged, Outcome
 from maveriq_planner.space import Space
 from maveriq_planner.workloads import context_tokens
 
 _SILENT_SHOWN = 3
+_ALIKE = 0.8  # of two names: a slip of the pen, no other GPU
+_MEASURE = "maveriq calibrate measures the GPU type of a node"
+_NEVER_MEASURED = "was never measured"
 
 
 def explain(intent: Intent, space: Space, outcome: Outcome, offers: Sequence[Counteroffer]) -> str:
@@ -26,10 +31,14 @@ def explain(intent: Intent, space: Space, outcome: Outcome, offers: Sequence[Cou
         reason = f"none of {configurations} of {intent.model} meets the intent: " + "; ".join(
             [*_by_constraint(outcome.judged), *_nearest(outcome.judged, outcome, offers)]
         )
-    if offers:
-        met = ", or ".join(offer.words or f"{offer.constraint} {figure(offer.offered)}" for offer in offers)
-        return f"{reason}. It would be met with {met}"
-    return f"{reason}. No change of a single field would be met"
+    return f"{reason}. {_remedy(offers)}"
+
+
+def _remedy(offers: Sequence[Counteroffer]) -> str:
+    met = ", or ".join(offer.words or f"{offer.constraint} {figure(offer.offered)}" for offer in offers)
+    if is_joint(offers):
+        return f"No change of a single field would be met; it would with {met}"
+    return f"It would be met with {met}" if offers else "No change of a single field would be met"
 
 
 def _too_long(intent: Intent, facts: ModelFacts) -> str:
@@ -45,35 +54,56 @@ def _too_long(intent: Intent, facts: ModelFacts) -> str:
 def _nothing_left(intent: Intent, space: Space) -> str:
     """The intent, or what is known, leaves no configuration at all."""
     if not space.estimators:
-        return f"nothing can be predicted for {intent.model}: {_silent(space)}"
+        return f"nothing can be predicted for {intent.model}: {_silent(space.silent)}; {_MEASURE}"
     named = [estimator.kind for estimator in space.estimators]
     if intent.gpu_types is not None:
         named = [kind for kind in named if kind.gpu_type in intent.gpu_types]
         if not named:
-            return _strangers("gpu_types", intent.gpu_types, "GPU types that are known here are", space.gpu_types)
+            return _no_type(intent.gpu_types, space)
     if intent.precisions is not None:
         named = [kind for kind in named if kind.precision in intent.precisions]
         if not named:
-            known = f"precisions that {intent.model} has a variant of, and that were measured, are"
-            return _strangers("precisions", intent.precisions, known, space.precisions)
+            return _no_precision(intent, intent.precisions, space)
     types = tuple(dict.fromkeys(kind.gpu_type for kind in named))
     if intent.objective is Objective.MIN_PRICE and all(space.price_of(name) is None for name in types):
         return f"objective min_price needs prices, and {_priceless(types)}"
     return "no tensor-parallel degree of the engine divides the model's attention heads and key-value heads"
 
 
-def _strangers(field: str, wanted: Sequence[str], known: str, names: Sequence[str]) -> str:
-    return f"{field} allows only {', '.join(wanted)}; the {known} {', '.join(names)}"
+def _no_type(wanted: Sequence[str], space: Space) -> str:
+    known = f"gpu_types allows only {', '.join(wanted)}; the GPU types that were measured are "
+    spoken = [reason for reason in space.silent if any(name in reason for name in wanted)]
+    if spoken:
+        return f"{known}{', '.join(space.gpu_types)}: {_silent(spoken)}"
+    alike = [name for name in space.gpu_types if any(_alike(name, each) for each in wanted)]
+    meant = f" (names count letter by letter: did you mean {' or '.join(alike)}?)" if alike else f"; {_MEASURE}"
+    return f"{known}{', '.join(space.gpu_types)}{meant}"
 
 
-def _silent(space: Space) -> str:
-    shown = "; ".join(space.silent[:_SILENT_SHOWN])
-    more = len(space.silent) - _SILENT_SHOWN
+def _alike(name: str, wanted: str) -> bool:
+    one, other = name.lower(), wanted.lower()
+    return one in other or other in one or SequenceMatcher(None, one, other).ratio() > _ALIKE
+
+
+def _no_precision(intent: Intent, wanted: Sequence[Precision], space: Space) -> str:
+    allowed = f"precisions allows only {', '.join(wanted)}"
+    labels = [variant.label for variant in space.model.variants if variant.precision in wanted]
+    if labels:
+        spoken = [reason for reason in space.silent if any(label in reason for label in labels)]
+        return f"{allowed}: {_silent(spoken)}" if spoken else f"{allowed}, which the allowed GPU types cannot run"
+    have = ", ".join(space.precisions)
+    return f"{allowed}; {intent.model} is registered with no such variant: those that were measured are {have}"
+
+
+def _silent(reasons: Sequence[str]) -> str:
+    shown = "; ".join(reasons[:_SILENT_SHOWN])
+    more = len(reasons) - _SILENT_SHOWN
     return f"{shown}; and {more} more" if more > 0 else shown
 
 
 def _priceless(gpu_types: Sequence[str]) -> str:
-    return f"no price is known for {', '.join(gpu_types)}: give the planner {EXAMPLE}, money an hour of one GPU"
+    names = ", ".join(gpu_types)
+    return f"no price is known for {names}: give the planner {example(gpu_types)}, money an hour of one GPU"
 
 
 def _by_constraint(judged: Judged) -> Iterator[str]:
@@ -86,9 +116,9 @@ def _by_constraint(judged: Judged) -> Iterator[str]:
 def _best(judged: Judged, miss: Miss) -> str:
     nearest = int(np.where(miss.missed, miss.excess, np.inf).argmin())
     best = float(miss.predicted[nearest])
+    if miss.constraint == ACCURACY:
+        return _accuracies(judged, miss)
     if np.isnan(best):
-        if miss.constraint != PRICE:
-            return "not measured"
         c = judged.columns
         unpriced = dict.fromkeys(c.kind(int(i)).gpu_type for i in np.flatnonzero(np.isnan(miss.predicted)))
         return _priceless(tuple(unpriced))
@@ -99,11 +129,25 @@ def _best(judged: Judged, miss: Miss) -> str:
     return f"{at}at best {figure(best)}"
 
 
+def _accuracies(judged: Judged, miss: Miss) -> str:
+    """The best of those that were measured, and those that were not."""
+    c, parts = judged.columns, list[str]()
+    known = miss.predicted[miss.missed & ~np.isnan(miss.predicted)]
+    if len(known):
+        parts.append(f"at best {figure(float(known.max()))}")
+    kinds = [estimator.kind for estimator in c.estimators]
+    unknown = dict.fromkeys(kind.variant.label for kind in kinds if kind.variant.accuracy is None)
+    if unknown:
+        measures = f"maveriq accuracy {judged.intent.model} measures it"
+        parts.append(f"{', '.join(unknown)} {_NEVER_MEASURED}: {measures}")
+    return "; ".join(parts)
+
+
 def _nearest(judged: Judged, outcome: Outcome, offers: Sequence[Counteroffer]) -> Iterator[str]:
     """The nearest miss in full where no single field helps: its misses belong together."""
     first = int(outcome.missed[0])
     missed = [miss for miss in judged.misses if miss.missed[first]]
-    if offers or len(missed) == 1:
+    if (offers and not is_joint(offers)) or len(missed) == 1:
         return
     together = " and ".join(f"{miss.constraint} {_value(float(miss.predicted[first]))}" for miss in missed)
     yield f"the nearest, {_name(judged, first)}, has {together}"

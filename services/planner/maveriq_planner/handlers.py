@@ -30,7 +30,7 @@ class Handlers:
     ) -> PlanComputed | PlanPreviewed | DeploymentFailed:
         intent, model = event.admission.intent, event.admission.model
         named = (*(intent.gpu_types or ()), *self.prices)
-        tokens = intent.workload.input_tokens + intent.workload.output_tokens
+        tokens = min(intent.workload.input_tokens + intent.workload.output_tokens, event.facts.max_context_tokens)
         estimators, silent = self.sources(model, event.facts, event.fingerprints, event.calibrations, named, tokens)
         space = Space(model, event.facts, estimators, self.max_pp, self.prices, silent)
         outcome = search(intent, space)

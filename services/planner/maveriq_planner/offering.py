@@ -1,9 +1,15 @@
 """An intent with one field changed. Pure: intent, field and value in, intent or counteroffer out."""
 
+from collections.abc import Sequence
+
 from maveriq.contracts import Counteroffer, Intent
+from maveriq_planner.figures import figure
 
 PERCENTILE = "slo.percentile"
 CONCURRENCY = "workload.concurrency"
+
+UNMEASURED = "allow_unmeasured_accuracy"
+_AND = " and "
 
 DIGITS = 3  # of an offered figure: people retype it
 
@@ -12,13 +18,32 @@ _WHOLE = ("max_gpus", "replicas")
 
 def offer(intent: Intent, constraint: str, wanted: float, offered: float, words: str = "") -> Counteroffer:
     value: object = offered
+    if constraint == UNMEASURED:
+        words = words or f"{UNMEASURED}: true"
     if constraint in _WHOLE or constraint.endswith("_tokens") or constraint == CONCURRENCY:
         value = round(offered)
-    elif constraint == "allow_unmeasured_accuracy":
+    elif constraint == UNMEASURED:
         value = True
     return Counteroffer(
         constraint=constraint, wanted=wanted, offered=offered, intent=_changed(intent, constraint, value), words=words
     )
+
+
+def joined(intent: Intent, changes: Sequence[tuple[str, float, float]]) -> Counteroffer:
+    """All of them at once: constraint, wanted and offered each."""
+    made = [offer(intent, *change) for change in changes]
+    for change in changes:
+        intent = offer(intent, *change).intent
+    words = [one.words or f"{one.constraint} {figure(one.offered)}" for one in made]
+    return Counteroffer(
+        constraint=_AND.join(one.constraint for one in made), wanted=made[0].wanted, offered=made[0].offered,
+        intent=intent, words=_AND.join(words),
+    )  # fmt: skip
+
+
+def is_joint(offers: Sequence[Counteroffer]) -> bool:
+    """Whether no single change would do."""
+    return any(_AND in made.constraint for made in offers)
 
 
 def without(intent: Intent, constraint: str) -> Intent:

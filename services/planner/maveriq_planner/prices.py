@@ -1,11 +1,15 @@
 """What a GPU costs an hour. Pure: the text of MAVERIQ_PRICES in, money by GPU type out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from types import MappingProxyType
 
 NAME = "MAVERIQ_PRICES"
-EXAMPLE = f'{NAME}="NVIDIA L4=0.80,NVIDIA H100 80GB HBM3=3.20"'
+
+
+def example(gpu_types: Sequence[str]) -> str:
+    """Prices of these, to be filled in."""
+    return f'{NAME}="{",".join(f"{name}=0.80" for name in gpu_types)}"'
 
 
 def prices(text: str) -> Mapping[str, float]:
@@ -14,7 +18,8 @@ def prices(text: str) -> Mapping[str, float]:
     for entry in filter(None, (part.strip() for part in text.split(","))):
         name, separator, number = (part.strip() for part in entry.rpartition("="))
         if not separator or not name:
-            raise ValueError(f"give a GPU type and its price an hour, as in {EXAMPLE}; {entry!r} is not that")
+            shown = example(["NVIDIA L4", "NVIDIA H100 80GB HBM3"])
+            raise ValueError(f"give a GPU type and its price an hour, as in {shown}; {entry!r} is not that")
         if name in found:
             raise ValueError(f"{name} has two prices")
         found[name] = _price(name, number)

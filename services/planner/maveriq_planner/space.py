@@ -1,6 +1,7 @@
 """What speaks for a model on each kind of GPU. Pure: what was measured in, estimators and why others are silent out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +11,8 @@ from maveriq_planner.estimate import Estimator, Kind
 from maveriq_planner.estimators.calibrated import CalibratedLaw
 from maveriq_planner.estimators.laws import laws_of
 from maveriq_planner.estimators.sampled import sampled
+
+NOTHING = "nothing was measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,11 @@ class Rig:
     def kind(self, variant: Variant, kv_precision: Precision) -> Kind:
         return Kind(self.engine, self.gpu_type, variant, kv_precision)
 
-    def silent(self, variant: Variant, reason: str) -> str:
-        return f"{variant.label} on {self.gpu_type} cannot be predicted: {reason}"
+    def silent(self, reasons: Mapping[str, Sequence[Variant]]) -> Iterator[str]:
+        """One sentence for each reason."""
+        for reason, variants in reasons.items():
+            labels = ", ".join(variant.label for variant in variants)
+            yield f"{labels} on {self.gpu_type} cannot be predicted: {reason}"
 
     def fingerprint_of(self, variant: Variant) -> Fingerprint | None:
         """That was taken of this variant."""
@@ -104,8 +110,9 @@ def by_law(
     rigs = rigs_of(fingerprints, calibrations)
     laws = laws_of(facts, [rig.calibration for rig in rigs if rig.calibration is not None])
     for which, rig in enumerate(rigs):
+        reasons: defaultdict[str, list[Variant]] = defaultdict(list)
         for variant in model.variants:
-            reason = "nothing was measured"
+            reason = NOTHING
             if rig.calibration is not None:
                 kv_precision = cache_among(variant, rig.calibration.scope.kv_precisions)
                 reason = _against(rig.calibration, facts, variant, kv_precision, context_tokens)
@@ -116,7 +123,8 @@ def by_law(
             if fingerprint is not None:
                 found.append(sampled(rig.kind(variant, fingerprint.kv_precision), facts, fingerprint))
             else:
-                silent.append(rig.silent(variant, reason))
+                reasons[reason].append(variant)
+        silent += rig.silent(reasons)
     return tuple(found), tuple(silent)
 
 
@@ -140,5 +148,5 @@ def _against(
         calibration, facts, variant.precision, kv_precision, tp=least, context_tokens=context_tokens
     )  # fmt: skip
     if not reason and not any(constant.name.startswith("runtime.") for constant in calibration.memory):
-        return "what its runtime takes of the memory was never measured"
-    return reason
+        reason = "what its runtime takes of the memory was never measured"
+    return reason and f"the GPU type's calibration does not speak for it: {reason}"

@@ -160,6 +160,8 @@ def failure_view(failure: Failure, intent: Intent) -> Group:
                 named: tuple[str, ...] = cast(tuple[str, ...], allowed)
                 before: tuple[str, ...] = getattr(intent, offer.constraint) or ()
                 cells = (", ".join(before), ", ".join(named), "")
+            elif offer.words:
+                cells = ("", offer.words, "")
             else:
                 wanted, offered = limit(offer.constraint, offer.wanted), limit(offer.constraint, offer.offered)
                 cells = (wanted, offered, missed_by(offer.wanted, offer.offered))

@@ -125,14 +125,19 @@ def test_a_calibration_speaks_for_what_it_covers_and_the_fingerprint_for_the_res
         ("NVIDIA RTX A6000", "int4"): "calibration",
         ("cpu-1t", "fp16"): "fingerprint",
     }
-    assert len(space.silent) == 3
+    assert len(space.silent) == 1
+    assert space.silent[0].startswith("fp8, int8, int4 on cpu-1t cannot be predicted: ")
 
 
 def test_outside_its_scope_a_calibration_is_silent_and_says_why() -> None:
     far = BIG.model_copy(update={"layer_params": 3_000_000_000})
     space = space_of((), (calibration(),), model=BIG_MODEL, facts=far)
     assert space.estimators == ()
-    assert "fp16 on NVIDIA RTX A6000 cannot be predicted: layer_params 3000000000" in space.silent[0]
+    start = "fp16, fp8, int8, int4 on NVIDIA RTX A6000 cannot be predicted: the GPU type's calibration"
+    assert space.silent[0].startswith(start)
+        "fp16, fp8, int8, int4 on NVIDIA RTX A6000 cannot be predicted: the GPU type's calibration" in space.silent[0]
+    )
+    assert "layer_params 3000000000" in space.silent[0]
     unsized = space_of((), (calibration(memory=()),), model=BIG_MODEL, facts=BIG)
     assert "memory was never measured" in unsized.silent[0]
 

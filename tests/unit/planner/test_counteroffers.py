@@ -155,7 +155,27 @@ def test_the_reason_names_the_percentile_that_was_asked_for() -> None:
 def test_the_reason_shows_the_nearest_miss_where_no_single_field_helps() -> None:
     words = told(intent(slo=Slo(tpot_ms=1, ttft_ms=1), rate=0.01))
     assert "the nearest, " in words
-    assert words.endswith("No change of a single field would be met")
+    assert "No change of a single field would be met; it would with slo.ttft_ms " in words
+
+
+def test_where_no_single_field_helps_all_that_the_nearest_misses_is_offered_at_once() -> None:
+    (made,) = offers(intent(slo=Slo(tpot_ms=1, ttft_ms=1), rate=0.01)).values()
+    assert made.constraint == "slo.ttft_ms and slo.tpot_ms"
+    assert made.words == f"slo.ttft_ms {made.intent.slo.ttft_ms:g} and slo.tpot_ms {made.intent.slo.tpot_ms:g}"
+    assert len(search(made.intent, SPACE).met)
+
+
+def test_the_reason_says_how_to_measure_an_accuracy_that_nobody_did() -> None:
+    words = told(intent(min_accuracy=0.9, precisions=(Precision.INT4,)))
+    assert "miss min_accuracy 0.9 (int4 was never measured: maveriq accuracy smollm2 measures it)" in words
+    both = told(intent(min_accuracy=0.98, precisions=(Precision.INT4, Precision.INT8)))
+    assert "(at best 0.97; int4 was never measured: " in both
+
+
+def test_the_reason_for_a_precision_that_is_registered_and_was_not_measured_says_so() -> None:
+    words = told(intent(precisions=(Precision.INT8,)), space_of((fingerprint(),)))
+    assert "precisions allows only int8: " in words
+    assert "int8, int4 on cpu-1t cannot be predicted: nothing was measured" in words
 
 
 def test_the_reason_for_a_long_workload_names_its_fields() -> None:
@@ -165,23 +185,28 @@ def test_the_reason_for_a_long_workload_names_its_fields() -> None:
 
 
 def test_the_reason_names_the_gpu_types_and_precisions_that_are_known() -> None:
-    assert "gpu_types allows only L4; the GPU types that are known here are cpu-1t, gpu" in told(
-        intent(gpu_types=("L4",))
-    )
+    words = told(intent(gpu_types=("L4",)))
+    assert "gpu_types allows only L4; the GPU types that were measured are cpu-1t, gpu; maveriq calibrate" in words
+    assert "did you mean cpu-1t?" in told(intent(gpu_types=("CPU-1T",)))
     words = told(intent(precisions=(Precision.FP8,)))
-    assert words.startswith("precisions allows only fp8; ")
+    assert words.startswith("precisions allows only fp8; smollm2 is registered with no such variant: ")
     assert "fp32, bf16, int8, int4" in words
 
 
 def test_the_reason_names_the_setting_where_prices_are_missing() -> None:
     unpriced = space_of()
     for wanted in (intent(objective=Objective.MIN_PRICE), intent(max_price_per_hour=3)):
-        assert "no price is known for cpu-1t: give the planner MAVERIQ_PRICES=" in told(wanted, unpriced)
+        assert 'no price is known for cpu-1t: give the planner MAVERIQ_PRICES="cpu-1t=0.80"' in told(wanted, unpriced)
+    cheap = offers(intent(objective=Objective.MIN_PRICE), unpriced)
+    assert cheap["objective"].intent.objective is Objective.MIN_GPU_COST
+    assert offers(intent(max_price_per_hour=3), unpriced)["max_price_per_hour"].intent.max_price_per_hour is None
 
 
 def test_the_reason_says_what_keeps_a_variant_from_being_predicted() -> None:
     words = told(intent(), space_of((fingerprint(kv_precision=Precision.INT8),)))
-    assert words.startswith("nothing can be predicted for smollm2: fp32 on cpu-1t cannot be predicted: nothing was ")
+    start = "nothing can be predicted for smollm2: fp32, bf16, int8, int4 on cpu-1t cannot be predicted: nothing was "
+    assert words.startswith(start)
+    assert "maveriq calibrate measures" in words
 
 
 def test_an_engine_whose_degrees_divide_no_heads_says_so() -> None:
