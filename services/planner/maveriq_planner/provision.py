@@ -67,7 +67,7 @@ def solve(problem: Problem, limits: Limits, known: Iterable[Array] = ()) -> Solv
     mix = cheapest(problem, limits, known)
     if mix is None:
         return None
-    routed = balanced(problem, mix.counts)
+    routed = mix.routing or balanced(problem, mix.counts)
     shares = np.zeros(problem.load.shape) if routed is None else routed.shares
     wrong = list(violations(problem, mix.counts, shares, _after_loss(problem, mix.counts)))
     if wrong:

@@ -1,4 +1,4 @@
-"""Provisioning from end to end, without a cluster: workloads, catalogues, terms in; the cheapest fleet or why not out."""
+"""Provisioning from end to end, without a cluster: workload, catalogue, terms in; the cheapest fleet out, or why not."""
 
 import json
 from pathlib import Path
@@ -288,6 +288,13 @@ def test_a_gpu_whose_memory_is_too_small_or_that_is_not_calibrated_is_left_out_a
     assert fleet.notes == ("left out, for nothing says how fast they are: small, other",)
     refused = refusal(catalogue=Catalogue(gpus=gpus[1:]), histogram=small, law=LAW)
     assert refused.code == "no_throughput" and CALIBRATED in refused.fault.problem
+
+
+def test_requests_that_the_model_cannot_take_are_left_out_of_a_trace_and_told() -> None:
+    rows = [(float(at), 300, 80) for at in range(99)] + [(99.0, FACTS.max_context_tokens, 1)]
+    fleet = planned(catalogue=Catalogue(gpus=(calibrated(),)), trace=trace_of(rows), law=LAW)
+    assert fleet.request_rate_per_s == pytest.approx(0.99)
+    assert fleet.notes == ("1 of 100 requests are longer than the model's 8,192 tokens: left out",)
 
 
 def test_a_floor_of_accuracy_leaves_variants_out() -> None:

@@ -1,7 +1,7 @@
 """A request as what can be rented, what is to be served, and how fast one serves the other. Pure: data in, data out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from maveriq.contracts.provisioning import (
 )
 from maveriq_planner.provisioning.law_throughput import Running, ways_to_run
 from maveriq_planner.provisioning.melange import MelangeConfig, read_melange
-from maveriq_planner.provisioning.traces import read_trace
+from maveriq_planner.provisioning.traces import Trace, read_trace
 from maveriq_planner.provisioning.workload import (
     Demand,
     demand_of_histogram,
@@ -101,19 +101,33 @@ def _demand(
                 "its buckets are not those of the catalogue's throughput",
                 "give the same edges",
             )
-        return demand_of_histogram(request.histogram), edges
+        demand = demand_of_histogram(request.histogram)
+        return demand if request.law is None else demand.within(request.law.facts.max_context_tokens), edges
     trace = read_trace(request.trace or "")
     rate = trace.rate_per_s(request.peak_window_s)
     if profiled is None:
-        edges = _Edges(edges_of(trace.input_tokens, request.buckets), edges_of(trace.output_tokens, request.buckets))
-    elif known is not None:
-        edges = known
-    else:
+        return _demand_of_bare(request, trace, rate)
+    if known is None:
         raise ProvisioningRefused(
             "catalogue.input_edges", f"are missing, so nothing says which requests {profiled.name}'s throughput is of",
             "add input_edges and output_edges: the longest prompt of each row, the longest answer of each column",
         )  # fmt: skip
-    return demand_of_trace(trace, edges.inputs, edges.outputs, rate), edges
+    return demand_of_trace(trace, known.inputs, known.outputs, rate), known
+
+
+def _demand_of_bare(request: ProvisioningRequest, trace: Trace, rate_per_s: float) -> tuple[Demand, _Edges]:
+    """With edges of the trace's own; without requests that the model cannot take, which no GPU will."""
+    short = trace if request.law is None else trace.within(request.law.facts.max_context_tokens)
+    kept, left_out = len(short.arrival_s), len(trace.arrival_s) - len(short.arrival_s)
+    if not kept:
+        raise ProvisioningRefused("trace", "no request fits the model's context", "name a model that takes longer ones")
+    edges = _Edges(edges_of(short.input_tokens, request.buckets), edges_of(short.output_tokens, request.buckets))
+    demand = demand_of_trace(short, edges.inputs, edges.outputs, rate_per_s * kept / len(trace.arrival_s))
+    if left_out and request.law is not None:
+        most = request.law.facts.max_context_tokens
+        note = f"{left_out:,} of {left_out + kept:,} requests are longer than the model's {most:,} tokens: left out"
+        demand = replace(demand, notes=(*demand.notes, note))
+    return demand, edges
 
 
 def _ways(

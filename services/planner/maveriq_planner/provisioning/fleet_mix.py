@@ -36,6 +36,8 @@ class Mix:
     objective: float
     bound: float
     """No fleet costs less."""
+    routing: Routing | None = None
+    """Where it was worked out already."""
 
     @property
     def gap(self) -> float:
@@ -57,7 +59,7 @@ def cheapest(problem: Problem, limits: Limits, known: Iterable[Array] = ()) -> M
         return mix
     counts = np.zeros(problem.num_units)
     counts[kept] = mix.counts
-    return Mix(counts, mix.objective, mix.bound)
+    return Mix(counts, mix.objective, mix.bound)  # its routing is of fewer kinds
 
 
 @dataclass(slots=True)
@@ -78,6 +80,7 @@ class _Search:
         self._best: Array | None = None
         self._cost = inf
         self._added: list[Row] = []
+        self._routing: Routing | None = None
 
     def run(self, known: Iterable[Array]) -> Mix | None:
         begun = (*known, *self._with_spares())
@@ -100,7 +103,7 @@ class _Search:
             open_ = [root]
         if open_:
             return self._handed_over(max(0.0, min(one.bound for one in open_)), begun)
-        return None if self._best is None else Mix(self._best, self._cost, self._cost)
+        return None if self._best is None else Mix(self._best, self._cost, self._cost, self._routing)
 
     def _add(self, relaxation: Relaxation, rows: Sequence[Row]) -> None:
         relaxation.add(rows)
@@ -117,7 +120,7 @@ class _Search:
             return []
         if self._problem.spare:
             return self._after_losses(self._best) or []
-        routing = balanced(self._problem, self._best)
+        routing = self._routing = balanced(self._problem, self._best)
         if routing is None or routing.busiest <= 1 + WHOLE:
             return []
         return [np.minimum(routing.worth / routing.needed, 1.0)]

@@ -24,20 +24,14 @@ class Routing:
 
 def balanced(problem: Problem, counts: Array) -> Routing | None:
     """None: a bucket has nobody."""
-    units, buckets = np.nonzero(np.isfinite(problem.load) & (counts > 0)[:, None])
-    num_units, num_buckets = problem.load.shape
-    if np.bincount(buckets, minlength=num_buckets).min(initial=1) == 0:
-        return None
     used = np.flatnonzero(counts > 0)
-    found = minimum(_busiest_least(problem, counts, used, units, buckets))
+    usable = np.isfinite(problem.load) & (counts > 0)[:, None]
+    if not usable.any(axis=0).all():
+        return None
+    found = _by_one(problem, counts, used) if len(used) == 1 else _by_many(problem, counts, used, usable)
     if found is None:
         return None
-    shares = np.zeros((num_units, num_buckets))
-    shares[units, buckets] = np.maximum(found.values[1:], 0.0)
-    shares /= shares.sum(axis=0)
-    worth = np.zeros(num_units)
-    worth[used] = np.maximum(-found.duals[num_buckets:], 0.0) / counts[used]
-    usable = np.isfinite(problem.load) & (counts > 0)[:, None]
+    shares, worth = found
     priced = np.where(usable, problem.load, 0.0) * worth[:, None]
     value = np.where(usable, priced, np.inf).min(axis=0)  # of each bucket, by the cheapest of `used`
     for unit in np.flatnonzero(counts <= 0).tolist():  # the most that others may be worth without lowering that
@@ -45,6 +39,28 @@ def balanced(problem: Problem, counts: Array) -> Routing | None:
         worth[unit] = (value[able] / problem.load[unit, able]).max(initial=0.0)
     busiest = float(utilisation(problem, counts, shares).max())
     return Routing(shares, busiest, worth, float(value.sum()))
+
+
+def _by_one(problem: Problem, counts: Array, used: NDArray[np.intp]) -> tuple[Array, Array]:
+    shares, worth = np.zeros(problem.load.shape), np.zeros(problem.num_units)
+    shares[used] = 1.0
+    worth[used] = 1.0 / counts[used]
+    return shares, worth
+
+
+def _by_many(
+    problem: Problem, counts: Array, used: NDArray[np.intp], usable: NDArray[np.bool_]
+) -> tuple[Array, Array] | None:
+    num_units, num_buckets = problem.load.shape
+    units, buckets = np.nonzero(usable)
+    found = minimum(_busiest_least(problem, counts, used, units, buckets))
+    if found is None:
+        return None
+    shares, worth = np.zeros((num_units, num_buckets)), np.zeros(num_units)
+    shares[units, buckets] = np.maximum(found.values[1:], 0.0)
+    shares /= shares.sum(axis=0)
+    worth[used] = np.maximum(-found.duals[num_buckets:], 0.0) / counts[used]
+    return shares, worth
 
 
 def _busiest_least(

@@ -40,6 +40,11 @@ class Trace:
         ends = np.searchsorted(self.arrival_s, self.arrival_s + window_s, side="right")
         return float((ends - np.arange(len(ends))).max()) / window_s
 
+    def within(self, context_tokens: int) -> "Trace":
+        """Without requests that are longer, prompt and answer together."""
+        keep = self.input_tokens + self.output_tokens <= context_tokens
+        return Trace(self.arrival_s[keep], self.input_tokens[keep], self.output_tokens[keep])
+
 
 def read_trace(text: str) -> Trace:
     """Raises ProvisioningRefused."""

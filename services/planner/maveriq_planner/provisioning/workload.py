@@ -6,7 +6,7 @@ A bucket's size is the mean of its own requests, whose cost is near enough linea
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,10 +34,18 @@ class Demand:
 
     def at(self, rate_per_s: float) -> "Demand":
         """The same mix at another rate."""
-        scaled = self.rate_per_s * (rate_per_s / self.total_per_s)
-        return Demand(
-            self.place, self.input_up_to, self.output_up_to, self.input_tokens, self.output_tokens, scaled, self.notes
-        )
+        return replace(self, rate_per_s=self.rate_per_s * (rate_per_s / self.total_per_s))
+
+    def within(self, context_tokens: int) -> "Demand":
+        """Buckets whose longest request is longer than a model takes count as the longest that it takes."""
+        shrink = np.minimum(1.0, context_tokens / (self.input_tokens + self.output_tokens + 2))  # 2: rounded up later
+        if (shrink == 1).all():
+            return self
+        note = f"buckets of more than the model's {context_tokens:,} tokens count as the longest that it takes"
+        return replace(
+            self, input_tokens=self.input_tokens * shrink, output_tokens=self.output_tokens * shrink,
+            notes=(*self.notes, note),
+        )  # fmt: skip
 
 
 def edges_of(tokens: Array, most: int) -> tuple[float, ...]:
