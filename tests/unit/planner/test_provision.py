@@ -1,4 +1,4 @@
-"""Provisioning from end to end, without a cluster: workload, catalogue, terms in; the cheapest fleet out, or why not."""
+"""Provisioning from end to end, without a cluster: workload, catalogue and terms in; the cheapest fleet out."""
 
 import json
 from pathlib import Path
