@@ -1,8 +1,10 @@
 """How many reservations a second does Redis take, and does the size of the cluster matter?
 
 A reservation is what the allocator commits: the deployment's record, and bytes of four GPUs of one node, checked and
-held in one Lua script. Each is given back by a second commit, which counts too. PING by the same clients in the same
-run is what the client and the network cost without any work. Packing is one decision for a 70B model over the cluster.
+held in one Lua script. Each is given back by a second commit, which counts too. The clients are handlers of one
+allocator: they share its pool of connections, and what they commit at the same moment travels in one round trip. PING
+by as many clients of the same pool in the same run is what a client pays for a round trip without any work. Packing is
+one decision for a 70B model over the cluster.
 
     python benchmarks/reservations.py [--json] [--save] [--redis URL]
 """
@@ -20,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -153,7 +155,7 @@ def held(num_gpus: int, number: int) -> Record:
     gpus = chance.sample(range(GPUS_A_NODE), GPUS_A_REPLICA)
     plan = computed(candidate(pp=GPUS_A_REPLICA), deployment_id=UUID(int=number + 1))
     placement = Placement(
-        replica=0, token=str(uuid4()), node=name, model=plan.admission.model, facts=plan.plan.facts,
+        replica=0, token=f"{plan.deployment_id}.0.0", node=name, model=plan.admission.model, facts=plan.plan.facts,
         candidate=plan.plan.candidates[0],
         stages=tuple(Stage(gpus=(f"{name}/{gpu}",), num_layers=2, reserved_bytes=HELD_BYTES) for gpu in gpus),
     )  # fmt: skip

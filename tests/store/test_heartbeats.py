@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from maveriq.bus import Rejected
 from maveriq.contracts import (
     ConfirmationRequested,
     DeploymentDraining,
@@ -126,4 +127,15 @@ async def test_a_worker_that_says_nothing_of_what_runs_is_believed_to_run_it(all
     await allocators.tell(untold)
     await allocators.listen(GRACE_S + 1)
     assert of_type(PlacementReserved, await allocators.tell(untold.model_copy(update={"number": 4}))) == []
+    assert await allocators.held() == {"a/0": 80}
+
+
+@pytest.mark.parametrize("token", ["token-1", "6f1f0a4e-7f6b-4d51-9a0c-0d2b6f0b7a10.1.0"], ids=["odd", "another's"])
+async def test_a_token_that_no_allocator_gave_out_is_refused_and_keeps_nothing(
+    allocators: Allocators, token: str
+) -> None:
+    order = await placed(allocators)
+    odd = order.placement.model_copy(update={"token": token})
+    with pytest.raises(Rejected, match=r"running\.0\.token: .* is no token of replica 0"):
+        await allocators.tell(report("b", 80, running=[order.model_copy(update={"placement": odd})]))
     assert await allocators.held() == {"a/0": 80}

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from maveriq.contracts import Gpu, GpuState, Holding, InventoryChanged, NodeReported, Stage
+from maveriq.bus import Rejected
+from maveriq.contracts import Fault, Gpu, GpuState, Holding, InventoryChanged, NodeReported, Running, Stage
 from maveriq_allocator import keys
 from maveriq_allocator.choosing import Node
 from maveriq_allocator.drift import SLACK_BYTES, drift
@@ -121,6 +122,7 @@ class Inventory:
         self._report = redis.register_script(Path(__file__).with_name("report.lua").read_text())
 
     async def report(self, message: NodeReported) -> Kept:
+        """Raises Rejected: what runs has a token that no allocator gave out."""
         name = message.node
         gpus = _GPUS.dump_json(message.gpus).decode()
         told = [name, message.engine, gpus, int(message.spans_nodes), _told(message.number)]
@@ -130,10 +132,10 @@ class Inventory:
             ours_bytes = gpu.total_bytes - gpu.foreign_bytes - self._headroom.of(gpu.gpu_type)
             told += [gpu.id, ours_bytes, gpu.total_bytes, _told(gpu.own_bytes)]
         others: dict[str, int] = {name: 0}
-        for one in message.running or ():
+        for number, one in enumerate(message.running or ()):
+            _check(one, f"running.{number}.token")
             for (node, gpu_id), num_bytes in taken(one.stages, name).items():
-                number = others.setdefault(node, len(others))
-                told += [number, node, gpu_id, one.token, num_bytes]
+                told += [others.setdefault(node, len(others)), node, gpu_id, one.token, num_bytes]
         touched = [keys.NODES, keys.node(name), keys.held(name), keys.strange(name), keys.missing(name)]
         touched += [keys.HEARD, keys.WATCH]
         touched += [key for node in [*others][1:] for key in (keys.node(node), keys.held(node))]
@@ -179,6 +181,21 @@ def taken(stages: Sequence[Stage], node: str) -> dict[tuple[str, str], int]:
             at = (stage.node or node, gpu)
             held[at] = held.get(at, 0) + stage.reserved_bytes
     return held
+
+
+def _check(running: Running, field: str) -> None:
+    try:
+        if keys.parse_token(running.token) == (running.deployment_id, running.replica):
+            return
+    except ValueError:
+        pass
+    raise Rejected(
+        Fault(
+            field=field,
+            problem=f"{running.token} is no token of replica {running.replica} of {running.deployment_id}",
+            remedy="report the token of its placement",
+        )
+    )
 
 
 def _told(number: int | None) -> str:
