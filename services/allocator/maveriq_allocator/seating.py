@@ -76,6 +76,14 @@ def seat_all(
     return tuple(seats) if len(seats) == num_replicas else None
 
 
+def num_seated(candidate: Candidate, num_layers: int, fleet: Fleet, num_replicas: int) -> int:
+    """Replicas that find a seat one after the other, `num_replicas` at most."""
+    manner = Manner()
+    return len(
+        _Seating(candidate, manner.shape(candidate, num_layers), fleet, manner).seats(num_replicas, all_of=False)
+    )
+
+
 class _Seating:
     def __init__(self, candidate: Candidate, shape: Shape, fleet: Fleet, manner: Manner) -> None:
         self._candidate, self._shape, self._fleet, self._manner = candidate, shape, fleet, manner
@@ -85,10 +93,14 @@ class _Seating:
     def may_hold(self, num_replicas: int) -> bool:
         return self._screen.most_replicas() >= num_replicas
 
-    def seats(self, num_replicas: int) -> list[Seat]:
-        """One after the other; fewer where no more find a seat that way."""
+    def seats(self, num_replicas: int, *, all_of: bool = True) -> list[Seat]:
+        """One after the other; fewer where no more find a seat that way.
+
+        Args:
+            all_of: fewer are of no use, so it may stop once they cannot be enough.
+        """
         seats: list[Seat] = []
-        while len(seats) < num_replicas and self.may_hold(num_replicas - len(seats)):
+        while len(seats) < num_replicas and (not all_of or self.may_hold(num_replicas - len(seats))):
             seat = self._on_one_node() or self._on_several_nodes()
             if seat is None:
                 return seats

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maveriq.contracts import Strategy
-from maveriq_allocator.choosing import Manner, Node, choose, readable, shortage
+from maveriq_allocator.choosing import Manner, Node, choose
 from maveriq_allocator.packing import Fragment, Packing, pack
 from maveriq_allocator.screening import MAX_WAYS
 from maveriq_allocator.strategies import Preference
@@ -228,17 +228,3 @@ def test_a_thousand_nodes_are_searched() -> None:
     choice = choose(plan(candidate(pp=8), num_layers=32), nodes, num_replicas=4)
     assert choice is not None
     assert len({seat.node for seat in choice.seats}) >= 1
-
-
-def test_a_shortage_tells_what_was_needed_and_the_largest_fragments() -> None:
-    stage = memory(layer=2**30, first=2**29, last=2**28, runtime=2**28)
-    told = shortage(candidate(pp=2, stage=stage), 32, [node("a", 21 * 2**29, 2**30), node("b", 2**20)], 2)
-    assert "2 x 2 GPU(s) A6000" in told
-    assert "33.2 GiB free over the stages" in told
-    assert "1.8 GiB on the first and 1.5 GiB on the last" in told
-    assert "a: 10.5 GiB, 1.0 GiB; b: 1.0 MiB" in told
-    assert "no node with engine torch has a H100" in shortage(candidate(gpu_type="H100"), 32, [node("a", 1)], 1)
-
-
-def test_bytes_are_told_in_the_unit_that_fits() -> None:
-    assert [readable(n) for n in (5, 2048, 3 * 2**19, 5 * 2**30)] == ["5 B", "2.0 KiB", "1.5 MiB", "5.0 GiB"]
