@@ -95,6 +95,8 @@ def _fragment(gpu: Gpu, free_bytes: int) -> Fragment:
 
 
 def _without(state: GpuState, holder: tuple[UUID, int] | None) -> GpuState:
+    if holder is None:
+        return state
     others = tuple(h for h in state.holdings if (h.deployment_id, h.replica) != holder)
     return GpuState(gpu=state.gpu, holdings=others)
 
