@@ -3,14 +3,15 @@
 A move starts a copy of a replica elsewhere while the replica still holds its memory, and gives that back afterwards; so
 the copy must fit into what is free at that moment. Each replica moves once at most, as a whole, with its candidate.
 
-Sets of one, two, ... up to `Bounds.most_moves` replicas are tried, of equal size those first that move the fewest
-bytes; of each set every order and every place. A set is left out only where its goal is not reached even if all of it
-were gone, so for replicas on one GPU the number of moves is proven to be the least. A replica of several GPUs has many
-packings on a node: the best one on all of its GPUs is tried and the best one without each of them, and then nothing is
-proven, nor where `Bounds.max_tried` ends the search or only the nearest `Bounds.max_movable` replicas are looked at.
+Sets of replicas are tried: those that must move, and none, one, ... up to `Bounds.most_moves` others, of equal size
+those first that move the fewest bytes; of each set every order and every place. A set is left out only where its goal
+is not reached even if all of it were gone, so for replicas on one GPU the number of moves is proven to be the least. A
+replica of several GPUs has many packings on a node: the best one on all of its GPUs is tried and the best one without
+each of them, and then nothing is proven, nor where `Bounds` end the search or leave replicas or nodes out: then those
+that are most likely in the way, the nodes that they are on and the freest others are looked at.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Protocol
@@ -25,9 +26,13 @@ from maveriq_allocator.waiting import without
 @dataclass(frozen=True, slots=True)
 class Bounds:
     most_moves: int = 4
+    """Beside those that must be."""
     max_tried: int = 5_000
     """Packings asked for: a millisecond each on a small fleet."""
     max_movable: int = 64
+    max_nodes: int = 128
+    is_late: Callable[[], bool] = lambda: False
+    """Whether the search took as long as it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,12 @@ class Goal(Protocol):
         """What moves may go to."""
         ...
 
-    def nearness(self, movable: Movable, nodes: Sequence[Node]) -> float:
-        """Less: the more likely it is in the way."""
+    def needs(self, movable: Movable) -> bool:
+        """Whether it must move."""
+        ...
+
+    def nearness(self, movable: Movable, free_bytes: Mapping[str, int]) -> float:
+        """Less: the more likely it is in the way; `free_bytes` by node."""
         ...
 
 
@@ -103,9 +112,11 @@ class Seated:
     def allows(self, nodes: Sequence[Node]) -> list[Node]:
         return list(nodes)
 
-    def nearness(self, movable: Movable, nodes: Sequence[Node]) -> float:
-        free = sum(f.free_bytes for node in nodes if node.name == movable.node for f in node.fragments)
-        return -float(free + movable.num_bytes)
+    def needs(self, movable: Movable) -> bool:
+        return False
+
+    def nearness(self, movable: Movable, free_bytes: Mapping[str, int]) -> float:
+        return -float(free_bytes.get(movable.node, 0) + movable.num_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +131,11 @@ class Emptied:
     def allows(self, nodes: Sequence[Node]) -> list[Node]:
         return without(nodes, frozenset({self.gpu}))
 
-    def nearness(self, movable: Movable, nodes: Sequence[Node]) -> float:
-        return 0.0 if self.gpu in movable.gpus else 1.0
+    def needs(self, movable: Movable) -> bool:
+        return self.gpu in movable.gpus
+
+    def nearness(self, movable: Movable, free_bytes: Mapping[str, int]) -> float:
+        return 0.0 if self.needs(movable) else 1.0
 
 
 def fewest(nodes: Sequence[Node], movable: Sequence[Movable], goal: Goal, bounds: Bounds | None = None) -> Found:
@@ -138,21 +152,28 @@ class _Exhausted(Exception):
 
 class _Search:
     def __init__(self, nodes: Sequence[Node], movable: Sequence[Movable], goal: Goal, bounds: Bounds) -> None:
-        self._nodes, self._goal, self._bounds = list(nodes), goal, bounds
-        near = sorted(movable, key=lambda m: (goal.nearness(m, nodes), m.num_bytes, m.token))
+        self._goal, self._bounds = goal, bounds
+        free = {node.name: sum(f.free_bytes for f in node.fragments) for node in nodes}
+        near = sorted(movable, key=lambda m: (goal.nearness(m, free), m.num_bytes, m.token))
         self._movable = near[: bounds.max_movable]
-        self._is_exact = len(near) == len(self._movable) and all(len(m.gpus) == 1 for m in self._movable)
+        self._nodes = _nearest(nodes, self._movable, bounds.max_nodes)
+        is_whole = len(near) == len(self._movable) and len(nodes) == len(self._nodes)
+        self._is_exact = is_whole and all(len(m.gpus) == 1 for m in self._movable)
         self._all = list(movable)
         self._left = bounds.max_tried
 
     def found(self) -> Found:
         try:
-            for num_moves in range(self._bounds.most_moves + 1):
-                sets = combinations(self._movable, num_moves)
+            needed = tuple(movable for movable in self._movable if self._goal.needs(movable))
+            others = [movable for movable in self._movable if not self._goal.needs(movable)]
+            for num_others in range(self._bounds.most_moves + 1):
+                sets = combinations(others, num_others)
                 for chosen in sorted(sets, key=lambda each: sum(m.num_bytes for m in each)):
-                    moves = self._moves(chosen, self._nodes)
+                    largest_first = sorted((*needed, *chosen), key=lambda m: -m.num_bytes)
+                    moves = self._moves(tuple(largest_first), self._nodes)
                     if moves is not None:
-                        return Found(tuple(moves), self._is_exact or num_moves <= 1)
+                        is_least = self._is_exact or not chosen or len(moves) == 1
+                        return Found(tuple(moves), is_least)
         except _Exhausted:
             return Found(None, is_fewest=False)
         return Found(None, self._is_exact)
@@ -203,8 +224,16 @@ class _Search:
 
     def _tick(self) -> None:
         self._left -= 1
-        if self._left < 0:
+        if self._left < 0 or self._bounds.is_late():
             raise _Exhausted
+
+
+def _nearest(nodes: Sequence[Node], movable: Sequence[Movable], most: int) -> list[Node]:
+    """The nodes that the replicas are on, then the freest."""
+    if len(nodes) <= most:
+        return list(nodes)
+    theirs = {each.node for each in movable}
+    return sorted(nodes, key=lambda n: (n.name not in theirs, -sum(f.free_bytes for f in n.fragments), n.name))[:most]
 
 
 def _choices(node: Node, movable: Movable) -> Iterator[tuple[Fragment, ...]]:

@@ -5,6 +5,7 @@ again is the same move.
 """
 
 import asyncio
+import time
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from maveriq.contracts import (
 )
 from maveriq_allocator import keys, moving
 from maveriq_allocator.choosing import choose
-from maveriq_allocator.defrag import Emptied, Found, Goal, Movable, Moved, Place, Seated, fewest
+from maveriq_allocator.defrag import Bounds, Emptied, Found, Goal, Movable, Moved, Place, Seated, fewest
 from maveriq_allocator.lifecycle import Phase, Record
 from maveriq_allocator.line import Line
 from maveriq_allocator.reservations import Outcome, Reservations
@@ -25,7 +26,8 @@ from maveriq_allocator.trying import Trying
 from maveriq_allocator.waiting import Claim, Waiter
 
 KEEP_S = 24 * 3600
-MAX_WAITERS = 16  # of the line, for whom room is looked for: seconds each in the worst case
+MAX_WAITERS = 16  # of the line, for whom room is looked for
+SEARCH_S = 20.0  # for all of them
 MAX_STALE = 50
 
 
@@ -103,7 +105,7 @@ class Defragmenting:
         if any((held.deployment_id, held.replica) not in ours for held in states[0].holdings):
             problem = "a replica on it starts or drains; ask again when it serves or is gone"
             return told.model_copy(update={"problem": problem})
-        return await self._found(told, situation, movable, Emptied(gpu))
+        return await self._found(told, situation, movable, Emptied(gpu), _in_time())
 
     async def _making_room(self, asked: DefragmentationRequested) -> DefragmentationProgressed:
         """For the first in the line for whom moves make room."""
@@ -113,12 +115,13 @@ class Defragmenting:
         waiters = await self._line()
         if not waiters:
             return told.model_copy(update={"problem": "no deployment waits for memory"})
+        bounds = _in_time()
         for waiter in waiters:
             intent = waiter.plan.admission.intent
             goal = f"make room for {intent.model} {str(waiter.deployment_id)[:8]}"
             mine = told.model_copy(update={"goal": goal, "waiter": waiter.deployment_id})
             found = await self._found(
-                mine, situation, movable, Seated(waiter.plan.plan, waiter.num_replicas, waiter.start)
+                mine, situation, movable, Seated(waiter.plan.plan, waiter.num_replicas, waiter.start), bounds
             )
             if not found.problem:
                 if asked.apply:
@@ -128,9 +131,9 @@ class Defragmenting:
         return told.model_copy(update={"problem": problem})
 
     async def _found(
-        self, told: DefragmentationProgressed, situation: Situation, movable: list[Movable], goal: Goal
+        self, told: DefragmentationProgressed, situation: Situation, movable: list[Movable], goal: Goal, bounds: Bounds
     ) -> DefragmentationProgressed:
-        found: Found = await asyncio.to_thread(fewest, situation.free(), movable, goal)
+        found: Found = await asyncio.to_thread(fewest, situation.free(), movable, goal, bounds)
         if found.moves is None:
             proof = "no set of moves does" if found.is_fewest else "none was found in the time allowed"
             return told.model_copy(update={"problem": f"it cannot be done: {proof}"})
@@ -175,6 +178,11 @@ class Defragmenting:
         if choice is not None:
             gpus = frozenset(gpu for seat in choice.seats for stage in seat.stages for gpu in stage.gpus)
             await self.line.keep_claim(Claim(waiter.deployment_id, waiter.place, gpus))
+
+
+def _in_time() -> Bounds:
+    until_s = time.monotonic() + SEARCH_S
+    return Bounds(is_late=lambda: time.monotonic() > until_s)
 
 
 def _told(asked: DefragmentationRequested, goal: str, free_gpu: str | None = None) -> DefragmentationProgressed:

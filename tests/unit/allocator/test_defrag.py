@@ -113,12 +113,25 @@ def test_for_replicas_on_one_gpu_no_smaller_set_of_moves_does(data: some.DataObj
             movable.append(one(number + 1, size, gpu))
     target = data.draw(some.one_of(some.integers(1, 12), some.sampled_from(gpus)))
     goal: Goal = seat(target) if isinstance(target, int) else Emptied(target)
-    found = fewest(cluster(sizes, movable), movable, goal, Bounds(most_moves=3, max_tried=100_000))
-    expected = brute_force(sizes, movable, target, 3)
+    found = fewest(cluster(sizes, movable), movable, goal, Bounds(max_tried=100_000))
+    expected = brute_force(sizes, movable, target, 4)
     assert found.is_fewest
     assert (None if found.moves is None else len(found.moves)) == expected
     if found.moves is not None:
         replayed(sizes, movable, found, goal)
+
+
+def test_however_many_hold_a_gpu_all_of_them_move() -> None:
+    sizes = {"a/0": 12, "b/0": 20}
+    movable = [one(number, 2, "a/0") for number in range(1, 7)]
+    found = fewest(cluster(sizes, movable), movable, Emptied("a/0"))
+    assert found.moves is not None and len(found.moves) == 6 and found.is_fewest
+
+
+def test_a_search_that_is_late_ends_and_proves_nothing() -> None:
+    sizes = {"a/0": 10, "b/0": 10}
+    movable = [one(1, 5, "a/0"), one(2, 5, "b/0")]
+    assert fewest(cluster(sizes, movable), movable, seat(10), Bounds(is_late=lambda: True)) == Found(None, False)
 
 
 def test_two_halves_become_one_place() -> None:
