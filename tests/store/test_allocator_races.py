@@ -166,6 +166,8 @@ async def check(store: Store) -> None:
             held = sum(holding.bytes for holding in state.holdings)
             assert held <= state.gpu.total_bytes - state.gpu.foreign_bytes
             told[state.gpu.id] += held
+            kept = await store.hget(keys.node(node.name), f"sum|{state.gpu.id}")
+            assert kept is None or int(kept) == held
     assert +told == await held_by_records(store)
 
 

@@ -27,42 +27,50 @@ end
 local function node_key(number) return KEYS[2 * number + 1] end
 local function held_key(number) return KEYS[2 * number + 2] end
 
-local dropped = {}
-for i = FIRST, first_hold - 1, 3 do
-  dropped[CHANGE[i] .. '|' .. CHANGE[i + 2]] = true
-end
-
--- What others hold of a node's GPUs, apart from what this change gives back.
-local function held_bytes(number)
-  local taken = {}
-  local held = redis.call('HGETALL', held_key(number))
-  for i = 1, #held, 2 do
-    if not dropped[number .. '|' .. held[i]] then
-      local gpu = string.match(held[i], '^(.*)|')
-      taken[gpu] = (taken[gpu] or 0) + held[i + 1]
+-- A GPU as it is: its limit, version and the sum of what is held on it, which is derived anew where nobody kept it.
+local gpus = {}
+local function gpu_of(number, gpu)
+  local key = number .. '|' .. gpu
+  if not gpus[key] then
+    local kept = redis.call('HMGET', node_key(number), 'limit|' .. gpu, 'version|' .. gpu, 'sum|' .. gpu)
+    local sum = tonumber(kept[3] or '')
+    if not sum then
+      sum = 0
+      local held = redis.call('HGETALL', held_key(number))
+      for i = 1, #held, 2 do
+        if string.match(held[i], '^(.*)|') == gpu then
+          sum = sum + held[i + 1]
+        end
+      end
     end
+    gpus[key] = {node = node_key(number), gpu = gpu, limit = tonumber(kept[1] or -1), version = kept[2], sum = sum}
   end
-  return taken
+  return gpus[key]
 end
 
-local taken = {}
+for i = FIRST, first_hold - 1, 3 do
+  local bytes = redis.call('HGET', held_key(CHANGE[i]), CHANGE[i + 2])
+  if bytes then
+    local at = gpu_of(CHANGE[i], CHANGE[i + 1])
+    at.sum = at.sum - bytes
+  end
+end
+
 for i = first_hold, #CHANGE, 5 do
-  local number, gpu, bytes, seen = CHANGE[i], CHANGE[i + 1], tonumber(CHANGE[i + 3]), CHANGE[i + 4]
+  local number, gpu, bytes, seen = CHANGE[i], CHANGE[i + 1], CHANGE[i + 3], CHANGE[i + 4]
   if adopts then
-    if redis.call('HGET', held_key(number), CHANGE[i + 2]) ~= CHANGE[i + 3] then
+    if redis.call('HGET', held_key(number), CHANGE[i + 2]) ~= bytes then
       return {'taken', gpu}
     end
   else
-    local now = redis.call('HMGET', node_key(number), 'limit|' .. gpu, 'version|' .. gpu)
-    if seen ~= '' and now[2] ~= seen then
+    local at = gpu_of(number, gpu)
+    if seen ~= '' and at.version ~= seen then
       return {'moved', gpu}
     end
-    taken[number] = taken[number] or held_bytes(number)
-    local sum = (taken[number][gpu] or 0) + bytes
-    if sum > tonumber(now[1] or -1) then
+    at.sum = at.sum + bytes
+    if at.sum > at.limit then
       return {'taken', gpu}
     end
-    taken[number][gpu] = sum
   end
 end
 
@@ -87,16 +95,18 @@ end
 
 for i = FIRST, first_hold - 1, 3 do
   redis.call('HDEL', held_key(CHANGE[i]), CHANGE[i + 2])
-  if redis.call('HEXISTS', node_key(CHANGE[i]), 'version|' .. CHANGE[i + 1]) == 1 then
-    redis.call('HINCRBY', node_key(CHANGE[i]), 'version|' .. CHANGE[i + 1], 1)
-  end
 end
 for i = first_hold, #CHANGE, 5 do
   if adopts then
     redis.call('HDEL', KEYS[#KEYS], CHANGE[i + 2])
   else
     redis.call('HSET', held_key(CHANGE[i]), CHANGE[i + 2], CHANGE[i + 3])
-    redis.call('HINCRBY', node_key(CHANGE[i]), 'version|' .. CHANGE[i + 1], 1)
+  end
+end
+for _, at in pairs(gpus) do
+  if at.version then
+    redis.call('HSET', at.node, 'version|' .. at.gpu, string.format('%.0f', at.version + 1),
+      'sum|' .. at.gpu, string.format('%.0f', at.sum))
   end
 end
 if wanted_bytes == '0' then

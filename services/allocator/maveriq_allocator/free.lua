@@ -14,5 +14,6 @@ redis.call('HDEL', KEYS[1], ARGV[1])
 local freed = redis.call('HDEL', KEYS[4], ARGV[2])
 if freed == 1 and redis.call('HEXISTS', KEYS[3], 'version|' .. ARGV[3]) == 1 then
   redis.call('HINCRBY', KEYS[3], 'version|' .. ARGV[3], 1)
+  redis.call('HDEL', KEYS[3], 'sum|' .. ARGV[3])
 end
 return freed

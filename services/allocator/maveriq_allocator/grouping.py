@@ -1,6 +1,6 @@
 """Calls of one script that are made at the same moment travel to Redis together: one round trip for all of them.
 
-While a group is under way the next one gathers, as in a database's group commit. A client of Redis pays far more for a
+While groups are under way the next one gathers, as in a database's group commit. A client of Redis pays far more for a
 round trip than the script takes (benchmarks/reservations.py), and a lone call still goes at once.
 """
 
@@ -13,6 +13,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from maveriq_allocator.store import Store
 
+MAX_UNDER_WAY = 2  # groups: one is put together while Redis works on the other
 MAX_TOGETHER = 128  # several milliseconds of Redis' time
 
 
@@ -29,13 +30,15 @@ class GroupedScript:
         self._text = text
         self._sha: str | None = None
         self._gathered: list[_Call] = []
-        self._sending: asyncio.Task[None] | None = None
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes]) -> Any:
         call = _Call(keys, args, asyncio.get_running_loop().create_future())
         self._gathered.append(call)
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send())
+        if len(self._sending) < MAX_UNDER_WAY:
+            task = asyncio.create_task(self._send())
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
         return await call.answer
 
     async def _send(self) -> None:

@@ -25,6 +25,7 @@ end
 
 redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
 redis.call('HINCRBY', KEYS[3], 'version|' .. ARGV[3], 1)
+redis.call('HDEL', KEYS[3], 'sum|' .. ARGV[3])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[6])
 redis.call('ZADD', KEYS[2], ends_ms, ARGV[1])
 return {'held', ARGV[6]}

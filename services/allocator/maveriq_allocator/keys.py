@@ -5,6 +5,7 @@
                                            report's; heard_at_ms, by `watch`; for each GPU
                                            limit|<gpu>: what of it is ours to hold: total - foreign - headroom - drift
                                            version|<gpu>: grows whenever its limit, or what is held on it, changes
+                                           sum|<gpu>: of what is held on it; where it is missing, it is derived
     maveriq:allocator:node:<node>:held     hash: <gpu>|<token> -> bytes: one field a reservation's GPU;
                                            <gpu>|<hold>/hold -> bytes: held for a calibration
     maveriq:allocator:node:<node>:strange  hash: <gpu>|<token> -> the node that holds it: what this node's worker runs
@@ -28,8 +29,9 @@
     maveriq:allocator:holds:wanted:<deployment>   how often it asked for that
 
 A node's two hashes are all that a reservation on it looks at: nothing scans the cluster. What is free is always the
-limit - sum(held), never a counter of its own that could drift. A deployment's version grows with each change, and
-`commit.lua` changes record and held bytes together or not at all. A token is <deployment>.<replica>.<number>.
+limit - sum(held); the sum is kept beside it by the scripts that change it, and derived anew with each report. A
+deployment's version grows with each change, and `commit.lua` changes record and held bytes together or not at all. A
+token is <deployment>.<replica>.<number>.
 """
 
 from functools import lru_cache

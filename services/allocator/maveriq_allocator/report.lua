@@ -38,6 +38,7 @@ local function touch(key, gpu)
     changed[gpu] = true
   elseif redis.call('HEXISTS', key, 'version|' .. gpu) == 1 then
     redis.call('HINCRBY', key, 'version|' .. gpu, 1)
+    redis.call('HDEL', key, 'sum|' .. gpu)
   end
 end
 
@@ -110,11 +111,12 @@ for i = FIRST_GPU, first_run - 1, 4 do
   before['limit|' .. gpu] = nil
   kept[#kept + 1], kept[#kept + 2] = 'limit|' .. gpu, limit
   kept[#kept + 1], kept[#kept + 2] = 'version|' .. gpu, version
+  kept[#kept + 1], kept[#kept + 2] = 'sum|' .. gpu, string.format('%.0f', sums[gpu] or 0)
 end
 for field, _ in pairs(before) do
   local gone = string.match(field, '^limit|(.*)$')
   if gone then
-    redis.call('HDEL', NODE, field)
+    redis.call('HDEL', NODE, field, 'sum|' .. gone)
     redis.call('HINCRBY', NODE, 'version|' .. gone, 1)
   end
 end
