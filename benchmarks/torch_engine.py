@@ -3,7 +3,8 @@
 SmolLM2-135M-Instruct, greedy, no end of sequence. The model in this process and engines of each split stand side by
 side; every round measures each of them once, in turn. A measurement during which other programs took more than a tenth
 of one core is made again, until the patience is used up. What is reported are medians of rates, and medians of the
-ratios within a round.
+ratios within a round. Two splits run a second time as `..._asleep`: with MAVERIQ_STAGE_SPIN_MS=0, so that a stage that
+waits for another sleeps.
 
     python benchmarks/torch_engine.py [--precision fp32] [--threads 1] [--rounds 5] [--tokens 32] [--patience-s 600]
                                       [--json] [--save]
@@ -20,6 +21,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -37,6 +39,7 @@ BATCH = 8
 PROMPT_TOKENS = 16
 SPLITS = {"one": (30,), "even": (15, 15), "balanced": (18, 12), "uneven": (22, 8), "three": (12, 12, 6),
           "four": (27, 1, 1, 1)}  # fmt: skip
+ASLEEP = ("even", "four")
 CACHE = Path(os.environ.get("MAVERIQ_CACHE_DIR", Path.home() / ".cache" / "maveriq"))
 RESULT = Path(__file__).with_name("results") / "torch_engine.json"
 
@@ -87,8 +90,11 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         pids: dict[str, set[int]] = {}
         for name, split in SPLITS.items():
             before = set(descendants(os.getpid()))
-            engines[name] = await started(running, launch(model, split, precision, arguments.threads))
+            asked = launch(model, split, precision, arguments.threads)
+            engines[name] = await started(running, asked)
             pids[name] = set(descendants(os.getpid())) - before
+            if name in ASLEEP:
+                engines[f"{name}_asleep"] = await started(running, replace(asked, spin_ms=0.0))
         rates: dict[str, Rate] = {
             "generate_1": lambda: asyncio.to_thread(generated, reference, 1, arguments.tokens),
             f"generate_{BATCH}": lambda: asyncio.to_thread(generated, reference, BATCH, arguments.tokens),
@@ -101,7 +107,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             await each()  # the first round of anything is slower
         quiet = Quiet(time.monotonic() + arguments.patience_s)
         rounds = [{name: await quiet.measured(each) for name, each in rates.items()} for _ in range(arguments.rounds)]
-        memory = {name: stage_memory(engine, pids[name]) for name, engine in engines.items()}
+        memory = {name: stage_memory(engines[name], pids[name]) for name in SPLITS}
     return summary(rounds, memory, arguments) | {"measured_again": quiet.repeated, "disturbed": quiet.disturbed}
 
 
@@ -162,6 +168,7 @@ def summary(
             "batch_8_of_generate": ratio(f"one_{BATCH}", f"generate_{BATCH}"),
             "batch_8_of_batch_1": ratio(f"one_{BATCH}", "one_1"),
             **{f"{name}_of_one": ratio(f"{name}_1", "one_1") for name in hops},
+            **{f"{name}_asleep_of_one": ratio(f"{name}_asleep_1", "one_1") for name in ASLEEP},
             "two_micro_batches_of_one_batch_1": ratio("balanced_2", "one_1"),
             "balanced_batch_8_of_one": ratio(f"balanced_{BATCH}", f"one_{BATCH}"),
             "uneven_of_even": ratio("uneven_1", "even_1"),

@@ -1,6 +1,7 @@
 """A synthetic model in one process a stage, as the worker's torch engine is: the first stage leads and keeps the time.
 
-Passes travel over sockets, activations over torch.distributed. On CPUs the stages are forked from a process that holds
+Passes travel over a ring of sockets, activations over torch.distributed; a stage on a CPU waits awake for what the
+stage before has begun to compute. On CPUs the stages are forked from a process that holds
 the model: they share its weights. CUDA does not survive a fork, so there each makes its own part.
 """
 
@@ -32,6 +33,7 @@ from maveriq_profiler.engine_stage import (
 )
 
 _START_S = 300.0
+_SPIN_S = 0.1  # as the workers do unless told otherwise (MAVERIQ_STAGE_SPIN_MS)
 _AWAY_SHARE = 0.03
 _TRIES = 3
 
@@ -75,11 +77,13 @@ class Chain:
             model: whole, on the CPU, for the stages to share; None: each makes its own.
         """
         context: Any = multiprocessing.get_context("fork" if model is not None else "spawn")
-        links = [multiprocessing.Pipe() for _ in spec.layers]  # the first: from here to the leader
-        self._leader: Connection[Run, list[float]] = links[0][0]
-        ends: list[Any] = [[links[0][1], *(near for near, _ in links[1:])], *([far] for _, far in links[1:])]
+        here, there = multiprocessing.Pipe()
+        self._leader: Connection[Run, list[float]] = here
+        pairs: list[tuple[Any, Any]] = [multiprocessing.Pipe() for _ in spec.layers]  # from a stage to the next
+        rings = [_Ring(pairs[rank - 1][1], pair[0]) for rank, pair in enumerate(pairs)]
         self._processes: list[BaseProcess] = [
-            context.Process(target=_stage, args=(spec, rank, model, end), daemon=True) for rank, end in enumerate(ends)
+            context.Process(target=_stage, args=(spec, rank, model, ring, None if rank else there), daemon=True)
+            for rank, ring in enumerate(rings)
         ]
         for process in self._processes:
             process.start()
@@ -109,7 +113,15 @@ class Chain:
         raise ChainFailed("a stage ended: " + ", ".join(f"exit code {process.exitcode}" for process in self._processes))
 
 
-def _stage(spec: ChainSpec, rank: int, model: Any | None, links: list[Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """A stage's links to the one before and the one after; the first comes after the last."""
+
+    before: Any
+    after: Any
+
+
+def _stage(spec: ChainSpec, rank: int, model: Any | None, ring: _Ring, parent: Any | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(spec.threads)
     is_last = rank == len(spec.layers) - 1
@@ -124,10 +136,12 @@ def _stage(spec: ChainSpec, rank: int, model: Any | None, links: list[Any]) -> N
     gc.collect()
     gc.freeze()  # as the engine does: collections stay short
     hidden_size = int(own.config.hidden_size)
-    if rank > 0:
-        _follow(stage, rank, links[0], hidden_size, DTYPES[spec.precision])
+    cores = len(os.sched_getaffinity(0))
+    spin_s = _SPIN_S if cores > spec.threads and stage.device.type == "cpu" else 0.0
+    if parent is None:
+        _follow(stage, rank, ring, hidden_size, DTYPES[spec.precision], spin_s)
     else:
-        _Leader(stage, links[1:]).serve(links[0])
+        _Leader(stage, ring if len(spec.layers) > 1 else None, spin_s).serve(parent)
 
 
 def _part(spec: ChainSpec, rank: int) -> Any:
@@ -153,8 +167,8 @@ class _Timed:
 
 
 class _Leader:
-    def __init__(self, stage: EngineStage, followers: list[Any]) -> None:
-        self._stage, self._followers = stage, followers
+    def __init__(self, stage: EngineStage, ring: _Ring | None, spin_s: float) -> None:
+        self._stage, self._ring, self._spin_s = stage, ring, spin_s
 
     def serve(self, parent: Any) -> None:
         parent.send([])
@@ -181,35 +195,49 @@ class _Leader:
         for step in steps:
             self._through(step)
         taken_ms = (time.perf_counter() - begun) * 1e3
-        waits = bool(self._followers) or self._stage.device.type != "cpu"  # for others, as it should
+        waits = self._ring is not None or self._stage.device.type != "cpu"  # for others, as it should
         return _Timed(taken_ms, 0.0 if waits else taken_ms - (time.thread_time() - computed) * 1e3)
 
     def _through(self, step: Pass) -> None:
         """All stages; ends when the chosen tokens are here."""
-        for follower in self._followers:
-            follower.send(step)
-        output = self._stage.forward(step, None)
-        if self._followers:
-            sent = _send(output, 1)
-            self._followers[-1].recv()
-            sent[0].wait()
-        else:
-            chosen(output, step)
+        ring = self._ring
+        if ring is None:
+            chosen(self._stage.forward(step, None), step)
+            return
+        ring.after.send(step)
+        sent = _send(self._stage.forward(step, None), 1)
+        ring.after.send(None)
+        ring.before.recv()  # the last stage has begun
+        _awake(ring.before, self._spin_s)
+        ring.before.recv()
+        sent[0].wait()
 
 
-def _follow(stage: EngineStage, rank: int, leader: Any, hidden_size: int, dtype: torch.dtype) -> None:
+def _follow(stage: EngineStage, rank: int, ring: _Ring, hidden_size: int, dtype: torch.dtype, spin_s: float) -> None:
     unsent: tuple[Any, torch.Tensor] | None = None
     while True:
-        step: Pass = leader.recv()
+        step: Pass = ring.before.recv()
         hidden = torch.empty(len(step.token_ids), len(step.token_ids[0]), hidden_size, dtype=dtype)
-        dist.recv(hidden, rank - 1)
+        arriving: Any = dist.irecv(hidden, rank - 1)
+        _awake(ring.before, spin_s)
+        ring.before.recv()  # they were sent
+        arriving.wait()
+        ring.after.send(None if stage.is_last else step)
         output = stage.forward(step, hidden.to(stage.device))
         if stage.is_last:
-            leader.send(chosen(output, step))
+            ring.after.send(chosen(output, step))
             continue
         if unsent is not None:
             unsent[0].wait()
         unsent = _send(output, rank + 1)
+        ring.after.send(None)
+
+
+def _awake(link: Any, spin_s: float) -> None:
+    """Wait for something to receive, without sleeping: a core that slept computes more slowly at first."""
+    until = time.perf_counter() + spin_s
+    while time.perf_counter() < until and not link.poll():
+        os.sched_yield()
 
 
 def _send(output: torch.Tensor, to: int) -> tuple[Any, torch.Tensor]:

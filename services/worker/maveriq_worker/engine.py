@@ -18,6 +18,8 @@ from maveriq.contracts import (
     ServedTime,
 )
 
+SPIN_MS = 100.0  # longer waits are those of long prompts and slow stages, of which waking is a small part
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -52,6 +54,8 @@ class Launch:
     """Where converted checkpoints are kept."""
     threads_per_stage: int
     """CPU threads of each stage's process."""
+    spin_ms: float = SPIN_MS
+    """How long a stage on CPUs waits awake for what the stage before has begun to compute; 0: it sleeps at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Fleet:
     """The engine's name, as placements call it."""
     cache_dir: Path
     threads_per_stage: int
+    stage_spin_ms: float
     _running: dict[tuple[UUID, int], Replica] = field(default_factory=dict[tuple[UUID, int], Replica])
     _ended: OrderedDict[str, ReplicaFailed | ReplicaStopped] = field(
         default_factory=OrderedDict[str, ReplicaFailed | ReplicaStopped]
@@ -192,4 +193,6 @@ class Fleet:
                     return f"this node has no GPU {gpu}"
                 found.append(device)
             stages.append(LocalStage(tuple(found), stage.num_layers, stage.reserved_bytes))
-        return Launch(placement.model, configuration, tuple(stages), self.cache_dir, self.threads_per_stage)
+        return Launch(
+            placement.model, configuration, tuple(stages), self.cache_dir, self.threads_per_stage, self.stage_spin_ms
+        )

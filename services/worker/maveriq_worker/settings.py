@@ -9,6 +9,7 @@ from typing import Literal
 
 from maveriq.contracts import NODE_PATTERN
 from maveriq.settings import num_bytes, read
+from maveriq_worker.engine import SPIN_MS
 
 EngineName = Literal["torch", "trtllm"]
 
@@ -21,6 +22,8 @@ class Settings:
     """(number, total bytes) of each declared CPU device; empty: the GPUs that NVML sees."""
     cache_dir: Path
     threads_per_stage: int
+    stage_spin_ms: float
+    """As `Launch.spin_ms`."""
     report_s: float
     visible_gpus: str | None
     """CUDA_VISIBLE_DEVICES as given; None: every GPU of the machine."""
@@ -34,6 +37,7 @@ class Settings:
             cpu_devices=read(env, "MAVERIQ_DEVICES", cpu_devices, ()),
             cache_dir=read(env, "MAVERIQ_CACHE_DIR", _folder, Path.home() / ".cache" / "maveriq"),
             threads_per_stage=read(env, "MAVERIQ_THREADS_PER_STAGE", _threads, 1),
+            stage_spin_ms=read(env, "MAVERIQ_STAGE_SPIN_MS", _spin, SPIN_MS),
             report_s=read(env, "MAVERIQ_REPORT_S", _seconds, 10.0),
             visible_gpus=env.get("CUDA_VISIBLE_DEVICES"),
         )
@@ -90,6 +94,16 @@ def _threads(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if not 1 <= number <= 1024:
         raise ValueError("expected a number of threads from 1 to 1024")
+    return number
+
+
+def _spin(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 10_000:
+        raise ValueError("expected milliseconds from 0 (a stage that waits sleeps at once) to 10000")
     return number
 
 

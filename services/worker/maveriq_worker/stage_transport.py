@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,20 @@ import torch.distributed as dist
 from maveriq_worker.torch_steps import StageSpec
 
 MAX_UNSENT = 8  # activations kept for a slower stage before waiting for it
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """Activations on their way: asked for early, because they are not sent before."""
+
+    work: Any
+    hidden: torch.Tensor
+    device: torch.device
+
+    def wait(self) -> torch.Tensor:
+        """[rows, tokens, hidden size] on the stage's device."""
+        self.work.wait()
+        return self.hidden.to(self.device)
 
 
 class Transport:
@@ -41,17 +56,16 @@ class Transport:
         while self._unsent and (len(self._unsent) > MAX_UNSENT or self._unsent[0][0].is_completed()):
             self._unsent.popleft()[0].wait()
 
-    def receive(self, num_rows: int, num_tokens: int) -> torch.Tensor:
+    def expect(self, num_rows: int, num_tokens: int) -> Arriving:
         """Activations [rows, tokens, hidden size] from the stage before."""
         device = torch.device("cpu") if self._through_host else self._device
         hidden = torch.empty(num_rows, num_tokens, self._hidden_size, dtype=self._dtype, device=device)
-        dist.recv(hidden, self._spec.rank - 1)
-        return hidden.to(self._device)
+        return Arriving(dist.irecv(hidden, self._spec.rank - 1), hidden, self._device)
 
     def _warm_up(self) -> None:
         """One token through the chain: connections are made here, not under the first request."""
         hidden = torch.zeros(1, 1, self._hidden_size, dtype=self._dtype, device=self._device)
         if self._spec.rank > 0:
-            hidden = self.receive(1, 1)
+            hidden = self.expect(1, 1).wait()
         if self._spec.rank < self._spec.num_stages - 1:
             self.send(hidden)

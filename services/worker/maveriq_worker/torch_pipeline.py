@@ -1,7 +1,9 @@
 """Runs the stages of one replica: `python -m maveriq_worker.torch_pipeline forked|afresh <worker fd of each stage>`.
 
 The first stage leads: it takes requests from the worker, decides each step, and tells the worker what a step brought.
-The others do as told. Steps and chosen tokens travel over sockets, activations over torch.distributed.
+The others do as told. Steps and chosen tokens travel over a ring of sockets, activations over torch.distributed.
+A stage hands a step on when it begins to compute it: until then the next sleeps, from then on it stays awake for a
+while, because a core that slept computes more slowly at first. So there is one that waits awake for each that computes.
 This process is the first stage. The others are forked from it once torch and transformers are imported, so that a
 replica pays for that once, in time and in memory. Where a GPU is used they start afresh: CUDA does not survive a fork.
 """
@@ -13,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 
@@ -23,40 +25,71 @@ from maveriq_worker.scheduler import Scheduler
 from maveriq_worker.stage_link import Gone, Link, pair, ready
 from maveriq_worker.stage_transport import Transport
 from maveriq_worker.torch_stage import StageCannotRun, TorchStage
-from maveriq_worker.torch_steps import Cancel, StageReady, StageRefused, StageSpec, Step, StepDone, Stepped, Submit
+from maveriq_worker.torch_steps import (
+    Begun,
+    Cancel,
+    Sent,
+    StageReady,
+    StageRefused,
+    StageSpec,
+    Step,
+    StepDone,
+    Stepped,
+    Submit,
+)
 
 _LAST_WORDS_S = 1.0  # for the other stages to end, and to say how
+
+
+class Ring(NamedTuple):
+    """A stage's links to the one before and the one after; the first comes after the last."""
+
+    before: Link
+    after: Link
 
 
 class Follower:
     """Any stage but the first."""
 
-    def __init__(self, stage: TorchStage, transport: Transport, leader: Link) -> None:
-        self._stage, self._transport, self._leader = stage, transport, leader
+    def __init__(self, stage: TorchStage, transport: Transport, ring: Ring, spin_s: float) -> None:
+        self._stage, self._transport, self._ring = stage, transport, ring
+        self._spin_s = spin_s
         self._sampler = Sampler()
 
     def run(self) -> None:
+        before, after = self._ring
         while True:
-            step: Step = self._leader.receive()
-            hidden = self._transport.receive(len(step.token_ids), len(step.token_ids[0]))
+            step: Step = before.receive()
+            arriving = self._transport.expect(len(step.token_ids), len(step.token_ids[0]))
+            before.receive(self._spin_s)
+            hidden = arriving.wait()
+            after.send(Begun() if self._stage.is_last else step)
             output = self._stage.forward(step, hidden)
             if self._stage.is_last:
-                self._leader.send(choose(self._sampler, step, output))
+                after.send(choose(self._sampler, step, output))
             else:
                 self._transport.send(output)
+                after.send(Sent())
 
 
 class Leader:
     """The first stage, which may be the only one."""
 
     def __init__(
-        self, stage: TorchStage, transport: Transport, scheduler: Scheduler, worker: Link, followers: list[Link]
-    ) -> None:
+        self, stage: TorchStage, transport: Transport, scheduler: Scheduler, worker: Link, ring: Ring | None,
+        spin_s: float,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            ring: None: there is no other stage.
+        """
         self._stage, self._transport, self._scheduler = stage, transport, scheduler
-        self._worker, self._followers = worker, followers
+        self._worker, self._ring = worker, ring
+        self._spin_s = spin_s
+        self._due = 0
+        """Steps that the last stage computes, or has done."""
         self._sampler = Sampler()
         self._clock = PassClock()
-        self._in_flight = 0
         self._told = (0, 0)
 
     def run(self) -> None:
@@ -68,25 +101,25 @@ class Leader:
 
     def _launch(self, step: Step) -> None:
         self._clock.launched(step, self._scheduler.prompt_tokens(step), time.perf_counter())
-        for follower in self._followers:
-            follower.send(step)
-        output = self._stage.forward(step, None)
-        if self._stage.is_last:
-            self._done(choose(self._sampler, step, output))
-        else:
-            self._transport.send(output)
-            self._in_flight += 1
+        if self._ring is None:
+            self._done(choose(self._sampler, step, self._stage.forward(step, None)))
+            return
+        self._ring.after.send(step)
+        self._transport.send(self._stage.forward(step, None))
+        self._ring.after.send(Sent())
 
     def _hear(self, *, wait: bool) -> None:
         """Take in what the worker wants and which steps are done; where nothing can be started, wait for either."""
-        links = [self._worker, *self._followers[-1:]]
-        heard = ready(links, None if wait else 0)
+        links = [self._worker] if self._ring is None else [self._worker, self._ring.before]
+        heard = ready(links, None if wait else 0, self._spin_s if wait and self._due else 0.0)
         while heard:
             for link in heard:
                 message = link.receive()
                 if isinstance(message, StepDone):
-                    self._in_flight -= 1
+                    self._due -= 1
                     self._done(message)
+                elif isinstance(message, Begun):
+                    self._due += 1
                 elif isinstance(message, Submit):
                     self._scheduler.submit(message)
                 elif isinstance(message, Cancel):
@@ -119,7 +152,7 @@ def choose(sampler: Sampler, step: Step, logits: torch.Tensor) -> StepDone:
     return StepDone(step.group, choices)
 
 
-def run(worker: Link, peers: list[Link]) -> None:
+def run(worker: Link, ring: Ring | None) -> None:
     """Load, report, and serve until the worker is gone."""
     spec: StageSpec = worker.receive()
     torch.set_num_threads(spec.threads)
@@ -132,52 +165,64 @@ def run(worker: Link, peers: list[Link]) -> None:
     gc.collect()
     gc.freeze()  # nothing loaded so far is ever garbage: collections between steps stay short
     worker.send(StageReady(stage.weight_bytes, stage.kv_cache_bytes))
-    if spec.rank > 0:
-        Follower(stage, transport, peers[0]).run()
+    spin_s = spec.spin_s if len(os.sched_getaffinity(0)) > spec.threads else 0.0  # one computes, one waits awake
+    if spec.rank > 0 and ring is not None:
+        Follower(stage, transport, ring, spin_s).run()
     else:
         scheduler = Scheduler(max_batch=spec.max_batch, num_groups=spec.num_stages, eos_ids=spec.eos_ids)
-        Leader(stage, transport, scheduler, worker, peers).run()
+        Leader(stage, transport, scheduler, worker, ring, spin_s).run()
 
 
 def lead(worker_fds: list[int], *, afresh: bool) -> None:
     """Start the other stages, then be the first."""
-    ends: list[socket.socket] = []
+    pairs = [pair() for _ in worker_fds]  # each from a stage to the next
     ranks: dict[int, int] = {}
     for rank, worker_fd in enumerate(worker_fds[1:], start=1):
-        ours, theirs = pair()
         pid = os.fork()
         if pid == 0:
-            for other in (ours, *ends):
-                other.close()
             for other_fd in (worker_fds[0], *worker_fds[rank + 1 :]):  # those before are closed already
                 os.close(other_fd)
-            follow(worker_fd, theirs.detach(), afresh=afresh)
-        theirs.close()
+            before, after = _ring_fds(pairs, rank)
+            follow(worker_fd, before, after, afresh=afresh)
         os.close(worker_fd)
         ranks[pid] = rank
-        ends.append(ours)
+    before, after = _ring_fds(pairs, 0)
+    ring = _ring(before, after) if ranks else None
     watching = threading.Thread(target=_report_deaths, args=(ranks,), daemon=True)
     watching.start()
-    _serve(Link(socket.socket(fileno=worker_fds[0])), [Link(end) for end in ends], watching)
+    _serve(Link(socket.socket(fileno=worker_fds[0])), ring, watching)
 
 
-def follow(worker_fd: int, leader_fd: int, *, afresh: bool) -> NoReturn:
+def _ring_fds(pairs: list[tuple[socket.socket, socket.socket]], rank: int) -> tuple[int, int]:
+    """A stage's own ends, before and after; all others are closed, so that the end of a stage is seen by the next."""
+    before, after = pairs[rank - 1][1].detach(), pairs[rank][0].detach()
+    for ends in pairs:
+        for end in ends:
+            end.close()
+    return before, after
+
+
+def _ring(before_fd: int, after_fd: int) -> Ring:
+    return Ring(*(Link(socket.socket(fileno=fd)) for fd in (before_fd, after_fd)))
+
+
+def follow(worker_fd: int, before_fd: int, after_fd: int, *, afresh: bool) -> NoReturn:
     """Be any stage but the first; never returns."""
     if afresh:
-        for fd in (worker_fd, leader_fd):
+        fds = (worker_fd, before_fd, after_fd)
+        for fd in fds:
             os.set_inheritable(fd, True)
-        module = ["-m", "maveriq_worker.torch_pipeline", "follow", str(worker_fd), str(leader_fd)]
+        module = ["-m", "maveriq_worker.torch_pipeline", "follow", *map(str, fds)]
         os.execv(sys.executable, [sys.executable, *module])
-    worker, leader = (Link(socket.socket(fileno=fd)) for fd in (worker_fd, leader_fd))
-    _serve(worker, [leader], None)
+    _serve(Link(socket.socket(fileno=worker_fd)), _ring(before_fd, after_fd), None)
 
 
-def _serve(worker: Link, peers: list[Link], watching: threading.Thread | None) -> NoReturn:
+def _serve(worker: Link, ring: Ring | None, watching: threading.Thread | None) -> NoReturn:
     """A stage's whole life. Exits without Python's farewells, which belong to the process it was forked from."""
     threading.Thread(target=_end_with_the_worker, args=(watching,), daemon=True).start()
     status = 0
     try:
-        run(worker, peers)
+        run(worker, ring)
     except Gone:
         if watching is not None:
             watching.join(_LAST_WORDS_S)
@@ -212,5 +257,5 @@ def _end_with_the_worker(watching: threading.Thread | None) -> None:
 if __name__ == "__main__":
     how, *numbers = sys.argv[1:]
     if how == "follow":
-        follow(int(numbers[0]), int(numbers[1]), afresh=False)
+        follow(*map(int, numbers), afresh=False)
     lead([int(number) for number in numbers], afresh=how == "afresh")

@@ -29,6 +29,8 @@ class StageSpec:
     context_tokens: int
     reserved_bytes: int
     threads: int
+    spin_s: float
+    """How long to stay awake for what the stage before has begun to compute."""
     eos_ids: tuple[int, ...]
 
 
@@ -92,6 +94,16 @@ class Step:
     """Done first, in this order."""
     opened: tuple[tuple[int, SamplerSpec], ...] = ()
     closed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The last stage to the first: it computes a step, and its tokens are next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A stage to the next: the step's activations are on their way. Its `Step` came when it began to compute them."""
 
 
 @dataclass(frozen=True, slots=True)
