@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -40,7 +40,6 @@ MOST_TRIED = 2_000  # of those, that no simple bound rules out
 
 @dataclass(frozen=True)
 class Instance:
-    name: str
     price: np.ndarray  # [U]
     throughput: np.ndarray  # [U, B]
     rate: np.ndarray  # [B]
@@ -58,7 +57,7 @@ def main() -> None:
         "load_average": round(os.getloadavg()[0], 1),
     }
     if arguments.instances is not None:
-        found = [measured(instance, arguments) for instance in instances(arguments.instances)]
+        found = [measured(name, instance, arguments) for name, instance in instances(arguments.instances)]
         shown |= {"summary": summary(found), "instances": found}
     if arguments.melange_cases is not None:
         shown["cases"] = cases(arguments.melange_cases, arguments.limit)
@@ -67,27 +66,38 @@ def main() -> None:
     print(json.dumps(shown) if arguments.json else table(shown))
 
 
-def instances(folder: Path) -> list[Instance]:
+def instances(folder: Path) -> Iterator[tuple[str, Instance | str]]:
+    """Each file's name, and what it holds or why it is refused."""
     files = sorted(folder.glob("*.json"))
     if not files:
         sys.exit(f"{folder} holds no .json")
-    return [read(file.stem, file.read_text()) for file in files]
+    for file in files:
+        try:
+            yield file.stem, read(json.loads(file.read_text()))
+        except (ProvisioningRefused, ValueError) as refused:
+            yield file.stem, str(refused)
 
 
-def read(name: str, text: str) -> Instance:
-    """As it is, whatever its distribution sums to: both sides get the same rates."""
-    try:
-        config = read_melange(text, unnormalised=True)
-    except ProvisioningRefused as refused:
-        sys.exit(f"{name}: {refused}")
+def read(body: Mapping[str, Any]) -> Instance:
+    """Whatever its distribution sums to and what it says besides: both sides get the same rates."""
+    known = {key: body[key] for key in ("gpu_info", "workload_distribution", "total_request_rate") if key in body}
+    if isinstance(known.get("gpu_info"), dict):
+        known["gpu_info"] = {
+            name: {key: gpu[key] for key in ("cost", "tputs") if key in gpu} for name, gpu in known["gpu_info"].items()
+        }
+    config = read_melange(json.dumps(known), unnormalised=True)
     used = config.rates > 0
     price = np.array([gpu.price_per_hour for gpu in config.gpus])
     throughput = np.array([np.array(gpu.throughput)[used] for gpu in config.gpus])
-    return Instance(name, price, throughput, config.rates[used])
+    return Instance(price, throughput, config.rates[used])
 
 
-def measured(instance: Instance, arguments: argparse.Namespace) -> dict[str, Any]:
-    print(f"{instance.name} ...", file=sys.stderr, flush=True)
+def measured(name: str, instance: Instance | str, arguments: argparse.Namespace) -> dict[str, Any]:
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    if isinstance(instance, str):
+        nothing = {"cost": None, "s": None, "gap": None}
+        return {"name": name, "refused": instance, "ours": nothing, "melange": dict.fromkeys(map(str, SLICES)),
+                "melange_unsound": [], "brute_force": None}  # fmt: skip
     ours(instance, arguments.limit)  # what a process does once is not counted
     times = []
     for _ in range(arguments.repeats):
@@ -95,7 +105,7 @@ def measured(instance: Instance, arguments: argparse.Namespace) -> dict[str, Any
         mix = ours(instance, arguments.limit)
         times.append(perf_counter() - start)
     found: dict[str, Any] = {
-        "name": instance.name, "buckets": len(instance.rate), "types": len(instance.price),
+        "name": name, "buckets": len(instance.rate), "types": len(instance.price),
         "ours": {"cost": None if mix is None else mix.objective, "s": median(times),
                  "gap": None if mix is None else mix.gap},
         "melange": {}, "melange_unsound": [], "brute_force": brute_force(instance, mix),
@@ -171,7 +181,8 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     ratios = [theirs["s"] / mine["s"] for mine, theirs in pairs]
     dearer = [mine for mine, theirs in pairs if mine["cost"] is None or mine["cost"] > theirs["cost"] * (1 + TOLERANCE)]
     cheaper = [mine for mine, theirs in pairs if mine["cost"] < theirs["cost"] * (1 - TOLERANCE)]
-    passed = [theirs for one in found for slices, theirs in one["melange"].items()
+    asked = [one for one in found if "refused" not in one]
+    passed = [theirs for one in asked for slices, theirs in one["melange"].items()
               if theirs is None and slices not in one["melange_unsound"]]  # fmt: skip
     return {
         "compared": len(pairs), "dearer": len(dearer), "cheaper": len(cheaper), "melange_passed_limit": len(passed),
@@ -190,7 +201,7 @@ def cases(file: Path, limit_s: float) -> list[dict[str, Any]]:
     body: Mapping[str, Any] = json.loads(file.read_text())
     found: list[dict[str, Any]] = []
     for example in body.get("examples", []):
-        mix = ours(read(example["case"], json.dumps(example["input"])), limit_s)
+        mix = ours(read(example["input"]), limit_s)
         optimum, cost = example["fractional"]["cost"], None if mix is None else mix.objective
         found.append({
             "case": example["case"], "slices": example["S"], "ours": cost, "optimum": optimum,
@@ -199,18 +210,18 @@ def cases(file: Path, limit_s: float) -> list[dict[str, Any]]:
         })  # fmt: skip
     for failure in body.get("failures", []):
         if "input" in failure:
-            said = answered(json.dumps(failure["input"]), limit_s)
+            said = answered(failure["input"], limit_s)
             theirs = failure.get("error") or failure.get("result")
             found.append({"case": failure["case"], "melange": theirs, "ours": said})
     return found
 
 
-def answered(text: str, limit_s: float) -> str:
+def answered(body: Mapping[str, Any], limit_s: float) -> str:
     try:
-        config = read_melange(text)
+        config = read_melange(json.dumps(body))
     except ProvisioningRefused as refused:
         return str(refused)
-    mix = ours(read("", text), limit_s)
+    mix = ours(read(body), limit_s)
     counts = [] if mix is None else [int(count) for count in mix.counts]
     return f"{dict(zip((gpu.name for gpu in config.gpus), counts, strict=False))}, {mix.objective if mix else None}"
 
@@ -233,6 +244,8 @@ def table(shown: dict[str, Any]) -> str:
 
 
 def row(one: dict[str, Any]) -> str:
+    if "refused" in one:
+        return f"{one['name']:32} refused: {one['refused']}"
     mine = one["ours"]
     shown: Callable[[float | None], str] = lambda value: "-" if value is None else f"{value:.4g}"  # noqa: E731
     theirs = ""

@@ -5,12 +5,12 @@ The steps: buckets of like requests (provisioning/workload.py), what each rentab
 (provisioning/fleet_mix.py), who serves whom (provisioning/routing.py), and a check of it all by plain sums.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from maveriq.contracts.provisioning import Catalogue, Fleet, ProvisioningRequest
+from maveriq.contracts.provisioning import Catalogue, Fleet, ProvisioningRefused, ProvisioningRequest
 from maveriq_planner.provisioning.asked import asked_of
 from maveriq_planner.provisioning.checking import violations
 from maveriq_planner.provisioning.comparing import alone, curve, fleets
@@ -22,8 +22,12 @@ from maveriq_planner.provisioning.telling import told
 from maveriq_planner.provisioning.units import pools_of, problem_of, units_of
 
 
-class Unsound(Exception):
-    """A fleet that does not pass its own check: a fault of ours, never of the input."""
+class Unsound(ProvisioningRefused):
+    """A fleet does not pass its check: a fault of ours, never of the input."""
+
+    def __init__(self, wrong: Sequence[str]) -> None:
+        problem = f"the fleet that was found does not pass its check: {'; '.join(wrong)}"
+        super().__init__("fleet", problem, "report it, with the files that were given", code="unsound")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def solve(problem: Problem, limits: Limits, known: Iterable[Array] = ()) -> Solv
     shares = np.zeros(problem.load.shape) if routed is None else routed.shares
     wrong = list(violations(problem, mix.counts, shares, _after_loss(problem, mix.counts)))
     if wrong:
-        raise Unsound("; ".join(wrong))
+        raise Unsound(wrong)
     return Solved(mix, shares)
 
 

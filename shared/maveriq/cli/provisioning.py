@@ -167,7 +167,7 @@ def _answered(answer: Callable[[ProvisioningRequest], Fleet], request: Provision
         return answer(request)
     except ProvisioningRefused as refused:
         fault = refused.fault
-        exit_code = 1 if refused.code in ("infeasible", "no_throughput") else 2
+        exit_code = 1 if refused.code in ("infeasible", "no_throughput", "unsound") else 2
         raise CommandFailed(
             f"{fault.problem}; {fault.remedy}", field=_OPTIONS.get(fault.field.split(".")[0], fault.field),
             code=refused.code, exit_code=exit_code,

@@ -89,8 +89,8 @@ class _Search:
         relaxation = Relaxation(model)
         root = _Open(-inf, np.zeros(model.num_whole), model.upper[: model.num_whole])
         open_ = [root]
-        for _ in range(self._limits.steps * (10 if self._problem.spare else 1)):
-            if self._limits.clock() > self._until:
+        for step in range(self._limits.steps * (10 if self._problem.spare else 1)):
+            if step and self._limits.clock() > self._until:  # one look at least: it finds a fleet, mostly
                 break
             if open_:
                 open_ += self._look(relaxation, open_.pop())

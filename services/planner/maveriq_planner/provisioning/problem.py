@@ -148,7 +148,8 @@ def _add_serving(
 
 def _add_covering(rows: "Rows", problem: Problem, z_at: int) -> None:
     """A bucket that takes next to nothing still needs one unit that can serve it, whatever is lost."""
-    sets = np.unique(np.isfinite(problem.load), axis=1)
+    finite = np.isfinite(problem.load)
+    sets = finite[:, :1] if finite.all() else np.unique(finite, axis=1)
     of_set, able = np.nonzero(sets.T)
     for lost in range(problem.num_units) if problem.spare else (None,):
         entries: list[Entries] = [(of_set, able, np.ones(len(able)))]
@@ -221,8 +222,8 @@ class Rows:
         self, count: int, lower: Array | float, upper: Array | float,
         *entries: Entries,
     ) -> None:  # fmt: skip
-        self._lower.append(np.broadcast_to(np.asarray(lower, dtype=float), count))
-        self._upper.append(np.broadcast_to(np.asarray(upper, dtype=float), count))
+        self._lower.append(lower if isinstance(lower, np.ndarray) else np.full(count, lower))
+        self._upper.append(upper if isinstance(upper, np.ndarray) else np.full(count, upper))
         self._entries += [(rows + self._count, columns, values) for rows, columns, values in entries]
         self._count += count
 
