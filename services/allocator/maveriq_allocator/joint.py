@@ -50,8 +50,7 @@ def pack_many(shape: Shape, fragments: Sequence[Fragment], most: int) -> list[tu
 
 def _ways(shape: Shape, fragments: Sequence[Fragment]) -> list[Way]:
     """All ways to choose the GPUs of a replica's stages; none where they are too many."""
-    least = shape.memory.runtime_bytes + shape.memory.layer_bytes
-    usable = [at for at, fragment in enumerate(fragments) if fragment.free_bytes >= least]
+    usable = [at for at, fragment in enumerate(fragments) if fragment.free_bytes >= shape.least_bytes]
     if len(usable) > 2 * MAX_WAYS:
         return []
     ways: list[Way] = []

@@ -39,6 +39,12 @@ class Shape:
     """Of one stage."""
 
     @property
+    def least_bytes(self) -> int:
+        """That a GPU must have free to hold anything of it."""
+        alone = self.pp == 1
+        return self.memory.of_stage(self.num_layers if alone else 1, first=alone, last=alone)
+
+    @property
     def needed_bytes(self) -> int:
         """On all its GPUs together."""
         if self.pp == 1:
@@ -129,7 +135,7 @@ class Screen:
 
     def _most_beside(self, rows: Ints) -> Ints:
         shape, fleet = self._shape, self._fleet
-        ranks = np.maximum(fleet.free[rows], 0) // (shape.memory.runtime_bytes + shape.memory.layer_bytes)
+        ranks = np.maximum(fleet.free[rows], 0) // shape.least_bytes
         most: Ints = np.minimum(
             fleet.free_bytes[rows] // shape.needed_bytes, ranks.sum(axis=1) // (shape.pp * shape.tp)
         )
@@ -158,7 +164,7 @@ class Screen:
         """No GPUs that can hold something cost less together, nor do any that have as many bytes as needed."""
         shape, fleet = self._shape, self._fleet
         num_gpus = shape.pp * shape.tp
-        usable = fleet.free[rows] >= shape.memory.runtime_bytes + shape.memory.layer_bytes
+        usable = fleet.free[rows] >= shape.least_bytes
         costs = np.where(usable, fleet.costs[rows], NEVER // fleet.width)
         cheapest: Ints = np.partition(costs, num_gpus - 1, axis=1)[:, :num_gpus].sum(axis=1)
         least: Ints = np.maximum(cheapest, fleet.preference.at_least(np.array(shape.needed_bytes)))
