@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maveriq.contracts import Strategy
-from maveriq_allocator.choosing import Manner, Node, choose
+from maveriq.contracts import StageMemory, Strategy
+from maveriq_allocator.choosing import Choice, Manner, Node, choose
 from maveriq_allocator.packing import Fragment, Packing, pack
 from maveriq_allocator.screening import MAX_WAYS
 from maveriq_allocator.strategies import Preference
@@ -196,6 +196,49 @@ def test_the_node_taken_is_the_best_of_all_and_none_is_taken_only_where_none_fit
     if choice is not None:
         assert values[choice.seats[0].node] == min(fitting)
         assert choice.seats[0].gap == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    nodes=st.lists(st.lists(gpu, min_size=2, max_size=4), min_size=2, max_size=6),
+    pp=st.integers(1, 3), strategy=st.sampled_from(Strategy), slow=st.sampled_from([1.0, 3.0]),
+)  # fmt: skip
+def test_no_node_is_better_by_more_than_the_gap_where_only_one_is_packed(
+    nodes: list[list[tuple[int, str, float]]], pp: int, strategy: Strategy, slow: float
+) -> None:
+    stage = memory(layer=7, first=6, last=9, runtime=2)
+    there = [
+        Node(
+            f"n{at}",
+            "torch",
+            tuple(Fragment(f"{at}/{n}", kind, free, share) for n, (free, kind, share) in enumerate(row)),
+        )
+        for at, row in enumerate(nodes)
+    ]
+    manner = Manner(preference=Preference(strategy), speeds={"A6000": 1.0, "K80": slow})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maveriq_allocator.seating.MAX_PACKED", 1)
+        patch.setattr("maveriq_allocator.screening.MAX_WAYS", 0)
+        patch.setattr("maveriq_allocator.screening.MAX_EXACT_WAYS", 0)
+        quick = choose(plan(candidate(pp=pp, stage=stage)), there, manner=manner)
+    best = choose(plan(candidate(pp=pp, stage=stage)), there, manner=manner)
+    assert (quick is None) == (best is None)
+    if quick is not None and best is not None:
+        mine, theirs = value_of(quick, there, stage, pp, manner), value_of(best, there, stage, pp, manner)
+        assert best.seats[0].gap == 0
+        shares = [(a - b) / a for a, b in zip(mine, theirs, strict=True) if a != b]
+        assert shares[0] <= quick.seats[0].gap if shares else True
+
+
+def value_of(choice: Choice, nodes: list[Node], stage: StageMemory, pp: int, manner: Manner) -> tuple[float, int]:
+    """Latency and cost of the seat's node, as packed."""
+    (node_taken,) = [each for each in nodes if each.name == choice.seats[0].node]
+    packing = pack(
+        stage, 8, pp=pp, tp=1, fragments=node_taken.fragments, speeds=manner.speeds, preference=manner.preference
+    )
+    assert isinstance(packing, Packing)
+    total = manner.preference.at_least(np.array(sum(f.free_bytes for f in node_taken.fragments)))
+    return packing.latency_ms or 0.0, packing.cost + int(total)
 
 
 def test_replicas_do_not_share_bytes_and_may_sit_on_different_nodes() -> None:
