@@ -58,7 +58,7 @@ def problems(draw: st.DrawFn) -> Problem:
     )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(problems())
 def test_no_other_fleet_is_cheaper(problem: Problem) -> None:
     found, best = solve(problem, LIMITS), by_brute_force(problem)
@@ -71,7 +71,7 @@ def test_no_other_fleet_is_cheaper(problem: Problem) -> None:
     assert found.mix.gap == pytest.approx(0, abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problems())
 def test_what_two_searches_find_costs_the_same(problem: Problem) -> None:
     ours, handed_over = cheapest(problem, LIMITS), cheapest(problem, Limits(20.0, monotonic, steps=0))
@@ -80,7 +80,7 @@ def test_what_two_searches_find_costs_the_same(problem: Problem) -> None:
         assert ours.objective == pytest.approx(handed_over.objective, rel=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problems(), st.integers(0, 2))
 def test_the_check_sees_a_fleet_with_one_unit_less_than_it_needs(problem: Problem, which: int) -> None:
     found = solve(problem, LIMITS)
