@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from maveriq.contracts import (
     DAY_MS,
@@ -27,6 +28,7 @@ from maveriq_planner.workloads import share
 MAX_LISTED = 64
 _DECIMALS = 6  # of a ms: what differs by less differs by rounding, and is not on the front for that
 _Z = 1.645  # nine cases of ten
+_LAYER_SPEEDS = TypeAdapter(tuple[LayerSpeed, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def _candidate(judged: Judged, i: int, prediction: Prediction, mixed: Speeds) ->
     return Candidate(
         configuration=_configuration(judged.columns, i), prediction=prediction, memory=stage_memory(judged, i),
         score=float(judged.score[i]), replicas=int(judged.replicas[i]),
-        mixable=tuple(LayerSpeed(gpu_type=gpu_type, decode_ms=ms) for gpu_type, ms in mixed),
+        mixable=_LAYER_SPEEDS.validate_python([{"gpu_type": name, "decode_ms": ms} for name, ms in mixed]),
     )  # fmt: skip
 
 

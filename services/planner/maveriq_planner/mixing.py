@@ -7,7 +7,7 @@ and takes no more memory: any mix then keeps them. The candidate on the type tha
 
 import numpy as np
 
-from maveriq.contracts import Intent
+from maveriq.contracts import Workload
 from maveriq_planner.arrays import Array, Flags, Indices
 from maveriq_planner.columns import Columns, batches_known
 from maveriq_planner.constraints import affordable
@@ -27,12 +27,14 @@ def mixable(judged: Judged, chosen: Indices) -> dict[int, Speeds]:
     own, other = own[keeps], other[keeps]
     keeps = does(intent, c.replicas.take(other), judged.replicas[own])
     own, other = own[keeps], other[keeps]
-    speeds = _LayerSpeeds(c, intent)
+    own_ms, other_ms = _layer_ms(c, own, intent.workload), _layer_ms(c, other, intent.workload)
+    names = [estimator.kind.gpu_type for estimator in c.estimators]
     found: dict[int, Speeds] = {}
-    for one, another in zip(own.tolist(), other.tolist(), strict=True):
-        mine, ms = speeds.of(one), speeds.of(another)
-        if mine is not None and ms is not None:
-            found.setdefault(one, [(c.kind(one).gpu_type, mine)]).append((c.kind(another).gpu_type, ms))
+    for i, mine, theirs, mine_ms, theirs_ms in zip(
+        own.tolist(), c.which[own].tolist(), c.which[other].tolist(), own_ms.tolist(), other_ms.tolist(), strict=True
+    ):
+        if mine_ms == mine_ms and theirs_ms == theirs_ms:  # NaN: the method knows no layers
+            found.setdefault(i, [(names[mine], mine_ms)]).append((names[theirs], theirs_ms))
     return found
 
 
@@ -66,24 +68,18 @@ def _no_larger(c: Columns, own: Indices, other: Indices) -> Flags:
     return fits
 
 
-class _LayerSpeeds:
-    """Asks each estimator once for each TP degree."""
-
-    def __init__(self, columns: Columns, intent: Intent) -> None:
-        self._columns, self._workload = columns, intent.workload
-        self._grid = columns.replicas.curves.grid.points
-        self._known: dict[tuple[int, int], Array | None] = {}
-
-    def of(self, i: int) -> float | None:
-        """None: the method knows no layers."""
-        c = self._columns
-        which, tp = int(c.which[i]), int(c.tp[i])
-        if (which, tp) not in self._known:
-            estimator = c.estimators[which]
-            pps = np.arange(1.0, c.pp[c.which == which].max() + 1)
-            times = estimator.times(tp, pps, batches_known(self._grid, estimator), self._workload)
-            self._known[which, tp] = times.layer_ms
-        layer_ms = self._known[which, tp]
-        if layer_ms is None:
-            return None
-        return float(layer_ms[c.pp[i] - 1, np.searchsorted(self._grid, c.slots[i])])
+def _layer_ms(c: Columns, rows: Indices, workload: Workload) -> Array:
+    """In a decode step with every slot taken; each estimator is asked once for each TP degree."""
+    grid = c.replicas.curves.grid.points
+    which, tp, at_pp, at_batch = c.which[rows], c.tp[rows], c.pp[rows] - 1, np.searchsorted(grid, c.slots[rows])
+    found = np.full(len(rows), np.nan)
+    asked = which * (tp.max(initial=0) + 1) + tp
+    for one in np.unique(asked).tolist():
+        mine = np.flatnonzero(asked == one)
+        first = int(mine[0])
+        estimator = c.estimators[int(which[first])]
+        pps = np.arange(1.0, at_pp[mine].max() + 2)
+        layer_ms = estimator.times(int(tp[first]), pps, batches_known(grid, estimator), workload).layer_ms
+        if layer_ms is not None:
+            found[mine] = layer_ms[at_pp[mine], at_batch[mine]]
+    return found
