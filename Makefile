@@ -7,7 +7,7 @@ BIN := .venv/bin
 DISTRIBUTIONS := shared/pyproject.toml $(wildcard services/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint mypy pyright format schemas servers bench-streaming bench-torch-engine bench-fingerprint
+.PHONY: help install demo test lint mypy pyright format schemas servers bench-streaming bench-torch-engine bench-fingerprint bench-uneven
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -51,6 +51,9 @@ bench-streaming: servers ## Tokens/s, CPU and latency against plain SSE
 
 bench-fingerprint: install ## Calibrated on synthetic models, held to whole ones, on this CPU
 	$(BIN)/python benchmarks/fingerprint_cpu.py
+
+bench-uneven: install ## What uneven stages cost, and whether their memory is as planned
+	$(BIN)/python benchmarks/uneven.py
 
 bench-torch-engine: install ## The torch engine against transformers' generate
 	$(BIN)/python benchmarks/torch_engine.py
