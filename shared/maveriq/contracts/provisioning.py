@@ -140,7 +140,7 @@ class LawSources(Value):
 
 
 class ProvisioningRequest(Value):
-    """Exactly one of trace, histogram and melange says the workload."""
+    """One of trace, histogram and melange says the workload; a trace may stand in for the workload of melange."""
 
     catalogue: Catalogue | None = Field(default=None, description="None: the one that ships, but Mélange's own.")
     trace: str | None = Field(default=None, description="Text of a CSV file: arrival, prompt and output tokens.")

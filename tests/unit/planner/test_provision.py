@@ -78,6 +78,13 @@ def test_melanges_own_example_costs_what_its_optimum_does_and_is_told_in_its_for
     assert fleet.gap == 0
 
 
+def test_melanges_gpus_are_planned_for_a_traces_requests_where_its_file_says_their_sizes() -> None:
+    trace = trace_of([(at / 30, 400, 80) for at in range(301)])
+    fleet = planned(melange=melange(edges_in=[500, 8000], edges_out=[100, 1000]), trace=trace)
+    assert [(b.input_up_to, b.output_up_to, round(b.request_rate_per_s, 6)) for b in fleet.buckets] == [(500, 100, 30)]
+    assert fleet.melange == {"A10G": 0.0, "A100-80GB": 2.0, "cost": 7.34}
+
+
 def test_every_request_is_served_once_and_nobody_is_busier_than_he_may_be() -> None:
     fleet = of_histogram()
     for bucket in fleet.buckets:
@@ -165,7 +172,8 @@ def test_the_curve_never_has_a_mix_dearer_than_one_type() -> None:
         ({"melange": melange(gpu_info={"L4": {"cost": 1, "tputs": [[1, 1], [1, -1]]}})}, "gpu_info.L4.tputs"),
         ({"melange": melange(gpu_info={"L4": {"cost": 1}})}, "gpu_info.L4.tputs"),
         ({"melange": melange(gpu_info={"L4": {"cost": 1, "tputs": [[0, 0], [0, 0]]}})}, "throughput"),
-        ({"melange": melange(), "trace": "x"}, "workload"),
+        ({"melange": melange(), "histogram": HISTOGRAM}, "workload"),
+        ({"melange": melange(), "trace": "x"}, "edges_in"),
         ({"catalogue": CATALOGUE}, "workload"),
         ({"melange": melange(), "only": ("H100",)}, "only"),
         ({"trace": "a,b\n1,2\n"}, "trace"),

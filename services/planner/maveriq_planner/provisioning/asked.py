@@ -45,7 +45,7 @@ class _Edges:
 def asked_of(request: ProvisioningRequest, shipped: Catalogue) -> Asked:
     """Raises ProvisioningRefused."""
     given = [name for name in ("trace", "histogram", "melange") if getattr(request, name) is not None]
-    if len(given) != 1:
+    if len(given) != 1 and given != ["trace", "melange"]:
         problem = "nothing says the workload" if not given else f"{' and '.join(given)} both say the workload"
         raise ProvisioningRefused("workload", problem, "give one of trace, histogram and melange")
     if request.melange is not None:
@@ -64,11 +64,18 @@ def asked_of(request: ProvisioningRequest, shipped: Catalogue) -> Asked:
 
 
 def _of_melange(request: ProvisioningRequest, config: MelangeConfig) -> Asked:
+    """Its GPUs; its workload too, where no trace says another."""
     if request.catalogue is not None:
         raise ProvisioningRefused("catalogue", "Mélange's file has its own GPUs", "leave one of them out")
     gpus = _chosen(config.gpus, request.only)
-    demand = demand_of_matrix(config.rates, config.input_edges, config.output_edges)
     edges = _Edges(config.input_edges, config.output_edges)
+    if request.trace is None:
+        demand = demand_of_matrix(config.rates, edges.inputs, edges.outputs)
+    elif config.sized:
+        trace = read_trace(request.trace)
+        demand = demand_of_trace(trace, edges.inputs, edges.outputs, trace.rate_per_s(request.peak_window_s))
+    else:
+        raise ProvisioningRefused("edges_in", "is missing, so nothing says which requests its tputs are of", "add it")
     ways = {gpu.name: [_profiled(gpu, demand, edges)] for gpu in gpus}
     return Asked("USD", gpus, ways, _rated(demand, request), (), config)
 

@@ -30,6 +30,8 @@ class MelangeConfig:
     input_edges: tuple[float, ...]
     output_edges: tuple[float, ...]
     """1, 2, ... where the file says nothing of sizes."""
+    sized: bool
+    """Whether it says."""
 
 
 def read_melange(text: str, *, unnormalised: bool = False) -> MelangeConfig:
@@ -61,7 +63,7 @@ def read_melange(text: str, *, unnormalised: bool = False) -> MelangeConfig:
         raise ProvisioningRefused("gpu_info", "names no GPU", "give one at least, with its cost and tputs")
     return MelangeConfig(
         gpus, np.array(shares) * rate, _edges("edges_in", body.get("edges_in"), rows),
-        _edges("edges_out", body.get("edges_out"), columns),
+        _edges("edges_out", body.get("edges_out"), columns), sized="edges_in" in body and "edges_out" in body,
     )  # fmt: skip
 
 
