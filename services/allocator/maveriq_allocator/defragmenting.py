@@ -144,12 +144,13 @@ class Defragmenting:
         """The replicas that serve, and do not move already."""
         owners = {h.deployment_id for n in situation.nodes for s in n.gpus for h in s.holdings if not h.calibration}
         found: list[Movable] = []
-        for owner in sorted(owners):
-            record = (await self.reservations.load(owner)).record
+        for record in [loaded.record for loaded in await self.reservations.load_all(sorted(owners))]:
             for held in record.held if record.closing is None else ():
                 at = held.placement
                 if held.phase is Phase.READY and at.facts is not None and not moving.is_replaced(record, held):
-                    found.append(Movable(owner, at.replica, at.token, at.candidate, at.facts, at.node, at.stages))
+                    found.append(
+                        Movable(record.deployment_id, at.replica, at.token, at.candidate, at.facts, at.node, at.stages)
+                    )
         return found
 
     async def _line(self) -> list[Waiter]:

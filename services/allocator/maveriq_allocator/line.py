@@ -14,7 +14,7 @@ from maveriq_allocator import keys
 from maveriq_allocator.store import Store
 from maveriq_allocator.waiting import Claim, place_in_line
 
-SURVEY_S = 30  # a survey that takes longer is another's to do again
+SURVEY_S = 10  # a survey that takes longer, or whose allocator died, is another's to do again
 _FIRST_MS = 1e13  # more than any time in ms: priority counts first
 
 
