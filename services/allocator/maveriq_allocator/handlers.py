@@ -125,9 +125,7 @@ class Handlers:
             return []
         return [*await self.inventory_changed([place.node]), *await self.surveying.due()]
 
-    async def replaced(
-        self, deployment_id: UUID, token: str, replica: int, node: str, loss: Loss
-    ) -> Sequence[Message]:
+    async def replaced(self, deployment_id: UUID, token: str, replica: int, node: str, loss: Loss) -> Sequence[Message]:
         """A replica that is gone has another seat, or waits for one, or was the last hope."""
         record = await self.placing.replace(deployment_id, token, loss)
         changed = await self.inventory_changed(lifecycle.changed_nodes(record, node))
