@@ -165,7 +165,8 @@ def run(worker: Link, ring: Ring | None) -> None:
     gc.collect()
     gc.freeze()  # nothing loaded so far is ever garbage: collections between steps stay short
     worker.send(StageReady(stage.weight_bytes, stage.kv_cache_bytes))
-    spin_s = spec.spin_s if len(os.sched_getaffinity(0)) > spec.threads else 0.0  # one computes, one waits awake
+    two_cores = len(os.sched_getaffinity(0)) > spec.threads  # one stage computes, one waits awake
+    spin_s = spec.spin_s if spec.device == "cpu" and two_cores else 0.0
     if spec.rank > 0 and ring is not None:
         Follower(stage, transport, ring, spin_s).run()
     else:
