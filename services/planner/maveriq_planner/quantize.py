@@ -18,7 +18,7 @@ from maveriq_planner.quantizing.exchange import improve
 from maveriq_planner.quantizing.floors import quick_floor
 from maveriq_planner.quantizing.pipeline import ROUNDING, Cost, Pipeline, Split, Weights, cost
 from maveriq_planner.quantizing.single import best_single
-from maveriq_planner.quantizing.splitting import Splitter, splitter
+from maveriq_planner.quantizing.splitting import Halving, splitter
 from maveriq_planner.quantizing.ways import Shelf, shelf_for, ways_of
 
 
@@ -93,54 +93,53 @@ def _why_not(search: "_Search", pipelines: Sequence[Pipeline]) -> str:
 class _Search:
     shelf: Shelf
     effort: Effort
-
     most_sensitivity: float | None
 
     def best(self, pipelines: Sequence[Pipeline]) -> Choice | None:
         """None: nothing fits, or nothing that loses so little."""
-        bound, beat, searched = np.inf, np.inf, 0
-        best: tuple[Pipeline, Split] | None = None
-        waiting: list[tuple[float, int, bool, Splitter | None]] = [
-            (quick_floor(p) * p.weights.scale, place, False, None) for place, p in enumerate(pipelines)
+        best = _Best()
+        searched: set[int] = set()
+        waiting: list[tuple[float, int, Halving | None]] = [
+            (quick_floor(p) * p.weights.scale, place, None) for place, p in enumerate(pipelines)
         ]
         heapify(waiting)
         while waiting:
-            floor, place, refined, cutter = heappop(waiting)
-            if floor >= (beat - self.effort.tolerance * abs(beat) if best else np.inf):
-                bound = min(bound, floor)
+            floor, place, halving = heappop(waiting)
+            if floor >= best.beat(self.effort.tolerance):
+                best.bound = min(best.bound, floor)
                 break  # so has every other
             pipeline = pipelines[place]
-            if not refined:
-                found, cutter = self._refined(pipeline)
-                heappush(waiting, (max(floor, found), place, True, cutter))
+            scale = pipeline.weights.scale
+            if halving is None:
+                halving, floor = self._opened(pipeline, floor)
+            elif not halving.is_over:
+                searched.add(place)
+                halving.step()
+            else:
+                best.bound = min(best.bound, floor)
                 continue
-            searched += 1
-            split, lower = self._searched(pipeline, cutter, beat / pipeline.weights.scale)
-            bound = min(bound, max(lower * pipeline.weights.scale, floor))
-            if split is not None and cost(pipeline, split).objective < beat:
-                best, beat = (pipeline, split), cost(pipeline, split).objective
-        if best is None:
-            return None
-        return Choice(*best, cost(*best), min(bound, beat), len(pipelines), searched)
+            if halving is None:
+                searched.add(place)
+                split, lower = self._at_once(pipeline, best.objective / scale)
+                best.bound = min(best.bound, max(lower * scale, floor))
+                if split is not None:
+                    best.offer(pipeline, split)
+                continue
+            if halving.best is not None and halving.best.objective * scale < best.objective:
+                best.offer(pipeline, halving.splitter.split(halving.best))
+            heappush(waiting, (max(floor, halving.bound * scale), place, halving))
+        return best.told(len(pipelines), len(searched), self.most_sensitivity)
 
-    def _refined(self, pipeline: Pipeline) -> tuple[float, Splitter | None]:
-        """A better floor, and what searches the pipeline where its patterns can be listed."""
+    def _opened(self, pipeline: Pipeline, floor: float) -> tuple[Halving | None, float]:
+        """The search of its boxes, where its patterns can be listed, and a better floor."""
         ways = ways_of(pipeline, self.shelf) if len(pipeline.stages) > 1 else None
         if ways is None:
-            return -np.inf, None
+            return None, floor
         cutter = splitter(pipeline, ways, self._most)
-        return cutter.floor() * pipeline.weights.scale, cutter
+        return Halving(cutter, self.effort.tolerance), max(floor, cutter.floor() * pipeline.weights.scale)
 
-    def _searched(self, pipeline: Pipeline, cutter: Splitter | None, beat: float) -> tuple[Split | None, float]:
+    def _at_once(self, pipeline: Pipeline, beat: float) -> tuple[Split | None, float]:
         effort = self.effort
-        if cutter is not None:
-            halving = cutter.search(beat, effort.tolerance)
-            if halving.best is None:
-                return None, halving.bound
-            split = cutter.split(halving.best)
-            if self.most_sensitivity is None:
-                return split, halving.bound
-            return improve(pipeline, split, self.most_sensitivity), halving.bound
         if len(pipeline.stages) == 1:
             single = best_single(pipeline, beat, effort.max_patterns, self._most)
             if single is not None:
@@ -154,3 +153,30 @@ class _Search:
     @property
     def _most(self) -> float:
         return np.inf if self.most_sensitivity is None else self.most_sensitivity
+
+
+@dataclass(slots=True)
+class _Best:
+    """The best split so far, and what no split of those that were left is below."""
+
+    found: tuple[Pipeline, Split] | None = None
+    objective: float = np.inf
+    bound: float = np.inf
+
+    def beat(self, tolerance: float) -> float:
+        """What is not below this needs no look."""
+        return np.inf if self.found is None else self.objective - tolerance * abs(self.objective)
+
+    def offer(self, pipeline: Pipeline, split: Split) -> None:
+        objective = cost(pipeline, split).objective
+        if objective < self.objective:
+            self.found, self.objective = (pipeline, split), objective
+
+    def told(self, num_pipelines: int, num_searched: int, most_sensitivity: float | None) -> Choice | None:
+        if self.found is None:
+            return None
+        pipeline, split = self.found
+        if most_sensitivity is not None:  # a floor leaves a gap, which a change or two may close
+            split = improve(pipeline, split, most_sensitivity)
+        own = cost(pipeline, split)
+        return Choice(pipeline, split, own, min(self.bound, own.objective), num_pipelines, num_searched)

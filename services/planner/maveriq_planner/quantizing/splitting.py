@@ -10,9 +10,8 @@ too much costs as much as one that does not, the best split less the price of al
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import count
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from maveriq_planner.quantizing.ways import Ways
 
 _NARROWEST = 0.25  # share of the tolerance: a box whose bound can rise by less is halved no more
 _MOST_PRICES = 6  # of sensitivity, at one corner
-_MOST_CORNERS = 4000  # of one pipeline; its bound is told as it is then
+_MOST_BOXES = 4000  # of one pipeline; its bound is told as it is then
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +45,6 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Halving:
-    """Outcome of the search over one pipeline."""
-
-    best: Cut | None
-    """None: nothing below what was to be beaten."""
-    bound: float
-    """No split of the pipeline costs less; infinity: it has none."""
-
-
-@dataclass(frozen=True, slots=True)
 class Splitter:
     cutter: Cutter
     charges: tuple[Charge, ...]
@@ -65,41 +54,19 @@ class Splitter:
     def floor(self) -> float:
         """No split costs less: the longest stage takes no less than the mean. Infinity: nothing fits."""
         even = tuple(charge.evened(len(self.cutter.ways)) for charge in self.charges)
-        corner = self._corner(even, np.inf, np.inf)
+        corner = self.corner(even, np.inf, np.inf)
         return np.inf if corner is None else max(corner.bounds)
-
-    def search(self, beat: float, tolerance: float) -> Halving:
-        whole = self._corner(self.charges, np.inf, np.inf)
-        if whole is None:
-            return Halving(None, np.inf)
-        best = whole.cut if whole.cut.objective < beat else None
-        beat = min(beat, whole.cut.objective)
-        number = count()
-        boxes = [(max(whole.bounds), next(number), Box(0.0, 0.0, np.inf, np.inf, whole))]
-        closed = np.inf
-        while boxes:
-            bound, place, box = heappop(boxes)
-            if bound >= beat - tolerance * abs(beat) or place > _MOST_CORNERS:
-                return Halving(best, min(bound, closed))
-            halves = list(self._halves(box, _NARROWEST * tolerance))
-            if not halves:
-                closed = min(closed, bound)
-            for half in halves:
-                if half.corner.cut.objective < beat:
-                    best, beat = half.corner.cut, half.corner.cut.objective
-                heappush(boxes, (max(bound, self._bound(half)), next(number), half))
-        return Halving(best, closed)
 
     def split(self, cut: Cut) -> Split:
         return self.cutter.split(cut)
 
-    def _bound(self, box: Box) -> float:
+    def bound(self, box: Box) -> float:
         return max(
             bound + charge.prefill_longest * box.prefill_low_ms + charge.decode_longest * box.decode_low_ms
             for bound, charge in zip(box.corner.bounds, self.charges, strict=True)
         )
 
-    def _halves(self, box: Box, narrowest: float) -> Iterator[Box]:
+    def halves(self, box: Box, narrowest: float) -> Iterator[Box]:
         """The half below has a corner of its own, the half above the box's. None: the box is as good as a point."""
         cut = box.corner.cut
         prefill_slack = self._prefill_longest * (cut.prefill_longest_ms - box.prefill_low_ms)
@@ -108,13 +75,13 @@ class Splitter:
             return
         if decode_slack >= prefill_slack:
             middle = (box.decode_low_ms + cut.decode_longest_ms) / 2
-            corner = self._corner(self.charges, box.prefill_high_ms, middle)
+            corner = self.corner(self.charges, box.prefill_high_ms, middle)
             if corner is not None:
                 yield Box(box.prefill_low_ms, box.decode_low_ms, box.prefill_high_ms, middle, corner)
             yield Box(box.prefill_low_ms, middle, box.prefill_high_ms, box.decode_high_ms, box.corner)
         else:
             middle = (box.prefill_low_ms + cut.prefill_longest_ms) / 2
-            corner = self._corner(self.charges, middle, box.decode_high_ms)
+            corner = self.corner(self.charges, middle, box.decode_high_ms)
             if corner is not None:
                 yield Box(box.prefill_low_ms, box.decode_low_ms, middle, box.decode_high_ms, corner)
             yield Box(middle, box.decode_low_ms, box.prefill_high_ms, box.decode_high_ms, box.corner)
@@ -127,7 +94,7 @@ class Splitter:
     def _decode_longest(self) -> float:
         return max(charge.decode_longest for charge in self.charges)
 
-    def _corner(self, charges: tuple[Charge, ...], prefill_ms: float, decode_ms: float) -> Corner | None:
+    def corner(self, charges: tuple[Charge, ...], prefill_ms: float, decode_ms: float) -> Corner | None:
         """None: no split is so fast and loses so little."""
         found: list[tuple[float, Cut]] = []
         for charge in charges:
@@ -165,6 +132,48 @@ class Splitter:
 
     def _recharged(self, cut: Cut, charge: Charge) -> Cut:
         return self.cutter.told(charge, cut.starts, cut.patterns)
+
+
+@dataclass(slots=True)
+class Halving:
+    """The search over one pipeline, a box at a time: the one of the lowest bound is halved."""
+
+    splitter: Splitter
+    tolerance: float
+    best: Cut | None = None
+    """Seen so far. None: nothing fits."""
+    closed: float = np.inf
+    """Least bound of boxes that are halved no more."""
+    boxes: list[tuple[float, int, Box]] = field(default_factory=list[tuple[float, int, Box]])
+    num_boxes: int = 0
+
+    def __post_init__(self) -> None:
+        whole = self.splitter.corner(self.splitter.charges, np.inf, np.inf)
+        if whole is not None:
+            self._keep(max(whole.bounds), Box(0.0, 0.0, np.inf, np.inf, whole))
+
+    @property
+    def bound(self) -> float:
+        """No split of the pipeline costs less; infinity: it has none."""
+        return min(self.closed, self.boxes[0][0] if self.boxes else np.inf)
+
+    @property
+    def is_over(self) -> bool:
+        return not self.boxes or self.closed < self.boxes[0][0] or self.num_boxes > _MOST_BOXES
+
+    def step(self) -> None:
+        bound, _, box = heappop(self.boxes)
+        halves = list(self.splitter.halves(box, _NARROWEST * self.tolerance))
+        if not halves:
+            self.closed = min(self.closed, bound)
+        for half in halves:
+            self._keep(max(bound, self.splitter.bound(half)), half)
+
+    def _keep(self, bound: float, box: Box) -> None:
+        self.num_boxes += 1
+        heappush(self.boxes, (bound, self.num_boxes, box))
+        if self.best is None or box.corner.cut.objective < self.best.objective:
+            self.best = box.corner.cut
 
 
 def splitter(pipeline: Pipeline, ways: tuple[Ways, ...], most_sensitivity: float = np.inf) -> Splitter:
