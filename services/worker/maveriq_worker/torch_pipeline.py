@@ -165,8 +165,8 @@ def run(worker: Link, ring: Ring | None) -> None:
     gc.collect()
     gc.freeze()  # nothing loaded so far is ever garbage: collections between steps stay short
     worker.send(StageReady(stage.weight_bytes, stage.kv_cache_bytes))
-    two_cores = len(os.sched_getaffinity(0)) > spec.threads  # one stage computes, one waits awake
-    spin_s = spec.spin_s if spec.device == "cpu" and two_cores else 0.0
+    has_spare = len(os.sched_getaffinity(0)) > spec.threads  # of cores: one stage computes, one waits awake
+    spin_s = spec.spin_s if spec.device == "cpu" and has_spare else 0.0
     if spec.rank > 0 and ring is not None:
         Follower(stage, transport, ring, spin_s).run()
     else:
