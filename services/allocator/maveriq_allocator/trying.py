@@ -153,10 +153,11 @@ class Trying:
         apart_from: tuple[UUID, int] | None = None,
     ) -> str:  # fmt: skip
         """Why a plan does not fit now."""
-        text = why_not(
-            plan, situation.free(apart_from), num_replicas, start,
-            silent=situation.silent(), lessons=await self.lessons.of(plan),
-        )  # fmt: skip
+        lessons = await self.lessons.of(plan)
+        tell = partial(
+            why_not, plan, situation.free(apart_from), num_replicas, start, silent=situation.silent(), lessons=lessons
+        )
+        text = await asyncio.to_thread(tell)
         if situation.kept:
             text += f"; {len(situation.kept)} GPU(s) are kept for a deployment that is ahead in the line"
         return text
