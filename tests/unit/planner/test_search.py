@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maveriq.contracts import Candidate, Configuration, Intent, Objective, Precision, Slo
-from maveriq_planner.listing import configurations, listing
+from maveriq_planner.listing import listing
 from maveriq_planner.search import Outcome, search
+from maveriq_planner.shown import configurations
 from maveriq_planner.workloads import context_tokens
 from tests.unit.planner import reference
 from tests.unit.planner.measurements import (
@@ -31,7 +32,11 @@ def key(c: Configuration) -> reference.Key:
 
 
 def keys(outcome: Outcome, chosen: np.ndarray[tuple[int], np.dtype[np.intp]]) -> list[reference.Key]:
-    return [] if outcome.judged is None else [key(c) for c in configurations(outcome.judged, chosen)]
+    return (
+        []
+        if outcome.judged is None
+        else [key(Configuration.model_validate(row)) for row in configurations(outcome.judged, chosen)]
+    )
 
 
 def some(low: float, high: float) -> st.SearchStrategy[float | None]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 
 import numpy as np
 
 from maveriq.contracts import Calibration
-from maveriq_planner.arrays import Array, Flags
+from maveriq_planner.arrays import Array, Flags, Indices
 
 _BETWEEN = ("idle", "hop.")
 
@@ -50,7 +51,7 @@ class Constants:
         size = len(calibration.latency)
         found = np.zeros((len(self.places), len(self.places)))
         own = np.zeros((size, size))
-        own[np.tril_indices(size)] = np.fromiter(chain.from_iterable(calibration.covariance), dtype=float)
+        own[_lower(size)] = np.fromiter(chain.from_iterable(calibration.covariance), dtype=float)
         at = np.array([self.places[constant.name] for constant in calibration.latency])
         found[np.ix_(at, at)] = own + own.T - np.diag(own.diagonal())
         known = self.values[i] > 0
@@ -79,6 +80,11 @@ def constants_of(calibrations: Sequence[Calibration]) -> Constants:
         memory_miss=np.array([one.memory_residuals.p90 if one.memory_residuals else 0.0 for one in calibrations]),
         runtime_gib=tuple(dict(_runtimes(known)) for known in memory),
     )
+
+
+@cache
+def _lower(size: int) -> tuple[Indices, Indices]:
+    return np.tril_indices(size)
 
 
 def _runtimes(memory: Mapping[str, float]) -> Iterator[tuple[tuple[int, int], float]]:
