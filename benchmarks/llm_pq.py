@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.fragments import machine
 from maveriq.contracts.quantizing import CostForm as Form
-from maveriq_planner.quantize import Choice, Effort, quantize
+from maveriq_planner.quantize import Choice, Effort, NothingFits, quantize
+from maveriq_planner.quantizing.fields import TablesError
 from maveriq_planner.quantizing.pipeline import Split, cost, faults
 from maveriq_planner.quantizing.tables import Reading, Tables, pipeline_of, pipelines, read_tables
 
@@ -46,7 +47,7 @@ def main() -> None:
     cases = dict(case_files(chosen.cases))
     if not cases:
         raise SystemExit(f"--cases: {chosen.cases} has no case file (a JSON object with `input`)")
-    report = {"machine": machine(), "cases": [measured(name, case, chosen.count) for name, case in cases.items()]}
+    report = {"machine": machine(), "cases": [row(name, case, chosen.count) for name, case in cases.items()]}
     if chosen.save:
         RESULT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report) if chosen.json else table(report["cases"]))
@@ -57,6 +58,15 @@ def case_files(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         case = json.loads(path.read_text())
         if isinstance(case, dict) and "input" in case:
             yield path.stem, case
+
+
+def row(name: str, case: Mapping[str, Any], count: bool) -> dict[str, Any]:
+    """A case that cannot be read or solved is told, and the others go on."""
+    try:
+        return measured(name, case, count)
+    except (TablesError, NothingFits) as error:
+        empty = dict.fromkeys(("objective_their_form", "objective_corrected", "gap", "s"))
+        return {"name": name, **empty, "problem": str(error)}
 
 
 def measured(name: str, case: Mapping[str, Any], count: bool) -> dict[str, Any]:
@@ -71,7 +81,7 @@ def measured(name: str, case: Mapping[str, Any], count: bool) -> dict[str, Any]:
     for choice in choices.values():
         if found := faults(choice.pipeline, choice.split):
             raise SystemExit(f"{name}: the split cannot be run: {found}")
-    row: dict[str, Any] = {
+    report: dict[str, Any] = {
         "name": name,
         "objective_their_form": theirs.cost.objective,
         "objective_corrected": once.cost.objective,
@@ -89,10 +99,10 @@ def measured(name: str, case: Mapping[str, Any], count: bool) -> dict[str, Any]:
         begun = perf_counter()
         effort = Effort(max_patterns=0, count_s=20)
         counted = quantize(pipelines(read_tables(case, reading), Form.THEIRS), effort=effort)
-        row["count"] = {
+        report["count"] = {
             "objective": counted.cost.objective, "gap": counted.gap, "s": round(perf_counter() - begun, 4)
         }  # fmt: skip
-    return row
+    return report
 
 
 def against(case: Mapping[str, Any], theirs: Choice, once: Choice, seconds: float) -> dict[str, Any]:
@@ -129,7 +139,7 @@ def proven_reading(case: Mapping[str, Any]) -> tuple[Reading, float | None]:
 
     None: there is no recorded plan to tell by.
     """
-    readings = [Reading(*flags) for flags in product((True, False), repeat=2)] if group_of(case) > 1 else [Reading()]
+    readings = [Reading(*flags) for flags in product((True, False), repeat=3)] if group_of(case) > 1 else [Reading()]
     plan = recorded(case, "gurobi", "llm_pq")
     if not plan.get("layers") or not plan.get("obj"):
         return readings[0], None
@@ -149,7 +159,7 @@ def off_recorded(tables: Tables, plan: Mapping[str, Any]) -> float:
     step = 1 if in_groups else tables.group
     split = Split(
         tuple(number // step for number in layers),
-        tuple(tables.precisions.index(label) for label in labels[:: len(labels) // tables.num_layers]),
+        tuple(tables.precisions.index(str(label)) for label in labels[:: len(labels) // tables.num_layers]),
     )
     pipeline = pipeline_of(tables, Form.THEIRS, plan["order"], int(plan["prefill_bz"]), int(plan["decode_bz"]))
     off = abs(cost(pipeline, split).objective / plan["obj"] - 1)
@@ -175,6 +185,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ("case", "their form", "best known", "corrected", "best known", "full", "gap", "s", "theirs / s", "faster")
     lines = [f"{head[0]:24} " + " ".join(f"{name:>11}" for name in head[1:])]
     for row in rows:
+        if "problem" in row:
+            lines.append(f"{row['name']:24} {row['problem']}")
+            continue
         cells = (
             f"{row['objective_their_form']:.2f}", share(row["above_best_known"]), f"{row['objective_corrected']:.2f}",
             share(row["above_best_known_corrected"]), f"{row['objective_full']:.2f}", f"{100 * row['gap']:.3f} %",

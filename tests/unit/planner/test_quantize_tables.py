@@ -80,7 +80,7 @@ def test_groups_of_layers_take_their_layers_times_and_are_as_sensitive_as_the_me
     tables = read_tables({**SMALL, "group": 2})
     assert tables.num_layers == 2 and tables.sensitivity.tolist() == [[0, 1.5], [0, 3.5]]
     assert tables.prefill_ms["a"][2] == (4, 6) and tables.layer_bytes == (20 * 2**20, 8 * 2**20)
-    summed = read_tables({**SMALL, "group": 2}, Reading(per_layer=False, mean_sensitivity=False))
+    summed = read_tables({**SMALL, "group": 2}, Reading(times_per_layer=False, mean_sensitivity=False))
     assert summed.sensitivity.tolist() == [[0, 3], [0, 7]] and summed.prefill_ms["a"][2] == (2, 3)
     given = read_tables({**SMALL, "group": 2, "omega": [[0, 5], [0, 6]]})
     assert given.sensitivity.tolist() == [[0, 5], [0, 6]]

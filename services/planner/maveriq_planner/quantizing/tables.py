@@ -25,8 +25,9 @@ Of = TypeVar("Of")
 class Reading:
     """How a table is meant where layers are grouped; the files do not say."""
 
-    per_layer: bool = True
-    """Times and bytes are of one layer, and a group takes as many times that."""
+    times_per_layer: bool = True
+    """Times are of one layer, and a group takes as many times that."""
+    bytes_per_layer: bool = True
     mean_sensitivity: bool = True
     """A group is as sensitive as its layers on average, as LLM-PQ has it; else as all of them."""
 
@@ -77,7 +78,8 @@ def read_tables(given: object, reading: Reading = Reading()) -> Tables:
     num_layers = fields.whole("L", least=1)
     if num_layers % group:
         raise TablesError("group", f"{group} does not divide the {num_layers} layers of L")
-    times = float(group) if reading.per_layer else 1.0
+    times = float(group) if reading.times_per_layer else 1.0
+    bytes_times = float(group) if reading.bytes_per_layer else 1.0
     gpu_types = tuple(str(name) for name in fields.items("devices"))
     numbers = tuple(int(each) for each in fields.numbers("numbers", len(gpu_types)))
     if min(numbers) < 1:
@@ -101,7 +103,7 @@ def read_tables(given: object, reading: Reading = Reading()) -> Tables:
         hidden_bytes=2 * fields.whole("h1", least=1),
         prompt_tokens=fields.whole("s", least=1),
         sensitivity=_sensitivity(fields, num_layers, group, width, reading),
-        layer_bytes=tuple(float(np.ceil(times * each)) * _MB for each in layer_mb),
+        layer_bytes=tuple(float(np.ceil(bytes_times * each)) * _MB for each in layer_mb),
         capacity_bytes={name: fields.inside("dev_mem_MB").number(name) * _MB for name in gpu_types},
         ends_bytes=fields.number("prepost_mem_MB") * _MB,
         step_bytes=fields.number("temp_next_MB") * _MB,
@@ -113,7 +115,7 @@ def read_tables(given: object, reading: Reading = Reading()) -> Tables:
         prefill_ends_ms={name: dict(table.inside("prefill").by_batch()) for name, table in ends.items()},
         decode_ends_ms={name: dict(table.by_batch_of("decode")) for name, table in ends.items()},
         hop={kind: cast(tuple[float, float], fields.inside("comm_ms_per_MB_poly").numbers(kind, 2))
-             for kind in ("same", "cross")},
+             for kind in (("same", "cross") if len(gpu_types) > 1 else ("same",))},
     )  # fmt: skip
 
 
