@@ -24,6 +24,7 @@ from transformers.utils import logging
 from maveriq.contracts import ModelFacts, Precision
 from maveriq_profiler.cutting import build, config_from
 from maveriq_profiler.grid import Point
+from maveriq_worker.engine import SPIN_MS
 from maveriq_worker.stage_processes import StageProcesses, _environment
 from maveriq_worker.torch_stage import DTYPES
 from maveriq_worker.torch_steps import SamplerSpec, StageSpec, Submit
@@ -192,6 +193,7 @@ def specs(model: FullModel, split: Split, checkpoint: Path) -> tuple[StageSpec, 
             reserved_bytes=2**62,
             threads=model.threads,
             eos_ids=(),
+            spin_s=SPIN_MS / 1e3,
         )
         for rank in range(len(split))
     )
