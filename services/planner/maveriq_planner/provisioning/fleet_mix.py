@@ -157,20 +157,18 @@ class _Search:
         return _branches(self._problem, point.whole, at, point.objective)
 
     def _after_losses(self, fleet: Array) -> list[Row] | None:
-        """Rows that a fleet breaks when it loses one unit; None: it breaks none."""
+        """Rows that a fleet breaks when it loses one unit, of the first loss that does; None: it breaks none."""
         problem = self._problem
-        found: list[Row] = []
-        fails = False
-        for unit in np.flatnonzero(fleet > 0).tolist():
+        used = np.flatnonzero(fleet > 0)
+        for unit in used[np.argsort(-problem.price[used])].tolist():  # what costs most is missed most, mostly
             left = fleet.copy()
             left[unit] -= 1
             routing = balanced(problem, left)
             if routing is None:
-                fails = True
-            elif routing.busiest > 1 + WHOLE:
-                fails = True
-                found += _rows(problem, routing)
-        return found if fails else None
+                return []
+            if routing.busiest > 1 + WHOLE:
+                return _rows(problem, routing)
+        return None
 
     def _keep(self, fleet: Array) -> None:
         """Unless it is over a cap, or dearer."""
