@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.fragments_files import read, write
 from benchmarks.fragments_rules import Even, MaverIQ, Ours, Rule, WholeGpu
-from benchmarks.fragments_streams import LOADS, Deployment, Instance, draw
+from benchmarks.fragments_streams import LOADS, TYPES, Deployment, Instance, draw
 
 RESULT = Path(__file__).parent / "results" / "fragments.json"
 RULES: dict[str, Rule] = {"ours": Ours(), "maveriq": MaverIQ(), "even": Even(), "whole_gpu": WholeGpu()}
@@ -179,7 +179,7 @@ def pack_ms(seed: int) -> float:
     for deployment in instance.stream[:60]:
         plan = ours.plan(deployment)
         begun = perf_counter()
-        ours.decide(plan, there)
+        ours.decide(plan, there, TYPES)
         times.append(1000 * (perf_counter() - begun))
     return round(median(times), 2)
 

@@ -3,7 +3,7 @@
 All see the same bytes, models, pipeline degrees and nodes, and none may span nodes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from benchmarks.fragments_streams import DEGREES, TYPES, Deployment, Gpu
@@ -25,7 +25,8 @@ class Ours:
     """The allocator's own decision, every GPU type equally fast."""
 
     def place(self, deployment: Deployment, nodes: Nodes, free: Free) -> dict[str, int] | None:
-        choice = self.decide(self.plan(deployment), self.snapshot(nodes, free))
+        types = {gpu.gpu_type for node in nodes for gpu in node}
+        choice = self.decide(self.plan(deployment), self.snapshot(nodes, free), types)
         if choice is None:
             return None
         return {gpu: stage.reserved_bytes for stage in choice.seats[0].stages for gpu in stage.gpus}
@@ -39,8 +40,7 @@ class Ours:
     def plan(self, deployment: Deployment) -> Plan:
         return _plan(deployment)
 
-    def decide(self, plan: Plan, nodes: Sequence[Node]) -> Choice | None:
-        types = {fragment.gpu_type for node in nodes for fragment in node.fragments}
+    def decide(self, plan: Plan, nodes: Sequence[Node], types: Iterable[str]) -> Choice | None:
         return choose(plan, nodes, manner=Manner(speeds=dict.fromkeys(sorted(types), 1.0)))
 
 

@@ -1,5 +1,6 @@
 """The GPUs of a fleet as arrays. Pure: nodes in, what is free on each and what it costs out."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ class Fleet:
         there = np.flatnonzero(counts)
         self.nodes: list[Node] = [nodes[int(index)] for index in there]
         self._index: dict[str, int] = {}
+        self._num_linked: Ints | None = None
         height, self.width = len(there), int(counts.max(initial=0))
         self.free = np.full((height, self.width), _ABSENT, dtype=np.int64)
         """Bytes of each GPU, richest first."""
@@ -50,8 +52,6 @@ class Fleet:
         """Index of each one's type in `types`."""
         self.free_bytes = np.zeros(height, dtype=np.int64)
         """Of a node's GPUs together."""
-        self.num_linked = np.zeros(height, dtype=np.int64)
-        """GPUs that one GPU of the node reaches over NVLink, at most."""
         self.spanning = np.array([node.spans_nodes for node in self.nodes], dtype=np.bool_)
         if self.nodes:
             self._fill(gpus, kinds, np.repeat(np.arange(height), counts[there]))
@@ -59,6 +59,13 @@ class Fleet:
     def usable(self, index: int) -> list[Fragment]:
         """The GPUs of a node that are of a type that may be used."""
         return [f for f in self.nodes[index].fragments if f.gpu_type in self.types]
+
+    def num_linked(self) -> Ints:
+        """GPUs that one GPU of each node reaches over NVLink, at most."""
+        if self._num_linked is None:
+            most = (max(map(len, map(attrgetter("linked"), node.fragments))) for node in self.nodes)
+            self._num_linked = np.fromiter(most, dtype=np.int64, count=len(self.nodes))
+        return self._num_linked
 
     def having(self, gpus: Collection[str]) -> Ints:
         """The nodes that have these GPUs."""
@@ -72,7 +79,7 @@ class Fleet:
         other = copy(self)
         other.nodes = list(self.nodes)
         other.free, other.costs, other.kinds = self.free.copy(), self.costs.copy(), self.kinds.copy()
-        other.free_bytes, other.num_linked = self.free_bytes.copy(), self.num_linked.copy()
+        other.free_bytes = self.free_bytes.copy()
         for index in map(int, changed):
             node = self.nodes[index]
             left = tuple(replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in node.fragments)
@@ -112,10 +119,11 @@ class Fleet:
 
     def _gpus_of(self, nodes: Sequence[Node]) -> tuple[list[Fragment], Ints, Ints]:
         """Their GPUs of the types that may be used, the index of each one's type, and of its node in `nodes`."""
-        number = {gpu_type: kind for kind, gpu_type in enumerate(self.types)}
-        gpus = list(chain.from_iterable(node.fragments for node in nodes))
-        kinds = np.fromiter((number.get(f.gpu_type, -1) for f in gpus), dtype=np.int64, count=len(gpus))
-        counts = np.fromiter((len(node.fragments) for node in nodes), dtype=np.int64, count=len(nodes))
+        number = defaultdict(lambda: -1, {gpu_type: kind for kind, gpu_type in enumerate(self.types)})
+        fragments = [node.fragments for node in nodes]
+        gpus = list(chain.from_iterable(fragments))
+        kinds = np.fromiter(map(number.__getitem__, map(attrgetter("gpu_type"), gpus)), dtype=np.int64, count=len(gpus))
+        counts = np.fromiter(map(len, fragments), dtype=np.int64, count=len(nodes))
         rows = np.repeat(np.arange(len(nodes)), counts)
         wanted = kinds >= 0
         if not wanted.all():
@@ -138,5 +146,3 @@ class Fleet:
         for array in (self.free, self.costs, self.kinds):
             array[rows] = np.take_along_axis(array[rows], order, axis=1)
         self.free_bytes[rows] = np.maximum(self.free[rows], 0).sum(axis=1)
-        linked = np.fromiter(map(len, map(attrgetter("linked"), gpus)), dtype=np.int64, count=len(gpus))
-        self.num_linked[rows] = np.maximum.reduceat(linked, starts)

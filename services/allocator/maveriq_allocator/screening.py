@@ -61,6 +61,8 @@ class Screen:
         speeds: ms per layer of each type of the fleet; None: all are equally fast.
         """
         self._fleet, self._shape = fleet, shape
+        none = np.zeros(len(fleet.nodes), dtype=np.bool_)
+        self._unlinked: Flags = fleet.num_linked() < shape.tp - 1 if shape.tp > 1 else none
         self._layer_ns = [0 if speeds is None else round(speeds[name] * NS_PER_MS) for name in fleet.types]
         self._costs = np.full(len(fleet.nodes), NEVER, dtype=np.int64)
         self._ns = np.zeros(len(fleet.nodes), dtype=np.int64)
@@ -110,8 +112,7 @@ class Screen:
 
     def bound(self, index: int) -> Key:
         """No placement on this node is better."""
-        unlinked = bool(self._fleet.num_linked[index] < self._shape.tp - 1)
-        return unlinked, int(self._ns[index]), int(self._costs[index]) + self.node_cost(index)
+        return bool(self._unlinked[index]), int(self._ns[index]), int(self._costs[index]) + self.node_cost(index)
 
     def node_cost(self, index: int) -> int:
         return int(self._fleet.node_costs(np.array([index]))[0])
@@ -119,8 +120,7 @@ class Screen:
     def _order(self) -> Ints:
         fleet = self._fleet
         fitting = np.flatnonzero(self._costs < NEVER)
-        unlinked = fleet.num_linked[fitting] < self._shape.tp - 1
-        keys = (self._costs[fitting] + fleet.node_costs(fitting), self._ns[fitting], unlinked)
+        keys = (self._costs[fitting] + fleet.node_costs(fitting), self._ns[fitting], self._unlinked[fitting])
         order: Ints = fitting[np.lexsort(keys)]
         return order
 
@@ -144,6 +144,8 @@ class Screen:
     def _least_ns(self, rows: Ints) -> Ints:
         """As if each type's GPUs held all that their richest do without the ends: the fastest layers first."""
         shape, fleet = self._shape, self._fleet
+        if len(set(self._layer_ns)) == 1:
+            return np.full(len(rows), shape.num_layers * self._layer_ns[0], dtype=np.int64)
         least = np.zeros(len(rows), dtype=np.int64)
         placed, ready, stages = least.copy(), least.copy(), least.copy()
         for layer_ns, kind in sorted((ns, kind) for kind, ns in enumerate(self._layer_ns)):
