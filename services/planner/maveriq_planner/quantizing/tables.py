@@ -5,11 +5,11 @@ and lm_head count once for every layer of the first GPU, and the first of the de
 token only. ONCE counts the ends once. FULL counts every step of every micro-batch too, and lm_head on the last GPU.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import ceil, inf
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 
@@ -78,44 +78,33 @@ def read_tables(given: object, reading: Reading = Reading()) -> Tables:
     num_layers = fields.whole("L", least=1)
     if num_layers % group:
         raise TablesError("group", f"{group} does not divide the {num_layers} layers of L")
-    times = float(group) if reading.times_per_layer else 1.0
-    bytes_times = float(group) if reading.bytes_per_layer else 1.0
     gpu_types = tuple(str(name) for name in fields.items("devices"))
     numbers = tuple(int(each) for each in fields.numbers("numbers", len(gpu_types)))
     if min(numbers) < 1:
         raise TablesError("numbers", f"{list(numbers)} must be at least 1 each: leave a type out of devices instead")
-    of_types = {name: fields.inside("prefill_ms").inside(name) for name in gpu_types}
-    ends = {name: fields.inside("prepost_ms").inside(name) for name in gpu_types}
-    decode = fields.inside("decode_ms")
     width = len(precisions)
-    layer_mb = fields.numbers("M_layer_MB", width)
-    if min(layer_mb) <= 0:
-        raise TablesError("M_layer_MB", f"a layer of {min(layer_mb):g} MB: must be above 0")
+    times = float(group) if reading.times_per_layer else 1.0
+    prefill, decode, ends = fields.inside("prefill_ms"), fields.inside("decode_ms"), fields.inside("prepost_ms")
+    kinds = ("same", "cross") if len(gpu_types) > 1 else ("same",)
+    polynomials = fields.inside("comm_ms_per_MB_poly")
     return Tables(
-        num_layers=num_layers // group,
-        group=group,
-        precisions=precisions,
-        gpu_types=gpu_types,
-        numbers=numbers,
+        num_layers=num_layers // group, group=group, precisions=precisions, gpu_types=gpu_types, numbers=numbers,
         theta=fields.number("theta"),
         num_requests=fields.whole("global_bz", least=1),
         num_steps=max(1, int(fields.number("gamma", default=1.0) * fields.whole("n", least=1))),
         hidden_bytes=2 * fields.whole("h1", least=1),
         prompt_tokens=fields.whole("s", least=1),
         sensitivity=_sensitivity(fields, num_layers, group, width, reading),
-        layer_bytes=tuple(float(np.ceil(bytes_times * each)) * _MB for each in layer_mb),
+        layer_bytes=_layer_bytes(fields, group if reading.bytes_per_layer else 1, width),
         capacity_bytes={name: fields.inside("dev_mem_MB").number(name) * _MB for name in gpu_types},
         ends_bytes=fields.number("prepost_mem_MB") * _MB,
         step_bytes=fields.number("temp_next_MB") * _MB,
-        prompt_bytes={b: f * _MB for b, f in fields.inside("temp_by_prefill_bz").by_batch()},
-        prefill_ms={name: {b: _times(row, times) for b, row in table.rows_by_batch(width)}
-                    for name, table in of_types.items()},
-        decode_ms={name: {b: _times(row, times) for b, row in decode.rows_by_batch_of(name, width)}
-                   for name in gpu_types},
-        prefill_ends_ms={name: dict(table.inside("prefill").by_batch()) for name, table in ends.items()},
-        decode_ends_ms={name: dict(table.by_batch_of("decode")) for name, table in ends.items()},
-        hop={kind: cast(tuple[float, float], fields.inside("comm_ms_per_MB_poly").numbers(kind, 2))
-             for kind in (("same", "cross") if len(gpu_types) > 1 else ("same",))},
+        prompt_bytes={b: mb * _MB for b, mb in fields.inside("temp_by_prefill_bz").by_batch()},
+        prefill_ms={name: _times(prefill.rows_by_batch_of(name, width), times) for name in gpu_types},
+        decode_ms={name: _times(decode.rows_by_batch_of(name, width), times) for name in gpu_types},
+        prefill_ends_ms={name: dict(ends.inside(name).by_batch_of("prefill")) for name in gpu_types},
+        decode_ends_ms={name: dict(ends.inside(name).by_batch_of("decode")) for name in gpu_types},
+        hop={kind: (polynomials.numbers(kind, 2)[0], polynomials.numbers(kind, 2)[1]) for kind in kinds},
     )  # fmt: skip
 
 
@@ -210,6 +199,13 @@ def _sensitivity(fields: Fields, num_layers: int, group: int, width: int, readin
     return rows
 
 
-def _times(row: Sequence[float], factor: float) -> tuple[float, ...]:
-    """Infinity: not to be run."""
-    return tuple(ms * factor if np.isfinite(ms) else inf for ms in row)
+def _layer_bytes(fields: Fields, layers: int, width: int) -> tuple[float, ...]:
+    each_mb = fields.numbers("M_layer_MB", width)
+    if min(each_mb) <= 0:
+        raise TablesError("M_layer_MB", f"a layer of {min(each_mb):g} MB: must be above 0")
+    return tuple(float(np.ceil(layers * mb)) * _MB for mb in each_mb)
+
+
+def _times(rows: Iterable[tuple[int, Sequence[float]]], factor: float) -> dict[int, tuple[float, ...]]:
+    """By batch. Infinity: not to be run."""
+    return {batch: tuple(ms * factor if np.isfinite(ms) else inf for ms in row) for batch, row in rows}
