@@ -91,7 +91,7 @@ def _candidates(judged: Judged, chosen: Indices, known: Mapping[int, Row]) -> di
 def _rejections(judged: Judged, chosen: Indices, known: Mapping[int, Row]) -> tuple[Rejection, ...]:
     """By the worst that each misses."""
     excess = np.array([np.where(miss.missed[chosen], miss.excess[chosen], -1.0) for miss in judged.misses])
-    worst = [judged.misses[i] for i in excess.argmax(axis=0)]
+    worst = [judged.misses[int(i)] for i in excess.argmax(axis=0)]
     rows = [
         {
             "configuration": configuration, "prediction": known[i], "constraint": miss.constraint,

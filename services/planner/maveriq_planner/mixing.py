@@ -34,7 +34,7 @@ def mixable(judged: Judged, chosen: Indices) -> dict[int, Speeds]:
         own.tolist(), c.which[own].tolist(), c.which[other].tolist(), own_ms.tolist(), other_ms.tolist(), strict=True
     ):
         if mine_ms == mine_ms and theirs_ms == theirs_ms:  # NaN: the method knows no layers
-            found.setdefault(i, [(names[mine], mine_ms)]).append((names[theirs], theirs_ms))
+            found.setdefault(i, [(names[int(mine)], mine_ms)]).append((names[int(theirs)], theirs_ms))
     return found
 
 
