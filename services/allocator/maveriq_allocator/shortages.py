@@ -135,10 +135,9 @@ class _Room:
         where = f"{self.node} comes closest"
         each = "each of its GPUs" if configuration.tp == 1 else f"each of a stage's {configuration.tp} GPUs"
         if self.num_stages < configuration.pp:
-            least = readable(_of_one_layer(memory))
             return (
-                f"stages: {where}, where {self.num_stages} of {configuration.pp} stages find {least} on {each}, "
-                "the least for one layer"
+                f"stages: {where}, where {self.num_stages} of {configuration.pp} stages find "
+                f"{readable(_of_one_layer(memory))} on {each}, the least for one layer"
             )
         if self.num_layers >= num_layers:
             return None
@@ -148,7 +147,7 @@ class _Room:
         ):
             if configuration.pp > 1 and not has_it:
                 return f"room for the {end} stage: {where}, but nothing there has {readable(least)}"
-        if self.num_layers < 0:
+        if configuration.pp > 1 and self.num_layers < 0:
             return f"room for the first and the last stage: {where}, but only one GPU there has room for either"
         ends = " with embedding and lm_head" + (
             f", though {num_layers} without" if self.num_without_ends >= num_layers else ""
