@@ -55,7 +55,7 @@ def asked(pp: int = 1, tp: int = 1, stage: StageMemory = ENDS, gpu_type: str = "
             "layers: a comes closest and holds 5 of 8 with embedding and lm_head, though 8 without",
         ),
         (asked(), [node("a", 99), node("b", 120)], 1, "layers: b comes closest and holds 6 of 8 with embedding"),
-        (asked(stage=BIG_ENDS), [node("a", 99)], 1, "layers: a comes closest and holds 0 of 8 with embedding and lm_head"),
+        (asked(stage=BIG_ENDS), [node("a", 99)], 1, "layers: a comes closest and holds 0 of 8 with embedding"),
         (asked(), [node("a", 290), node("b", 140)], 4, "memory for all replicas: 3 of 4 found a seat"),
     ],
 )  # fmt: skip
