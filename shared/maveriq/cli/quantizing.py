@@ -120,7 +120,7 @@ def _question(law: Path, sensitivity: Path | None, plain: Mapping[str, object]) 
                             exit_code=2)  # fmt: skip
     known = cast("dict[str, object]", kept)
     sources = {name: known[name] for name in ("model", "facts", "calibrations") if name in known}
-    body = {**sources, **plain, "sensitivity": _json(sensitivity, "--sensitivity")}
+    body: dict[str, object] = {**sources, **plain, "sensitivity": _json(sensitivity, "--sensitivity")}
     return checked(LawQuestion, body, _OPTIONS)
 
 
