@@ -47,7 +47,7 @@ class GroupedScript:
             running = asyncio.ensure_future(self._run(group))
             await asyncio.wait({running})
             failed = running.exception()
-            answers = [failed] * len(group) if failed else running.result()
+            answers: list[Any] = [failed] * len(group) if failed else running.result()
             for call, answer in zip(group, answers, strict=True):
                 if call.answer.done():  # whoever asked is gone
                     continue

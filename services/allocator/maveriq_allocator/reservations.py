@@ -70,7 +70,7 @@ class Reservations:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for deployment_id in deployment_ids:
                 pipeline.hmget(keys.deployment(deployment_id), ["version", "record"])
-            answers = await pipeline.execute() if deployment_ids else []
+            answers: list[list[str]] = await pipeline.execute() if deployment_ids else []
         return [
             Loaded(int(version or 0), Record.model_validate_json(record) if record else Record(deployment_id=each))
             for each, (version, record) in zip(deployment_ids, answers, strict=True)
