@@ -119,7 +119,8 @@ def _question(law: Path, sensitivity: Path | None, plain: Mapping[str, object]) 
         raise CommandFailed(f"{law} holds no law; write one with maveriq provision --save-law", field="--law",
                             exit_code=2)  # fmt: skip
     known = cast("dict[str, object]", kept)
-    sources = {name: known[name] for name in ("model", "facts", "calibrations") if name in known}
+    names: tuple[str, ...] = ("model", "facts", "calibrations")
+    sources = {name: known[name] for name in names if name in known}
     body: dict[str, object] = {**sources, **plain, "sensitivity": _json(sensitivity, "--sensitivity")}
     return checked(LawQuestion, body, _OPTIONS)
 
