@@ -13,6 +13,7 @@ MOST = 1000  # replicas of one deployment: what an intent may ask for
 _IDLE = 2.0**-20  # of the capacity
 _LOOKS = 16
 _AT_ONCE = 2048  # rows: fewer take no less time
+_FINER = 3  # looks at a time once the range is narrow: fewest in all
 _CLOSE = 1.0005
 
 
@@ -137,22 +138,23 @@ def highest_rate_per_ms(slo: Slo, replicas: Replicas, in_flight: Array) -> Array
 
 
 def _highest(slo: Slo, replicas: Replicas, in_flight: Array, low: Array, high: Array) -> Array:
-    """Between a rate that meets the SLO and one that may: narrowed by looking at _LOOKS rates at once.
+    """Between a rate that meets the SLO and one that may: narrowed by looking at several rates at once.
 
     First at even shares of the capacity: whatever lies above one that does not is not trusted.
     """
-    count, shares = len(low), np.arange(1.0, _LOOKS + 1) / _LOOKS
-    many = replicas.take(np.repeat(np.arange(count), _LOOKS))
-    bound, rows = np.repeat(in_flight, _LOOKS), np.arange(count)
-    rates = high[:, None] * shares
+    looks, rates = _LOOKS, high[:, None] * (np.arange(1.0, _LOOKS + 1) / _LOOKS)
     while True:
-        meets = holds(slo, settle(many, rates.ravel(), bound, percentile_of(slo))).reshape(count, _LOOKS)
+        many = replicas.take(np.repeat(np.arange(len(low)), looks))
+        found = settle(many, rates.ravel(), np.repeat(in_flight, looks), percentile_of(slo))
+        meets = holds(slo, found).reshape(rates.shape)
         reached = np.cumprod(meets, axis=1).sum(axis=1)  # how many rates in a row do
-        points = np.concatenate([low[:, None], rates, rates[:, -1:]], axis=1)
-        low, high = points[rows, reached], points[rows, reached + 1]
+        points = np.concatenate([low[:, None], rates, high[:, None]], axis=1)
+        rows = np.arange(len(low))
+        low, high = points[rows, reached], points[rows, np.minimum(reached + 1, looks + 1)]
         if (high <= low * _CLOSE).all():
             return low
-        rates = low[:, None] * (high / low)[:, None] ** shares
+        looks = _FINER
+        rates = low[:, None] * (high / low)[:, None] ** (np.arange(1.0, looks + 1) / (looks + 1))
 
 
 def does(intent: Intent, each: Replicas, replicas: Array) -> Flags:
