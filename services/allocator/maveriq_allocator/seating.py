@@ -23,7 +23,6 @@ from maveriq_allocator.together import Budget, seated_together
 MAX_PACKED = 8  # nodes whose packings are compared, where screening cannot tell which is best: 1-2 ms each
 MAX_STATES = 200_000  # of all these packings together: 10-20 ms
 UNPROVEN = 1.0  # gap of a seat that was chosen so that the others find one too
-_STATES_OF_A_DIVISION = 2_000  # what `mixing` takes for each way to divide stages between two speeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +199,8 @@ def _num_states(shape: Shape, fleet: Fleet) -> int:
     """Roughly, of the programmes that pack one of the fleet's nodes."""
     missing = 1 + most_missing(shape.pp, shape.tp, neighbours=shape.tp == 1)
     selecting = max(1, fleet.width) * missing * (shape.pp + 1) * 4 * (shape.num_layers + 1)
-    return selecting + (len(fleet.types) - 1) * 9 * shape.pp**2 // 2 * _STATES_OF_A_DIVISION
+    mixing = 9 * shape.pp**2 // 2 * (shape.num_layers + 1) ** 2 // 3  # divisions of stages and ends, then of layers
+    return selecting + (len(fleet.types) - 1) * mixing
 
 
 def _key(packing: Packing, node_cost: int) -> Key:
