@@ -16,6 +16,7 @@ from maveriq.contracts import (
     CalibrationProgressed,
     CalibrationRequested,
     CalibrationUpdated,
+    DeploymentWaiting,
     FingerprintMeasured,
     Intent,
     IntentAccepted,
@@ -35,7 +36,6 @@ from maveriq.running import end
 from maveriq.topology import ALLOCATOR, PROFILER
 from maveriq_allocator.__main__ import bound as allocator_bound
 from maveriq_allocator.__main__ import wire as allocator_wire
-from maveriq_allocator.placing import Lent
 from maveriq_allocator.settings import Settings as AllocatorSettings
 from maveriq_allocator.store import connect
 from maveriq_profiler.__main__ import bound, seen, whole_programme, wire
@@ -236,11 +236,10 @@ async def test_a_model_under_way_gives_way_to_a_deployment_that_needs_its_memory
     probe = SlowProbe()
     async with cluster.calibrating(probe, keep_s=0.5):
         await cluster.until(lambda: len(probe.ran) == 1)
-        with pytest.raises(Lent):
-            await cluster.publish(computed(candidate(gpu_type="cpu-1t", stage=memory(layer=120))))
-        await cluster.until(lambda: bool(cluster.all(MemoryFreed)) and cluster.held_bytes() == 0)
-        await cluster.until(lambda: "a deployment needs" in cluster.all(CalibrationProgressed)[-1].problem)
         await cluster.publish(computed(candidate(gpu_type="cpu-1t", stage=memory(layer=120))))
+        assert len(cluster.all(DeploymentWaiting)) == 1
+        await cluster.until(lambda: bool(cluster.all(MemoryFreed)) and bool(cluster.all(PlacementReserved)))
+        await cluster.until(lambda: "a deployment needs" in cluster.all(CalibrationProgressed)[-1].problem)
         assert len(cluster.all(PlacementReserved)) == 1
 
 
