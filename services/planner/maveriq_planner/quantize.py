@@ -8,7 +8,7 @@ that leaves.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 
 import numpy as np
@@ -106,7 +106,7 @@ class _Search:
         while waiting:
             floor, place, halving = heappop(waiting)
             if floor >= best.beat(self.effort.tolerance):
-                best.bound = min(best.bound, floor)
+                best.left[place] = floor
                 break  # so has every other
             pipeline = pipelines[place]
             scale = pipeline.weights.scale
@@ -116,19 +116,35 @@ class _Search:
                 searched.add(place)
                 halving.step()
             else:
-                best.bound = min(best.bound, floor)
+                best.left[place] = floor
                 continue
             if halving is None:
                 searched.add(place)
                 split, lower = self._at_once(pipeline, best.objective / scale)
-                best.bound = min(best.bound, max(lower * scale, floor))
+                best.left[place] = max(lower * scale, floor)
                 if split is not None:
                     best.offer(pipeline, split)
                 continue
             if halving.best is not None and halving.best.objective * scale < best.objective:
                 best.offer(pipeline, halving.splitter.split(halving.best))
             heappush(waiting, (max(floor, halving.bound * scale), place, halving))
-        return best.told(len(pipelines), len(searched), self.most_sensitivity)
+        if self.most_sensitivity is not None and best.found is not None:
+            self._close(pipelines, best)
+        return best.told(len(pipelines), len(searched))
+
+    def _close(self, pipelines: Sequence[Pipeline], best: "_Best") -> None:
+        """What a price of sensitivity leaves open, changes of one or two layers and HiGHS narrow: there the floor is
+        a constraint."""
+        if best.found is not None:
+            best.offer(best.found[0], improve(*best.found, self.most_sensitivity))
+        for place, bound in sorted(best.left.items(), key=lambda one: one[1]):
+            if bound >= best.beat(self.effort.tolerance):
+                break
+            scale = pipelines[place].weights.scale
+            split, lower = self._counted(pipelines[place], best.objective / scale)
+            best.left[place] = max(bound, lower * scale)
+            if split is not None:
+                best.offer(pipelines[place], split)
 
     def _opened(self, pipeline: Pipeline, floor: float) -> tuple[Halving | None, float]:
         """The search of its boxes, where its patterns can be listed, and a better floor."""
@@ -139,11 +155,14 @@ class _Search:
         return Halving(cutter, self.effort.tolerance), max(floor, cutter.floor() * pipeline.weights.scale)
 
     def _at_once(self, pipeline: Pipeline, beat: float) -> tuple[Split | None, float]:
-        effort = self.effort
         if len(pipeline.stages) == 1:
-            single = best_single(pipeline, beat, effort.max_patterns, self._most)
+            single = best_single(pipeline, beat, self.effort.max_patterns, self._most)
             if single is not None:
                 return single
+        return self._counted(pipeline, beat)
+
+    def _counted(self, pipeline: Pipeline, beat: float) -> tuple[Split | None, float]:
+        effort = self.effort
         counted = count_layers(pipeline, effort.tolerance, effort.count_s, beat, self.most_sensitivity)
         if counted.counts is None:
             return None, counted.bound
@@ -157,11 +176,12 @@ class _Search:
 
 @dataclass(slots=True)
 class _Best:
-    """The best split so far, and what no split of those that were left is below."""
+    """The best split so far."""
 
     found: tuple[Pipeline, Split] | None = None
     objective: float = np.inf
-    bound: float = np.inf
+    left: dict[int, float] = field(default_factory=dict[int, float])
+    """By pipeline, what no split of it is below, where its search ended."""
 
     def beat(self, tolerance: float) -> float:
         """What is not below this needs no look."""
@@ -172,11 +192,8 @@ class _Best:
         if objective < self.objective:
             self.found, self.objective = (pipeline, split), objective
 
-    def told(self, num_pipelines: int, num_searched: int, most_sensitivity: float | None) -> Choice | None:
+    def told(self, num_pipelines: int, num_searched: int) -> Choice | None:
         if self.found is None:
             return None
-        pipeline, split = self.found
-        if most_sensitivity is not None:  # a floor leaves a gap, which a change or two may close
-            split = improve(pipeline, split, most_sensitivity)
-        own = cost(pipeline, split)
-        return Choice(pipeline, split, own, min(self.bound, own.objective), num_pipelines, num_searched)
+        bound = min(self.left.values(), default=np.inf)
+        return Choice(*self.found, cost(*self.found), min(bound, self.objective), num_pipelines, num_searched)

@@ -23,7 +23,7 @@ from maveriq_planner.quantizing.assigning import assign
 from maveriq_planner.quantizing.pipeline import Array, Indices, Pipeline, Split, Stage
 
 _MOST_ORDERS = 120  # of equal stages, tried when counts become a split
-_OUT_OF_TIME = 1  # scipy's status; there may be an incumbent
+_INFEASIBLE = 2  # scipy's status
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ def count_layers(
         objective, constraints=rows.constraint(), bounds=Bounds(low, high), integrality=whole,
         options={"mip_rel_gap": tolerance, "time_limit": time_s},
     )  # fmt: skip
-    bound = solved.mip_dual_bound
+    bound = -np.inf if solved.mip_dual_bound is None else float(solved.mip_dual_bound)
     if solved.x is None:
-        return Counted(None, float(bound) if solved.status == _OUT_OF_TIME and bound is not None else beat)
+        return Counted(None, beat if solved.status == _INFEASIBLE else bound)
     counts = np.rint(solved.x[: rows.num_counts]).astype(np.intp).reshape(rows.num_stages, -1)
-    return Counted(counts, -np.inf if bound is None else float(bound))
+    return Counted(counts, bound)
 
 
 def realised(pipeline: Pipeline, counts: Indices) -> Split:
