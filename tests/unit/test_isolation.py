@@ -68,5 +68,14 @@ def test_maveriq_and_the_planner_alone_reach_neither_redis_nor_torch(planner_alo
         "maveriq_planner.__main__",
     )
     assert importable(planner_alone, *modules) == dict.fromkeys(modules, True)
-    strangers = ("redis", "torch", "transformers", "scipy", "maveriq_allocator", "maveriq_worker")
+    strangers = ("redis", "torch", "transformers", "maveriq_allocator", "maveriq_worker")
     assert importable(planner_alone, *strangers) == dict.fromkeys(strangers, False)
+
+
+def test_what_a_producer_installs_is_light() -> None:
+    """The law's terms are plain arithmetic: neither they nor the client bring numpy."""
+    heavy = {"numpy", "scipy", "torch", "redis", "starlette", "matplotlib"}
+    assert not heavy & needed("maveriq")
+    code = "import json, sys, maveriq.client, maveriq.law; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert not heavy & set(json.loads(done.stdout))
