@@ -30,8 +30,20 @@ def test_a_strategy_for_intents_that_name_none_may_be_set() -> None:
             "MAVERIQ_STRATEGY='llf': give one of packing, least_loaded, hybrid, best_fit",
         ),
         ({"MAVERIQ_REDIS_URL": "redis://h", "MAVERIQ_NODE_TIMEOUT_S": "soon"}, "MAVERIQ_NODE_TIMEOUT_S='soon'"),
+        ({"MAVERIQ_REDIS_URL": "redis://h", "MAVERIQ_GRACE_S": "-1"}, "MAVERIQ_GRACE_S='-1': give a number"),
+        (
+            {"MAVERIQ_REDIS_URL": "redis://h", "MAVERIQ_QUOTAS": "a"},
+            "MAVERIQ_QUOTAS='a': a is not understood; give e.g.",
+        ),
+        ({"MAVERIQ_REDIS_URL": "redis://h", "MAVERIQ_HEADROOM": "5"}, "MAVERIQ_HEADROOM='5': 5 is not a size"),
     ],
 )
 def test_a_bad_value_stops_the_start_with_its_name(env: dict[str, str], told: str) -> None:
     with pytest.raises(BadSetting, match=told):
         from_env(env)
+
+
+def test_it_looks_for_silent_workers_several_times_in_a_grace_period() -> None:
+    short = from_env({"MAVERIQ_REDIS_URL": "redis://h/1", "MAVERIQ_GRACE_S": "3"})
+    assert short.times.sweep_s == 0.5
+    assert from_env({"MAVERIQ_REDIS_URL": "redis://h/1"}).times.sweep_s == 5
