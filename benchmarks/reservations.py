@@ -27,6 +27,7 @@ from uuid import UUID
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from maveriq.contracts import Gpu, NodeReported, Placement, Stage
+from maveriq.running import relax_gc
 from maveriq_allocator.choosing import choose
 from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lifecycle import Held, Phase, Record
@@ -106,6 +107,7 @@ async def rates(url: str, num_gpus: int, clients: int) -> dict[str, float]:
         [held(num_gpus, clients * 10**6 + client * 1_000 + number) for number in range(50)] for client in range(clients)
     ]
     turn = [0] * clients
+    relax_gc()  # as every service does
 
     async def ping(client: int) -> None:
         await store.ping()
