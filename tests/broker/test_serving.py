@@ -272,6 +272,7 @@ def test_a_worker_has_its_own_queues_of_what_is_routed_by_node() -> None:
         ("worker.dead", ()),
         ("worker.placement.reserved.v1.n1", ("placement.reserved.v1.n1",)),
         ("worker.deployment.draining.v1.n1", ("deployment.draining.v1.n1",)),
+        ("worker.confirmation.requested.v1.n1", ("confirmation.requested.v1.n1",)),
     ]
 
 
