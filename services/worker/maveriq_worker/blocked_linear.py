@@ -1,8 +1,8 @@
 """Linear layers that take a handful of rows block by block of their weight, where MKL is much slower with all at once.
 
-Given 4 to 15 rows and a weight beyond the processor's own cache, MKL's fp32 product first copies the weight: SmolLM2's
-head took 37 ms with 8 rows, and takes 16 ms in blocks (one row: 11 ms). What is multiplied is the weight as it was
-loaded, so this costs no memory; with other counts of rows nothing changes.
+Given 4 to 15 rows and a large fp32 weight, MKL takes longer for the whole product than for its parts; why is not known.
+What is multiplied is the weight as it was loaded, so this costs no memory; with other counts of rows nothing changes.
+`benchmarks/torch_engine.py` shows what a batch of eight gains over one.
 """
 
 # torch, transformers and safetensors are typed in part only.

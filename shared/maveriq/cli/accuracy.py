@@ -1,6 +1,5 @@
 """`maveriq accuracy`: has a model's variants measured on a text, and shows how far that is and what came of it."""
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maveriq.cli.api import Api, CommandFailed
+from maveriq.cli.reading import read_text
 from maveriq.contracts.accuracy import AccuracyRecord
 
 POLL_S = 0.5
@@ -22,7 +22,7 @@ def measure_accuracy(api: Api, model: str, text: Path, max_tokens: int | None, c
     Raises:
         CommandFailed: refused, or no variant could be measured.
     """
-    body: dict[str, object] = {"text": read_text(text)}
+    body: dict[str, object] = {"text": read_text(text, "--text")}
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
     record = api.submit_accuracy(model, body)
@@ -39,14 +39,6 @@ def measure_accuracy(api: Api, model: str, text: Path, max_tokens: int | None, c
         console.print(results(record))
     if all(each.relative is None for each in record.results):
         raise CommandFailed("no variant could be measured: see the reasons", code="not_measured")
-
-
-def read_text(file: Path) -> str:
-    """Raises CommandFailed."""
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"cannot read {file}: {error}", field="--text", exit_code=2) from error
 
 
 def results(record: AccuracyRecord) -> Table:

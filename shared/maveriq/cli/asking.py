@@ -1,13 +1,12 @@
 """The options of an intent, spelled once for every command that takes one."""
 
 import inspect
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from maveriq.cli import options as o
-from maveriq.cli.api import CommandFailed
 from maveriq.cli.intents import build_intent
+from maveriq.cli.reading import read_text
 from maveriq.contracts import Intent
 
 
@@ -71,13 +70,4 @@ def read_intent(
         "strategy": strategy, "hybrid_threshold": hybrid_threshold, "tenant": tenant, "priority": priority,
         "max_wait_s": max_wait_s,
     }  # fmt: skip
-    return build_intent(model, given, _text(intent_file))
-
-
-def _text(file: o.IntentFile) -> str | None:
-    if file is None:
-        return None
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"cannot read {file}: {error}", field="--intent", exit_code=2) from error
+    return build_intent(model, given, None if intent_file is None else read_text(intent_file, "--intent"))

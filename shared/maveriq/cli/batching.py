@@ -16,6 +16,7 @@ from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.batch_lines import BatchRequest, answer_line, answered, failure_line, read_requests
 from maveriq.cli.chatting import TIERS
 from maveriq.cli.finding import find_serving
+from maveriq.cli.reading import read_text
 from maveriq.contracts import Priority
 
 MAX_TRIES = 5
@@ -43,7 +44,7 @@ class Tally:
 
 def run_batch(api: Api, file: Path, output: Path | None, target: str | None, console: Console | None) -> None:
     """Answer what has no answer yet. Raises CommandFailed: the input is at fault, or requests failed."""
-    requests = read_requests(_text(file).splitlines(), target)
+    requests = read_requests(read_text(file, "FILE").splitlines(), target)
     output = output or file.with_suffix(".out.jsonl")
     errors = output.with_suffix(".errors.jsonl")
     before = _prepare(output)
@@ -60,18 +61,11 @@ def run_batch(api: Api, file: Path, output: Path | None, target: str | None, con
         )
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"cannot read {file}: {error}", field="FILE", exit_code=2) from error
-
-
 def _prepare(output: Path) -> frozenset[str]:
     """Whose answers the output has; a line that a kill cut off is dropped."""
     if not output.exists():
         return frozenset()
-    text = _text(output)
+    text = read_text(output, "--output")
     ids, whole = answered(text)
     if whole < len(text):
         output.write_text(text[:whole])

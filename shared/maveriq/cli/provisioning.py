@@ -5,7 +5,6 @@ No cluster is asked where the files say it all: the answer is worked out here, b
 
 import json as json_text
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -19,6 +18,7 @@ from maveriq.cli.fleet_tables import fleet_name, fleet_view
 from maveriq.cli.intents import build_intent, checked
 from maveriq.cli.law_files import law_sources
 from maveriq.cli.plotting import check_plot
+from maveriq.cli.reading import planners, read_json, read_text
 from maveriq.contracts.provisioning import (
     Catalogue,
     Fleet,
@@ -112,7 +112,7 @@ def provision(
     json: o.Json = False,
 ) -> None:
     """Find the cheapest GPUs to rent for a workload, and who serves which requests."""
-    answer = _answerer()
+    answer: Callable[[ProvisioningRequest], Fleet] = planners(ENTRY_POINTS)
     if plot is not None:
         check_plot(plot)
     intent = {
@@ -141,25 +141,14 @@ def _request(
 ) -> ProvisioningRequest:  # fmt: skip
     body: dict[str, object] = {
         **plain,
-        "trace": None if trace is None else _text(trace, "--trace"),
-        "melange": None if melange is None else _text(melange, "--melange-config"),
+        "trace": None if trace is None else read_text(trace, "--trace"),
+        "melange": None if melange is None else read_text(melange, "--melange-config"),
         "histogram": None if histogram is None else _file_of(Histogram, histogram, "--histogram"),
         "catalogue": None if catalogue is None else _file_of(Catalogue, catalogue, "--catalogue"),
         "terms": terms,
         "law": sources,
     }
     return checked(ProvisioningRequest, body, _OPTIONS)
-
-
-def _answerer() -> Callable[[ProvisioningRequest], Fleet]:
-    """Raises CommandFailed: the planner is not installed here."""
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            found: Callable[[ProvisioningRequest], Fleet] = point.load()
-        except ImportError as error:
-            raise CommandFailed(f"the planner cannot start: {error}", code="not_installed") from error
-        return found
-    raise CommandFailed("the planner works it out: pip install maveriq-planner", code="not_installed")
 
 
 def _answered(answer: Callable[[ProvisioningRequest], Fleet], request: ProvisioningRequest) -> Fleet:
@@ -198,7 +187,7 @@ def _running(source: str, url: str) -> dict[str, object]:
     if source == "running":
         types = [state.gpu.gpu_type for node in Api(url).inventory() for state in node.gpus]
         return {kind: types.count(kind) for kind in types}
-    body = _json(Path(source), "--from")
+    body = read_json(Path(source), "--from")
     if not isinstance(body, dict):
         raise CommandFailed('give counts, e.g. {"aws g6.xlarge": 3}', field="--from", exit_code=2)
     counts = cast("dict[str, object]", body)
@@ -213,20 +202,6 @@ def _running(source: str, url: str) -> dict[str, object]:
 
 def _file_of(wanted: Any, path: Path, option: str) -> Any:
     try:
-        return checked(wanted, _json(path, option), {})
+        return checked(wanted, read_json(path, option), {})
     except CommandFailed as failed:
         raise CommandFailed(f"{path}: {failed}", field=option, code=failed.code, exit_code=failed.exit_code) from failed
-
-
-def _json(path: Path, option: str) -> Any:
-    try:
-        return json_text.loads(_text(path, option))
-    except ValueError as error:
-        raise CommandFailed(f"{path} is no JSON: {error}", field=option, exit_code=2) from error
-
-
-def _text(path: Path, option: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"cannot read {path}: {error}", field=option, exit_code=2) from error

@@ -1,11 +1,9 @@
 """`maveriq quantize`: which layers go to which GPU, in which precision. Reads files; the planner's package answers."""
 
-import json as json_text
 import re
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console, Group
@@ -15,6 +13,7 @@ from maveriq.cli import options as o
 from maveriq.cli.api import CommandFailed
 from maveriq.cli.figures import digits
 from maveriq.cli.intents import checked
+from maveriq.cli.reading import planners, read_json
 from maveriq.cli.tables import columns
 from maveriq.contracts.quantizing import (
     Aim,
@@ -74,7 +73,7 @@ def quantize(
     if tables is not None and law is not None:
         raise CommandFailed("give --tables or --law, not both", field="--tables", exit_code=2)
     if tables is not None:
-        body["tables"] = _json(tables, "--tables")
+        body["tables"] = read_json(tables, "--tables")
     elif law is not None:
         body["law"] = _question(law, sensitivity, question)
     else:
@@ -114,14 +113,14 @@ def _runs(stage: QuantizedStage) -> str:
 def _question(law: Path, sensitivity: Path | None, plain: Mapping[str, object]) -> LawQuestion:
     if sensitivity is None:
         raise CommandFailed("say what each layer loses in each precision", field="--sensitivity", exit_code=2)
-    kept = _json(law, "--law")
+    kept = read_json(law, "--law")
     if not isinstance(kept, dict):
         raise CommandFailed(f"{law} holds no law; write one with maveriq provision --save-law", field="--law",
                             exit_code=2)  # fmt: skip
     known = cast("dict[str, object]", kept)
     names: tuple[str, ...] = ("model", "facts", "calibrations")
     sources = {name: known[name] for name in names if name in known}
-    body: dict[str, object] = {**sources, **plain, "sensitivity": _json(sensitivity, "--sensitivity")}
+    body: dict[str, object] = {**sources, **plain, "sensitivity": read_json(sensitivity, "--sensitivity")}
     return checked(LawQuestion, body, _OPTIONS)
 
 
@@ -137,7 +136,8 @@ def _gpu(text: str) -> dict[str, object]:
 
 def _answered(request: QuantizingRequest) -> QuantizedPipeline:
     try:
-        return _answerer()(request)
+        answer: Callable[[QuantizingRequest], QuantizedPipeline] = planners(ENTRY_POINTS)
+        return answer(request)
     except QuantizingRefused as refused:
         fault = refused.fault
         raise CommandFailed(
@@ -149,23 +149,3 @@ def _answered(request: QuantizingRequest) -> QuantizedPipeline:
 def _option(field: str) -> str:
     first, _, rest = field.partition(".")
     return f"{_OPTIONS.get(first, first)} {rest}".rstrip()
-
-
-def _answerer() -> Callable[[QuantizingRequest], QuantizedPipeline]:
-    """Raises CommandFailed: the planner is not installed here."""
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            found: Callable[[QuantizingRequest], QuantizedPipeline] = point.load()
-        except ImportError as error:
-            raise CommandFailed(f"the planner cannot start: {error}", code="not_installed") from error
-        return found
-    raise CommandFailed("the planner works it out: pip install maveriq-planner", code="not_installed")
-
-
-def _json(path: Path, option: str) -> Any:
-    try:
-        return json_text.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CommandFailed(f"cannot read {path}: {error}", field=option, exit_code=2) from error
-    except ValueError as error:
-        raise CommandFailed(f"{path} is no JSON: {error}", field=option, exit_code=2) from error

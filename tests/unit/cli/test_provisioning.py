@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from maveriq.cli import provisioning
+from maveriq.cli import reading
 from maveriq.contracts import Gpu, GpuState, InventoryChanged, ModelFacts, State
 from maveriq.contracts.provisioning import Catalogue, Fleet
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
@@ -158,7 +158,7 @@ def test_without_the_planner_it_says_what_to_install(call: Call, file: File, mon
     def none(**_: Any) -> tuple[()]:
         return ()
 
-    monkeypatch.setattr(provisioning, "entry_points", none)
+    monkeypatch.setattr(reading, "entry_points", none)
     called = call("provision", "--melange-config", file("m.json", MELANGE))
     assert called.code == 1 and "pip install maveriq-planner" in called.err
 
