@@ -135,12 +135,27 @@ class IntentSubmitted(DoorMessage):
     dry_run: bool = Field(default=False, description="Plan and report; reserve and start nothing.")
 
 
+class Fragment(Value):
+    """Free bytes of one GPU."""
+
+    node: str
+    gpu: str = Field(description="Its id.")
+    engine: str
+    gpu_type: str
+    free_bytes: int = Field(gt=0)
+
+
 class Admission(Value):
     """An intent as admitted: the model it names is resolved."""
 
     intent: Intent
     model: Model
     dry_run: bool = False
+    fragments: tuple[Fragment, ...] = Field(
+        default=(), max_length=256,
+        description="Free when it was admitted, whole nodes, those with most free bytes first: what pipelines of mixed "
+        "precisions are planned over. The allocator seats them on whatever is free then.",
+    )  # fmt: skip
 
 
 class IntentAccepted(Message):

@@ -1,6 +1,7 @@
 """A model that can be served, and the variants in which it exists."""
 
 from enum import StrEnum
+from math import inf
 from typing import ClassVar
 
 from pydantic import Field, model_validator
@@ -85,6 +86,27 @@ class Variant(DoorValue):
         )
 
 
+class LayerSensitivity(DoorValue):
+    """What the model's output loses by each layer in each precision, all others whole, as it was measured.
+
+    Measured here it is in nats a token: the mean Kullback-Leibler divergence of the next token from full precision's.
+    Those of several layers add up, and exp(-sum) is about the accuracy relative to full precision.
+    """
+
+    precisions: tuple[Precision, ...] = Field(min_length=1, description="Columns of `layers`.")
+    layers: tuple[tuple[float, ...], ...] = Field(min_length=1, max_length=1000, description="A row for each layer.")
+    evidence: str = Field(default="", max_length=2000, description="Text and engine that it was measured with.")
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> "LayerSensitivity":
+        for i, row in enumerate(self.layers):
+            if len(row) != len(self.precisions):
+                raise ValueError(f"layers[{i}] has {len(row)} numbers and needs {len(self.precisions)}")
+            if not all(0 <= lost < inf for lost in row):
+                raise ValueError(f"layers[{i}] has a number that is negative or not finite")
+        return self
+
+
 class Model(DoorValue):
     """What producers name in an intent, and where its weights are."""
 
@@ -98,6 +120,9 @@ class Model(DoorValue):
                  Variant(precision=Precision.FP16, accuracy=1.0)),
         min_length=1, max_length=32,
     )  # fmt: skip
+    sensitivity: LayerSensitivity | None = Field(
+        default=None, description="Of its layers. None: not measured, and no pipeline of mixed precisions is planned."
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Model":

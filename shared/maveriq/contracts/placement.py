@@ -7,7 +7,7 @@ from pydantic import Field
 
 from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.message import Message, Value
-from maveriq.contracts.model import Model
+from maveriq.contracts.model import Model, Precision
 from maveriq.contracts.plan import Candidate
 
 
@@ -19,6 +19,9 @@ class Stage(Value):
     reserved_bytes: int = Field(gt=0, description="On each of the GPUs.")
     node: str = Field(default="", description="Of its GPUs. Empty: the placement's.")
     gpu_type: str = Field(default="", description="Of its GPUs. Empty: the candidate's.")
+    precisions: tuple[Precision, ...] = Field(
+        default=(), description="Of its layers' weights, first to last. Empty: the configuration's."
+    )
 
 
 class Placement(Value):

@@ -97,6 +97,18 @@ class Prediction(Value):
     basis: Basis = Basis.FINGERPRINT
 
 
+class PlannedStage(Value):
+    """One stage of a pipeline that the planner has split itself, because its layers differ in precision."""
+
+    gpu_type: str
+    precisions: tuple[Precision, ...] = Field(min_length=1, description="Of its layers' weights, first to last.")
+    reserved_bytes: int = Field(gt=0, description="On its GPU: weights, KV cache, ends and runtime.")
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.precisions)
+
+
 class LayerSpeed(Value):
     """How fast a GPU type is for one configuration."""
 
@@ -116,6 +128,11 @@ class Candidate(Value):
         default=(),
         description="Its own GPU type and those with which the same configuration meets the intent too: a replica "
         "may be mixed of these. Empty: only of its own type.",
+    )
+    stages: tuple[PlannedStage, ...] = Field(
+        default=(),
+        description="Layers of several precisions, split by the planner, one GPU a stage: each stage is seated as it "
+        "is. Embedding, lm_head and activations have the configuration's precision. Empty: the allocator splits.",
     )
 
 

@@ -10,7 +10,7 @@ from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.fault import Fault
 from maveriq.contracts.intent import Workload
 from maveriq.contracts.message import DoorValue, Value
-from maveriq.contracts.model import Model, Precision
+from maveriq.contracts.model import LayerSensitivity, Model
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -53,22 +53,6 @@ class FreeGpu(DoorValue):
     gpu_type: str = Field(min_length=1)
     free_bytes: int = Field(gt=0)
     price_per_hour: float = Field(default=0.0, ge=0)
-
-
-class LayerSensitivity(DoorValue):
-    """What the model's output loses by each layer in each precision, as it was measured."""
-
-    precisions: tuple[Precision, ...] = Field(min_length=1, description="Columns of `layers`.")
-    layers: Matrix = Field(min_length=1, description="A row for each layer.")
-
-    @model_validator(mode="after")
-    def _rectangular(self) -> Self:
-        for i, row in enumerate(self.layers):
-            if len(row) != len(self.precisions):
-                raise ValueError(f"layers[{i}] has {len(row)} numbers and needs {len(self.precisions)}")
-            if min(row) < 0:
-                raise ValueError(f"layers[{i}] has a negative number")
-        return self
 
 
 class LawQuestion(DoorValue):
