@@ -13,6 +13,7 @@ from maveriq.contracts import (
     AccuracyMeasured,
     AccuracyProgressed,
     AccuracyRequested,
+    LayerSensitivity,
     Model,
     ModelFacts,
     Precision,
@@ -137,6 +138,29 @@ async def test_over_http_it_is_asked_for_polled_and_found_with_the_model(door: D
     ]  # fmt: skip
 
 
+async def test_what_layers_lose_is_asked_for_over_http_and_found_with_the_model(
+    door: Door, broker: InProcessBroker
+) -> None:
+    broker.declare(QueueSpec(name="spy", bindings=(AccuracyRequested.topic,)))
+    await door.http.post("/v1/models", json={"name": "smol", "source": "org/smol"})
+    answer = await door.http.post("/v1/models/smol/accuracy", json={"text": TEXT, "layers": ["int8", "int4"]})
+    assert answer.json()["variants"] == ["layers in int8", "layers in int4"]
+    (waiting,) = broker.queues["spy"].waiting
+    request = AccuracyRequested.model_validate_json(waiting.envelope.body)
+    assert request.layers == (Precision.INT8, Precision.INT4)
+    lost = LayerSensitivity(precisions=(Precision.FP32, *request.layers), layers=((0.0, 0.001, 0.1),) * 2)
+    await door.bus.publish(
+        AccuracyMeasured(
+            accuracy_id=request.accuracy_id, model=request.model, variants=(), sensitivity=lost, num_tokens=600
+        )
+    )
+    where = answer.headers["location"]
+    await door.until(lambda: seen(door, where, lambda record: record["finished"]))
+    kept = (await door.http.get("/v1/models/smol")).json()["registered"]
+    assert LayerSensitivity.model_validate(kept["sensitivity"]) == lost
+    assert [each["accuracy"] for each in kept["variants"]] == [1.0, 1.0, 1.0]
+
+
 async def seen(door: Door, where: str, holds: object) -> bool:
     record = (await door.http.get(where)).json()
     return bool(callable(holds) and holds(record))
@@ -148,6 +172,7 @@ async def test_what_is_asked_wrongly_over_http_names_the_field(door: Door) -> No
         ("/v1/models/smol/accuracy", {"text": "short"}, 400, "text"),
         ("/v1/models/smol/accuracy", {"text": TEXT, "max_tokens": 1}, 400, "max_tokens"),
         ("/v1/models/smol/accuracy", {"text": TEXT, "tokens": 100}, 400, "tokens"),
+        ("/v1/models/smol/accuracy", {"text": TEXT, "layers": ["fp8"]}, 400, "layers"),
         ("/v1/models/smoll/accuracy", {"text": TEXT}, 404, "model"),
     ]
     for path, body, status, field in wrong:

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import WatchError
 
 from maveriq.contracts import AccuracyMeasured, AccuracyProgressed, AccuracyRequested
-from maveriq.contracts.accuracy import AccuracyRecord, VariantProgress
+from maveriq.contracts.accuracy import AccuracyRecord, VariantProgress, layers_label
 
 KEEP_S = 7 * 24 * 3600
 
@@ -25,8 +25,9 @@ class Accuracies:
         record = AccuracyRecord(
             accuracy_id=asked.accuracy_id,
             model=asked.model.name,
-            variants=tuple(variant.label for variant in asked.model.variants),
+            variants=tuple(map(layers_label, asked.layers)) or tuple(each.label for each in asked.model.variants),
             max_tokens=asked.max_tokens,
+            layers=asked.layers,
         )
         await self.redis.set(_key(asked.accuracy_id), record.model_dump_json(), nx=True, ex=KEEP_S)
         return await self.get(asked.accuracy_id) or record
@@ -56,7 +57,8 @@ def folded(record: AccuracyRecord, news: AccuracyProgressed | AccuracyMeasured) 
         return record
     if isinstance(news, AccuracyMeasured):
         done = {"finished": True, "reference": news.reference, "results": news.variants}
-        return record.model_copy(update={**done, "num_tokens": news.num_tokens, "problem": news.problem})
+        done |= {"sensitivity": news.sensitivity, "num_tokens": news.num_tokens, "problem": news.problem}
+        return record.model_copy(update=done)
     now = VariantProgress(variant=news.variant, num_done=news.num_done, num_tokens=news.num_tokens)
     known = {each.variant: each for each in record.progress}
     known[news.variant] = now

@@ -31,8 +31,9 @@ class AccuracyHandlers:
         if registered is None:
             raise Rejected(unknown_model(message.model, await self.models.all()))
         asked = AccuracyRequested(
-            accuracy_id=message.accuracy_id, model=registered.model, text=message.text, max_tokens=message.max_tokens
-        )
+            accuracy_id=message.accuracy_id, model=registered.model, text=message.text, max_tokens=message.max_tokens,
+            layers=message.layers,
+        )  # fmt: skip
         record = await self.accuracies.begin(asked)
         if record.model != message.model:
             raise Rejected(taken(message))

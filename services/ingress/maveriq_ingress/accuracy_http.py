@@ -9,7 +9,7 @@ from starlette.routing import Route as Endpoint
 
 from maveriq.bus import Bus, Rejected
 from maveriq.contracts import AccuracySubmitted, DoorValue, Fault
-from maveriq.contracts.accuracy import AccuracyRecord, AccuracyText, AccuracyTokens
+from maveriq.contracts.accuracy import AccuracyLayers, AccuracyRecord, AccuracyText, AccuracyTokens
 from maveriq_ingress.accuracy_handlers import AccuracyHandlers
 from maveriq_ingress.bodies import identity, parse, read_body
 from maveriq_ingress.errors import refused
@@ -21,6 +21,7 @@ class AccuracyBody(DoorValue):
     accuracy_id: UUID | None = None
     text: AccuracyText
     max_tokens: AccuracyTokens = 4096
+    layers: AccuracyLayers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class AccuracyApi:
             model=request.path_params["name"],
             text=body.text,
             max_tokens=body.max_tokens,
+            layers=body.layers,
         )
         try:
             requested = await self.handlers.on_accuracy_submitted(submitted)

@@ -17,7 +17,8 @@ def with_accuracy(model: Model, measured: AccuracyMeasured) -> Model:
         else variant
         for variant in model.variants
     )
-    return model.model_copy(update={"variants": variants})
+    sensitivity = model.sensitivity if measured.sensitivity is None else measured.sensitivity
+    return model.model_copy(update={"variants": variants, "sensitivity": sensitivity})
 
 
 def _same(variant: Variant, other: Variant | None) -> bool:

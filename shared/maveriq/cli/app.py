@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from maveriq.cli import options as o
-from maveriq.cli.accuracy import measure_accuracy
+from maveriq.cli.accuracy import measure_accuracy, measure_layers
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.asking import takes_intent
 from maveriq.cli.batching import run_batch
@@ -25,7 +25,7 @@ from maveriq.cli.provisioning import provision
 from maveriq.cli.quantizing import quantize
 from maveriq.cli.registering import build_model
 from maveriq.cli.watching import release, show_deployments, show_models
-from maveriq.contracts import Intent, Priority
+from maveriq.contracts import Intent, Precision, Priority
 from maveriq.settings import BadSetting
 
 app = typer.Typer(
@@ -136,13 +136,33 @@ def models(url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
 @app.command()
 def accuracy(
     model: Annotated[str, typer.Argument(help="Name of a registered model.", metavar="MODEL")],
-    text: Annotated[Path, typer.Option("--text", help="File with the text to measure on; '-' is standard input.")],
-    max_tokens: Annotated[int | None, typer.Option(help="Of the text, from its beginning; 4096 by default.")] = None,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="Measure the variants on this file; '-' is standard input.")
+    ] = None,
+    layers: Annotated[
+        Path | None,
+        typer.Option("--layers", help="Measure on this file what each layer alone loses, for mixed precisions."),
+    ] = None,
+    precision: Annotated[
+        list[Precision] | None, typer.Option(help="Of --layers; int8 and int4 by default. Repeatable.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Of the text, from its beginning; 4096 by default, 1024 of --layers.")
+    ] = None,
     url: o.Url = o.DEFAULT_URL,
     json: o.Json = False,
 ) -> None:
-    """Measure what each variant of a model keeps of full precision's quality."""
-    measure_accuracy(Api(url), model, text, max_tokens, None if json else out)
+    """Measure what each variant of a model keeps of full precision's quality, or what each of its layers loses."""
+    console = None if json else out
+    if (text is None) == (layers is None):
+        raise CommandFailed("give one text: with --text for the variants, with --layers for the layers",
+                            field="--text", exit_code=2)  # fmt: skip
+    if text is not None and precision:
+        raise CommandFailed("belongs to --layers; the variants say theirs", field="--precision", exit_code=2)
+    if layers is not None:
+        measure_layers(Api(url), model, layers, precision or (), max_tokens, console)
+    elif text is not None:
+        measure_accuracy(Api(url), model, text, max_tokens, console)
 
 
 @app.command()

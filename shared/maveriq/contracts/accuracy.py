@@ -1,20 +1,47 @@
-"""How good a model's variants are: asked for, measured, remembered with the model."""
+"""How good a model's variants are, and what each layer loses: asked for, measured, remembered with the model."""
 
 from typing import Annotated, ClassVar
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from maveriq.contracts.message import DoorMessage, Message, Value
-from maveriq.contracts.model import Model, Precision
+from maveriq.contracts.model import LayerSensitivity, Model, Precision
+
+LAYER_PRECISIONS = (Precision.INT8, Precision.INT4)
+"""What the torch engine makes of one layer's weights while the others stay whole."""
 
 MAX_TEXT = 4_000_000  # characters; a message of some MB is no burden to the broker
 AccuracyText = Annotated[str, Field(min_length=200, max_length=MAX_TEXT)]
 AccuracyTokens = Annotated[int, Field(ge=64, le=1_000_000, description="Of the text, from its beginning.")]
 
 
+def _quantised_once(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+    for precision in precisions:
+        if precision not in LAYER_PRECISIONS:
+            raise ValueError(f"no engine makes {precision} of single layers; choose of {', '.join(LAYER_PRECISIONS)}")
+        if precisions.count(precision) > 1:
+            raise ValueError(f"{precision} is listed twice")
+    return precisions
+
+
+AccuracyLayers = Annotated[
+    tuple[Precision, ...],
+    AfterValidator(_quantised_once),
+    Field(
+        max_length=len(LAYER_PRECISIONS),
+        description="Measure instead what the output loses by each layer alone in each of these. Empty: the variants.",
+    ),
+]
+
+
+def layers_label(precision: Precision) -> str:
+    """What a measurement of the layers in a precision is called beside variants' labels."""
+    return f"layers in {precision}"
+
+
 class AccuracySubmitted(DoorMessage):
-    """Measure the variants of a registered model on this text, against full precision."""
+    """Measure the variants of a registered model, or its layers, on this text, against full precision."""
 
     topic: ClassVar[str] = "accuracy.submitted.v1"
 
@@ -22,6 +49,7 @@ class AccuracySubmitted(DoorMessage):
     model: str = Field(min_length=1, max_length=200, description="Name of a registered model.")
     text: AccuracyText
     max_tokens: AccuracyTokens = 4096
+    layers: AccuracyLayers = ()
 
 
 class AccuracyRequested(Message):
@@ -33,6 +61,9 @@ class AccuracyRequested(Message):
     model: Model
     text: str
     max_tokens: int
+    layers: tuple[Precision, ...] = Field(
+        default=(), description="In which each layer alone is measured. Empty: the variants are."
+    )
 
 
 class VariantAccuracy(Value):
@@ -55,8 +86,8 @@ class AccuracyProgressed(Message):
     topic: ClassVar[str] = "accuracy.progressed.v1"
 
     accuracy_id: UUID
-    variant: str
-    num_done: int = Field(ge=0, description="Tokens of the text read with this variant.")
+    variant: str = Field(description="Its label; of layers, `layers in <precision>`.")
+    num_done: int = Field(ge=0, description="Tokens of the text read with this variant; layers measured.")
     num_tokens: int = Field(gt=0)
 
 
@@ -73,10 +104,12 @@ class AccuracyRecord(Value):
     model: str
     variants: tuple[str, ...] = Field(description="Labels of those to measure.")
     max_tokens: int
+    layers: tuple[Precision, ...] = Field(default=(), description="In which each layer alone is measured.")
     progress: tuple[VariantProgress, ...] = Field(default=(), description="In the order in which they were begun.")
     finished: bool = False
     reference: Precision | None = Field(default=None, description="What full precision was.")
     results: tuple[VariantAccuracy, ...] = ()
+    sensitivity: LayerSensitivity | None = Field(default=None, description="Of the layers, where these were asked for.")
     num_tokens: int = 0
     problem: str = Field(default="", description="Why nothing could be measured; what to do about it.")
 
@@ -92,5 +125,8 @@ class AccuracyMeasured(Message):
         default=None, description="What full precision was: bf16 where fp32 lacks room."
     )
     variants: tuple[VariantAccuracy, ...]
+    sensitivity: LayerSensitivity | None = Field(
+        default=None, description="Of the layers, where these were asked for; the reference's column is 0."
+    )
     num_tokens: int = Field(ge=0)
     problem: str = Field(default="", description="Why nothing could be measured; what to do about it.")

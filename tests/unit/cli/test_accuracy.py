@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from maveriq.contracts import Model, Precision, Provenance, Variant, VariantAccuracy
+from maveriq.contracts import LayerSensitivity, Model, Precision, Provenance, Variant, VariantAccuracy
 from maveriq.contracts.accuracy import AccuracyRecord, VariantProgress
 from tests.unit.cli.conftest import Called, ScriptedIngress
 
@@ -58,6 +58,37 @@ def test_as_json_it_is_the_record_and_nothing_else(ingress: ScriptedIngress, cal
     told = json.loads(call("accuracy", "org/tiny", "--text", str(text), "--json").out)
     assert told["results"][0]["relative"] == 1.0
     assert "max_tokens" not in ingress.asked[0][1]
+
+
+LOST = DONE.model_copy(
+    update={
+        "layers": (Precision.INT8, Precision.INT4),
+        "variants": ("layers in int8", "layers in int4"),
+        "progress": (VariantProgress(variant="layers in int8", num_done=2, num_tokens=2),),
+        "results": (),
+        "sensitivity": LayerSensitivity(
+            precisions=(Precision.FP32, Precision.INT8, Precision.INT4), layers=((0, 0.0001, 0.02), (0, 0.0003, 0.0412))
+        ),
+    }
+)
+
+
+def test_layers_are_shown_each_with_what_it_loses_and_the_sum(ingress: ScriptedIngress, call: Call, text: Path) -> None:
+    answers(ingress, LOST)
+    called = call("accuracy", "org/tiny", "--layers", str(text))
+    assert called.code == 0, called
+    assert ingress.asked[0][1] == {"text": text.read_text(), "max_tokens": 1024, "layers": ["int8", "int4"]}
+    assert "measuring layers in int8, all 2" in called.out
+    rows = [line.split() for line in called.out.splitlines()]
+    assert ["1", "0.0003", "0.0412"] in rows and ["all", "0.0004", "0.0612"] in rows
+    told = json.loads(call("accuracy", "org/tiny", "--layers", str(text), "--json").out)
+    assert told["sensitivity"]["layers"][1] == [0, 0.0003, 0.0412]
+
+
+def test_one_text_is_measured_on_for_variants_or_for_layers(ingress: ScriptedIngress, call: Call, text: Path) -> None:
+    for options in ((), ("--text", str(text), "--layers", str(text)), ("--text", str(text), "--precision", "int8")):
+        called = call("accuracy", "org/tiny", *options)
+        assert called.code == 2 and "--" in called.err, called
 
 
 def test_what_could_not_be_measured_is_an_error_with_the_reason(

@@ -5,6 +5,7 @@ from uuid import UUID
 from maveriq.contracts import (
     AccuracyMeasured,
     AccuracyProgressed,
+    LayerSensitivity,
     Model,
     Precision,
     Provenance,
@@ -56,6 +57,17 @@ def test_a_model_registered_anew_meanwhile_is_left_alone_where_it_differs() -> N
     int8 = VariantAccuracy(variant="int8", perplexity=14.0, agreement=0.9, relative=0.8)
     assert with_accuracy(again, measured(int8, BF16)).variants[2] == requantised
     assert with_accuracy(again, measured(int8, BF16)).variants[1].accuracy == 0.99
+
+
+def test_what_layers_lose_is_kept_with_the_model_until_it_is_measured_again_or_the_model_is_another() -> None:
+    lost = LayerSensitivity(precisions=(Precision.FP32, Precision.INT8), layers=((0.0, 0.1),), evidence="a text")
+    told = measured().model_copy(update={"sensitivity": lost})
+    known = with_accuracy(MODEL, told)
+    assert known.sensitivity == lost
+    assert known.variants == MODEL.variants
+    assert with_accuracy(known, measured(BF16)).sensitivity == lost, "a measurement of the variants says nothing of it"
+    elsewhere = MODEL.model_copy(update={"source": "/models/other"})
+    assert with_accuracy(elsewhere, told).sensitivity is None
 
 
 def test_a_record_keeps_the_latest_of_each_variant_and_its_end() -> None:
