@@ -1,5 +1,6 @@
 """Who sends what to whom. Read top to bottom: a datum's way through the system."""
 
+import re
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -155,6 +156,14 @@ MESSAGES: dict[str, type[Message]] = {
 }
 
 
-def request_queue(deployment_id: UUID, priority: Priority) -> str:
-    """The durable, bounded queue of a deployment's requests at one priority."""
-    return f"requests.{deployment_id}.{priority}"
+def request_queue(deployment_id: UUID, priority: Priority, gpu_type: str | None = None) -> str:
+    """The durable, bounded queue of a deployment's requests at one priority.
+
+    Args:
+        gpu_type: of a deployment whose requests are routed by size, those planned for this type; None: for any replica.
+    """
+    lane = "" if gpu_type is None else f"{_NO_WORD.sub('-', gpu_type)}."
+    return f"requests.{deployment_id}.{lane}{priority}"
+
+
+_NO_WORD = re.compile(r"[^A-Za-z0-9_-]+")  # what may not be in one word of a queue's name

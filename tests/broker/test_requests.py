@@ -262,3 +262,84 @@ async def _dead_requests(bus: ConnectedBus) -> list[DeadRequest]:
     await asyncio.sleep(0.05)  # what other tests left
     dead.clear()
     return dead
+
+
+async def test_a_lower_rank_is_handed_requests_as_long_as_it_has_room(side: Side, deployment_id: UUID) -> None:
+    theirs, ours = Taken(), Taken()
+    guest, host = await side.bus(), await side.bus()
+    await guest.consume_requests(deployment_id, theirs.append, slots=2, rank=1)
+    await host.consume_requests(deployment_id, ours.append, slots=2)
+    for _ in range(2):
+        await host.submit(request_to(deployment_id), reply_to="c")
+        await asyncio.sleep(0.05)
+    assert (len(ours), len(theirs)) == (2, 0)
+    await host.submit(request_to(deployment_id), reply_to="c")
+    await until(lambda: theirs)
+    await ours[0].ack()
+    await host.submit(request_to(deployment_id), reply_to="c")
+    await until(lambda: len(ours) == 3)
+    assert len(theirs) == 1
+
+
+async def test_a_guest_takes_what_a_dead_host_had(side: Side, deployment_id: UUID) -> None:
+    theirs, ours = Taken(), Taken()
+    guest, host = await side.bus(), await side.bus()
+    await guest.consume_requests(deployment_id, theirs.append, slots=1, rank=1)
+    await host.consume_requests(deployment_id, ours.append, slots=1)
+    request = request_to(deployment_id)
+    await guest.submit(request, reply_to="c")
+    await until(lambda: ours)
+    await host.close()
+    await until(lambda: theirs)
+    assert (theirs[0].request, theirs[0].attempt) == (request, 2)
+
+
+async def test_a_paused_consumer_takes_none_until_it_is_resumed(side: Side, deployment_id: UUID) -> None:
+    bus, taken = await side.bus(), Taken()
+    consumer = await bus.consume_requests(deployment_id, taken.append, slots=1, paused=True)
+    for _ in range(3):
+        await bus.submit(request_to(deployment_id), reply_to="c")
+    await asyncio.sleep(0.1)
+    assert taken == []
+    await consumer.resume()
+    await until(lambda: taken)
+    await consumer.pause()
+    await taken[0].ack()
+    await asyncio.sleep(0.1)
+    assert len(taken) == 1
+    await consumer.resume()
+    await until(lambda: len(taken) == 2)
+    await consumer.resume()  # one more, whatever is in hand
+    await until(lambda: len(taken) == 3)
+    await consumer.cancel()
+    for delivery in taken:
+        await delivery.ack()
+
+
+async def test_requests_of_a_gpu_type_wait_in_its_own_queue(side: Side, deployment_id: UUID) -> None:
+    bus, shared, typed = await side.bus(), Taken(), Taken()
+    kind = "NVIDIA L4, 24 GB"
+    with pytest.raises(Unroutable):
+        await bus.submit(request_to(deployment_id), reply_to="c", gpu_type=kind)
+    with pytest.raises(Unroutable):
+        await bus.consume_requests(deployment_id, typed.append, slots=1, gpu_type=kind, paused=True)
+    await bus.open_requests(deployment_id, [kind])
+    await bus.consume_requests(deployment_id, shared.append, slots=4)
+    for_it, for_any, left = (request_to(deployment_id) for _ in range(3))
+    await bus.submit(for_it, reply_to="c", gpu_type=kind, priority=Priority.LOW)
+    await bus.submit(for_any, reply_to="c")
+    await until(lambda: shared)
+    consumer = await bus.consume_requests(deployment_id, typed.append, slots=1, gpu_type=kind)
+    await until(lambda: typed)
+    assert (typed.requests, typed[0].priority, shared.requests) == ([for_it], Priority.LOW, [for_any])
+
+    await consumer.cancel()
+    dead: list[DeadRequest] = []
+    await bus.submit(left, reply_to="c", gpu_type=kind)
+
+    async def answer(one: DeadRequest) -> None:
+        dead.append(one)
+
+    await bus.close_requests(deployment_id, answer, [kind])
+    assert [(one.request, one.reason) for one in dead] == [(left, "closed")]
+    assert await side.waiting(request_queue(deployment_id, Priority.NORMAL, kind)) == []

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from maveriq.bus.connection import Connection
+from maveriq.bus.connection import Connection, Taking
 from maveriq.bus.envelope import Envelope, seal
 from maveriq.bus.handling import Handler, decode, retry_delay_s
 from maveriq.bus.interface import (
@@ -90,11 +90,13 @@ class ConnectedBus:
         else:
             await self._connection.send(envelope, address)
 
-    async def open_requests(self, deployment_id: UUID) -> None:
-        await self._connection.declare((*dead_request_queues(), *request_queues(deployment_id)))
+    async def open_requests(self, deployment_id: UUID, gpu_types: Sequence[str] = ()) -> None:
+        await self._connection.declare((*dead_request_queues(), *request_queues(deployment_id, gpu_types)))
 
-    async def close_requests(self, deployment_id: UUID, answer: Callable[[DeadRequest], Awaitable[None]]) -> None:
-        await close_requests(self._connection, deployment_id, answer)
+    async def close_requests(
+        self, deployment_id: UUID, answer: Callable[[DeadRequest], Awaitable[None]], gpu_types: Sequence[str] = ()
+    ) -> None:
+        await close_requests(self._connection, deployment_id, answer, gpu_types)
 
     async def submit(
         self,
@@ -103,6 +105,7 @@ class ConnectedBus:
         reply_to: str,
         priority: Priority = Priority.NORMAL,
         deadline_s: float = MAX_DEADLINE_S,
+        gpu_type: str | None = None,
         timeout_s: float = PUBLISH_TIMEOUT_S,
     ) -> None:
         now = time.time()
@@ -112,13 +115,21 @@ class ConnectedBus:
             sent_at=now,
             headers={"deadline": f"{now + deadline_s:.3f}"},  # text: aiormq sends floats in single precision
         )
-        queue = request_queue(request.deployment_id, priority)
+        queue = request_queue(request.deployment_id, priority, gpu_type)
         await self._connection.post(envelope, queue, exchange="", timeout_s=timeout_s)
 
     async def consume_requests(
-        self, deployment_id: UUID, receive: Callable[[RequestDelivery], None], *, slots: int
+        self,
+        deployment_id: UUID,
+        receive: Callable[[RequestDelivery], None],
+        *,
+        slots: int,
+        gpu_type: str | None = None,
+        rank: int = 0,
+        paused: bool = False,
     ) -> RequestConsumer:
-        return await consume_requests(self._connection, deployment_id, receive, slots)
+        taking = Taking(slots, rank, paused=paused)
+        return await consume_requests(self._connection, deployment_id, gpu_type, receive, taking)
 
     async def consume_dead_requests(self, answer: Callable[[DeadRequest], Awaitable[None]]) -> RequestConsumer:
         await self._connection.declare(dead_request_queues())

@@ -1,6 +1,7 @@
 """What a broker must be able to do for `ConnectedBus`: RabbitMQ and the in-process twin do it."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from maveriq.bus.envelope import Envelope
@@ -35,6 +36,18 @@ Receive = Callable[[Delivery], Awaitable[None]]
 """Run as a task for each delivery; cancelled when the connection is lost, for the delivery is another's then."""
 
 
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """How one consumer takes from a queue."""
+
+    prefetch: int
+    """Most that it has in hand, unacked."""
+    rank: int = 0
+    """Consumers of a lower one come first, as long as they have room."""
+    paused: bool = False
+    """It takes none until resumed."""
+
+
 class Connection(Protocol):
     """One connection to a broker; it comes back by itself when it is lost."""
 
@@ -63,7 +76,7 @@ class Connection(Protocol):
         """
         ...
 
-    async def consume(self, queue: str, receive: Receive, *, prefetch: int) -> RequestConsumer: ...
+    async def consume(self, queue: str, receive: Receive, taking: Taking) -> RequestConsumer: ...
 
     async def dismantle(self, queue: str, receive: Callable[[Envelope, int], Awaitable[None]]) -> None:
         """Hand out what waits in a queue (with the attempt it would have been), then delete it, if it is there."""

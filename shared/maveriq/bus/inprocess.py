@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from maveriq.bus.connected import ConnectedBus
-from maveriq.bus.connection import Receive
+from maveriq.bus.connection import Receive, Taking
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.handling import retry_delay_s
 from maveriq.bus.inprocess_broker import Consumer, Held, InProcessBroker
@@ -59,14 +59,14 @@ class InProcessConnection:
         except Unroutable as gone:
             raise MailboxGone(address) from gone
 
-    async def consume(self, queue: str, receive: Receive, *, prefetch: int) -> RequestConsumer:
+    async def consume(self, queue: str, receive: Receive, taking: Taking) -> RequestConsumer:
         self._check_open()
         if queue not in self._broker.queues:
             raise Unroutable(f"there is no queue {queue}")
-        consumer = Consumer(self._broker.queues[queue], receive, prefetch)
+        consumer = Consumer(self._broker.queues[queue], receive, taking)
         self._consumers.append(consumer)
-        consumer.queue.consumers.append(consumer)
-        consumer.queue.dispatch()
+        if not taking.paused:
+            await consumer.resume()
         return consumer
 
     async def dismantle(self, queue: str, receive: Callable[[Envelope, int], Awaitable[None]]) -> None:
@@ -88,7 +88,7 @@ class InProcessConnection:
             await held.ack()
             receive(held.envelope)
 
-        consumer = await self.consume(address, take, prefetch=UNLIMITED)  # type: ignore[arg-type]  # ours alone
+        consumer = await self.consume(address, take, Taking(UNLIMITED))  # type: ignore[arg-type]  # ours alone
         mailbox = InProcessMailbox(address, self._broker, consumer)
         self._mailboxes.append(mailbox)
         return mailbox

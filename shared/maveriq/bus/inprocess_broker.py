@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
+from maveriq.bus.connection import Taking
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.interface import QueueFull, Unroutable
 from maveriq.bus.queues import QueueSpec
@@ -20,14 +21,21 @@ class Stored:
 
 
 class Consumer:
-    """Takes from one queue while fewer than `prefetch` are in hand."""
+    """Takes from one queue while fewer than its prefetch are in hand since it was last resumed."""
 
-    def __init__(self, queue: "Queue", receive: Callable[["Held"], Awaitable[None]], prefetch: int) -> None:
+    def __init__(self, queue: "Queue", receive: Callable[["Held"], Awaitable[None]], taking: Taking) -> None:
         self.queue = queue
-        self.prefetch = prefetch
+        self.rank = taking.rank
         self.in_hand: set[Held] = set()
+        self._prefetch = taking.prefetch
+        self._before: set[Held] = set()
+        """In hand when it was last resumed."""
         self._receive = receive
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.in_hand - self._before) < self._prefetch
 
     def deliver(self, stored: Stored) -> None:
         held = Held(self, stored)
@@ -35,6 +43,19 @@ class Consumer:
         task = asyncio.ensure_future(self._receive(held))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def pause(self) -> None:
+        """Take no more for now. What is in hand stays in hand."""
+        await self.cancel()
+
+    async def resume(self) -> None:
+        """Take as many as at first, whatever is in hand from before."""
+        if self.queue.deleted:
+            return
+        self._before = set(self.in_hand)
+        if self not in self.queue.consumers:
+            self.queue.consumers.append(self)
+        self.queue.dispatch()
 
     async def cancel(self) -> None:
         """Take no more. What is in hand stays in hand."""
@@ -115,7 +136,7 @@ class Queue:
 
     def dispatch(self) -> None:
         while self.waiting:
-            consumer = next((c for c in self.consumers if len(c.in_hand) < c.prefetch), None)
+            consumer = min((c for c in self.consumers if c.has_room), key=lambda c: c.rank, default=None)
             if consumer is None:
                 return
             self.consumers.remove(consumer)  # round robin

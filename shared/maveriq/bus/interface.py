@@ -98,7 +98,15 @@ class RequestDelivery(Protocol):
 
 
 class RequestConsumer(Protocol):
-    """A running consumption of a deployment's two request queues."""
+    """A running consumption of one queue, or of a deployment's request queues of one kind."""
+
+    async def pause(self) -> None:
+        """Take no more for now. What is in hand stays in hand. Again is harmless."""
+        ...
+
+    async def resume(self) -> None:
+        """Take up to as many as at first, whatever is in hand from before. Harmless where none was taken since."""
+        ...
 
     async def cancel(self) -> None:
         """Take no more. What is in hand stays in hand."""
@@ -193,11 +201,13 @@ class Bus(Protocol):
         """
         ...
 
-    async def open_requests(self, deployment_id: UUID) -> None:
-        """Declare the deployment's request queues. Again is harmless."""
+    async def open_requests(self, deployment_id: UUID, gpu_types: Sequence[str] = ()) -> None:
+        """Declare the deployment's request queues, those of GPU types too. Again is harmless."""
         ...
 
-    async def close_requests(self, deployment_id: UUID, answer: "Callable[[DeadRequest], Awaitable[None]]") -> None:
+    async def close_requests(
+        self, deployment_id: UUID, answer: "Callable[[DeadRequest], Awaitable[None]]", gpu_types: Sequence[str] = ()
+    ) -> None:
         """Delete the deployment's request queues; whatever waits there is handed to `answer`. Again is harmless."""
         ...
 
@@ -208,26 +218,43 @@ class Bus(Protocol):
         reply_to: str,
         priority: Priority = Priority.NORMAL,
         deadline_s: float = MAX_DEADLINE_S,
+        gpu_type: str | None = None,
         timeout_s: float = PUBLISH_TIMEOUT_S,
     ) -> None:
         """Queue a request durably, with its request_id as message id, and wait for the confirm.
 
         Args:
+            gpu_type: that its size was planned for; None: any replica may take it.
             deadline_s: from now; what is not answered by then is answered with an error.
 
         Raises:
-            Unroutable (no such deployment), QueueFull, Unavailable.
+            Unroutable (no such deployment, or none with this GPU type), QueueFull, Unavailable.
         """
         ...
 
     async def consume_requests(
-        self, deployment_id: UUID, receive: Callable[[RequestDelivery], None], *, slots: int
+        self,
+        deployment_id: UUID,
+        receive: Callable[[RequestDelivery], None],
+        *,
+        slots: int,
+        gpu_type: str | None = None,
+        rank: int = 0,
+        paused: bool = False,
     ) -> RequestConsumer:
         """Take requests while fewer than `slots` of a priority are in hand unacked.
 
         `receive` must not block. Deliveries of every priority come as they arrive: the receiver puts
         them in order.
         A malformed request is refused to its sender and dead-lettered by the bus.
+
+        Args:
+            gpu_type: take those planned for it; None: those for any replica.
+            rank: consumers of a lower one come first, as long as they have room.
+            paused: take none until resumed.
+
+        Raises:
+            Unroutable: there are no such queues, or not yet.
         """
         ...
 

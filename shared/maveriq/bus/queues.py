@@ -3,6 +3,7 @@
 The one place: declaring a queue again with other bounds is fatal on RabbitMQ.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -77,15 +78,17 @@ def dead_request_queues() -> tuple[QueueSpec, ...]:
     )
 
 
-def request_queues(deployment_id: UUID) -> tuple[QueueSpec, ...]:
+def request_queues(deployment_id: UUID, gpu_types: Sequence[str] = ()) -> tuple[QueueSpec, ...]:
+    """Those for any replica, and those of each GPU type."""
     return tuple(
         QueueSpec(
-            name=request_queue(deployment_id, priority),
+            name=request_queue(deployment_id, priority, gpu_type),
             max_length=REQUEST_QUEUE_LENGTH,
             ttl_s=MAX_DEADLINE_S,
             max_attempts=MAX_ATTEMPTS,
             dead_queue=DEAD_REQUESTS,
             ends=True,
         )
+        for gpu_type in (None, *gpu_types)
         for priority in Priority
     )

@@ -11,7 +11,7 @@ import structlog
 from aio_pika.abc import AbstractRobustConnection
 
 from maveriq.bus.connected import ConnectedBus
-from maveriq.bus.connection import Receive
+from maveriq.bus.connection import Receive, Taking
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.handling import retry_delay_s
 from maveriq.bus.interface import PUBLISH_TIMEOUT_S, RequestConsumer, Unavailable
@@ -101,9 +101,9 @@ class RabbitMqConnection:
         self._check_open()
         await self._sender.send_confirmed(envelope, address, timeout_s=timeout_s)
 
-    async def consume(self, queue: str, receive: Receive, *, prefetch: int) -> RequestConsumer:
+    async def consume(self, queue: str, receive: Receive, taking: Taking) -> RequestConsumer:
         self._check_open()
-        consumption = Consumption(self._link, queue, self._declared.get(queue), receive, prefetch)
+        consumption = Consumption(self._link, queue, self._declared.get(queue), receive, taking)
         await until_done(consumption.open, PUBLISH_TIMEOUT_S)
         self._keep(consumption)
         return consumption

@@ -12,7 +12,7 @@ from aiormq import Channel
 from aiormq.abc import DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
-from maveriq.bus.connection import Receive
+from maveriq.bus.connection import Receive, Taking
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.interface import PUBLISH_TIMEOUT_S, Unroutable
 from maveriq.bus.queues import DeclaredOtherwise, QueueSpec
@@ -69,7 +69,7 @@ class Consumption:
     """One consumer of one queue, on a channel of its own, for the prefetch is the channel's."""
 
     def __init__(
-        self, link: AbstractRobustConnection, queue: str, spec: QueueSpec | None, receive: Receive, prefetch: int
+        self, link: AbstractRobustConnection, queue: str, spec: QueueSpec | None, receive: Receive, taking: Taking
     ) -> None:
         """Args:
         spec: of a queue that is ours to declare again should the broker come back without it.
@@ -77,8 +77,11 @@ class Consumption:
         self.queue = queue
         self._spec = spec
         self._receive = receive
-        self._prefetch = prefetch
+        self._taking = taking
+        self._paused = taking.paused
+        self._turn = asyncio.Lock()
         self._tag: str | None = None
+        self._has_taken = False  # since it was last resumed
         self._in_hand: set[Taken] = set()
         self._cancelled = False
         self._channel = LastingChannel(link, self._set_up, ends_with_queue=spec is None)
@@ -91,14 +94,28 @@ class Consumption:
         except ChannelNotFoundEntity as missing:
             raise Unroutable(f"there is no queue {self.queue}") from missing
 
+    async def pause(self) -> None:
+        self._paused = True
+        async with self._turn:
+            await self._stop(self._channel.now)
+
+    async def resume(self) -> None:
+        """A new consumer: what it may have in hand is counted by consumer."""
+        self._paused = False
+        async with self._turn:
+            channel = self._channel.now
+            if self._cancelled or channel is None or (self._tag is not None and not self._has_taken):
+                return
+            await self._stop(channel)
+            with suppress(*TROUBLE):  # the channel comes back, and takes then
+                await self._begin(channel)
+
     async def cancel(self) -> None:
         """Take no more. What is in hand stays in hand."""
         self._cancelled = True
         self._channel.retire()
-        channel = self._channel.now
-        if channel is not None and self._tag is not None:
-            with suppress(*TROUBLE):
-                await channel.basic_cancel(self._tag, timeout=PUBLISH_TIMEOUT_S)
+        async with self._turn:
+            await self._stop(self._channel.now)
         await asyncio.sleep(0)  # what came before the cancellation is in hand now
         self._close_if_done()
 
@@ -117,12 +134,28 @@ class Consumption:
         self._in_hand.clear()  # those of a lost channel are the broker's again
         if self._spec is not None:
             await declare(channel, self._spec)
-        await channel.basic_qos(prefetch_count=self._prefetch)
-        self._tag = (await channel.basic_consume(self.queue, self._take)).consumer_tag
+        await channel.basic_qos(prefetch_count=self._taking.prefetch)
+        self._tag = None
+        if not self._paused:
+            await self._begin(channel)
+        elif self._spec is None:
+            await channel.queue_declare(self.queue, passive=True)  # who consumes it hears whether it is there
+
+    async def _begin(self, channel: Channel) -> None:
+        self._has_taken = False
+        ranked = {"x-priority": -self._taking.rank} if self._taking.rank else None  # the highest comes first
+        self._tag = (await channel.basic_consume(self.queue, self._take, arguments=ranked)).consumer_tag
+
+    async def _stop(self, channel: Channel | None) -> None:
+        tag, self._tag = self._tag, None
+        if channel is not None and tag is not None:
+            with suppress(*TROUBLE):
+                await channel.basic_cancel(tag, timeout=PUBLISH_TIMEOUT_S)
 
     async def _take(self, message: DeliveredMessage) -> None:
         taken = Taken(message, self, envelope(message), attempt(message))
         self._in_hand.add(taken)
+        self._has_taken = True
         await self._receive(taken)
 
     def _close_if_done(self) -> None:

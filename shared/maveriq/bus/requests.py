@@ -2,17 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
 
-from maveriq.bus.connection import Connection, Delivery
+from maveriq.bus.connection import Connection, Delivery, Taking
 from maveriq.bus.envelope import Envelope, deadline
 from maveriq.bus.handling import decode
 from maveriq.bus.interface import DeadRequest, Rejected, RequestConsumer, RequestDelivery
+from maveriq.bus.queues import request_queues
 from maveriq.bus.serving import RetryDelay, bury, refuse
 from maveriq.contracts import Fault, Priority, RequestSubmitted
 from maveriq.topology import DEAD_REQUESTS, INGRESS, MAX_ATTEMPTS, WORKER, request_queue
@@ -63,15 +64,27 @@ class Together:
 
     consumers: tuple[RequestConsumer, ...]
 
+    async def pause(self) -> None:
+        for consumer in self.consumers:
+            await consumer.pause()
+
+    async def resume(self) -> None:
+        for consumer in self.consumers:
+            await consumer.resume()
+
     async def cancel(self) -> None:
         for consumer in self.consumers:
             await consumer.cancel()
 
 
 async def consume_requests(
-    connection: Connection, deployment_id: UUID, receive: Callable[[RequestDelivery], None], slots: int
+    connection: Connection,
+    deployment_id: UUID,
+    gpu_type: str | None,
+    receive: Callable[[RequestDelivery], None],
+    taking: Taking,
 ) -> RequestConsumer:
-    """Take requests of every priority, `slots` of each; the high queue is asked first."""
+    """Take requests of every priority, so many of each; the high queue is asked first."""
 
     async def consume(priority: Priority) -> RequestConsumer:
         async def take(delivery: Delivery) -> None:
@@ -83,9 +96,16 @@ async def consume_requests(
             else:
                 receive(RequestInHand(request, priority, deadline(delivery.envelope, time.time()), delivery))
 
-        return await connection.consume(request_queue(deployment_id, priority), take, prefetch=slots)
+        return await connection.consume(request_queue(deployment_id, priority, gpu_type), take, taking)
 
-    return Together(tuple([await consume(priority) for priority in Priority]))
+    consumers: list[RequestConsumer] = []
+    try:
+        for priority in Priority:
+            consumers.append(await consume(priority))
+    except BaseException:
+        await Together(tuple(consumers)).cancel()  # all or none
+        raise
+    return Together(tuple(consumers))
 
 
 async def consume_dead_requests(
@@ -106,18 +126,21 @@ async def consume_dead_requests(
         else:
             await delivery.ack()
 
-    return await connection.consume(DEAD_REQUESTS, take, prefetch=DEAD_PREFETCH)
+    return await connection.consume(DEAD_REQUESTS, take, Taking(DEAD_PREFETCH))
 
 
 async def close_requests(
-    connection: Connection, deployment_id: UUID, answer: Callable[[DeadRequest], Awaitable[None]]
+    connection: Connection,
+    deployment_id: UUID,
+    answer: Callable[[DeadRequest], Awaitable[None]],
+    gpu_types: Sequence[str] = (),
 ) -> None:
     async def take(envelope: Envelope, attempt: int) -> None:
         with suppress(Rejected):  # nobody could have answered it either
             await answer(GivenUp(_read(envelope, deployment_id), attempt, envelope.reply_to, CLOSED))
 
-    for priority in Priority:
-        await connection.dismantle(request_queue(deployment_id, priority), take)
+    for queue in request_queues(deployment_id, gpu_types):
+        await connection.dismantle(queue.name, take)
 
 
 def _read(envelope: Envelope, deployment_id: UUID | None = None) -> RequestSubmitted:

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from maveriq.bus.connection import Connection, Delivery
+from maveriq.bus.connection import Connection, Delivery, Taking
 from maveriq.bus.envelope import Envelope, identity, refusal, seal
 from maveriq.bus.handling import Handler, check_handlers, decode, replies, reply_id
 from maveriq.bus.interface import PUBLISH_TIMEOUT_S, MailboxGone, Rejected, RequestConsumer, Unavailable, Unroutable
@@ -57,7 +57,7 @@ class Serving:
         async def receive(delivery: Delivery) -> None:
             await self._receive(handler, delivery)
 
-        return await self._connection.consume(queue, receive, prefetch=handler.prefetch)
+        return await self._connection.consume(queue, receive, Taking(handler.prefetch))
 
     async def _stop(self, consumers: Sequence[RequestConsumer]) -> None:
         self._stopping.set()

@@ -68,6 +68,7 @@ from maveriq.contracts.gpu import (
     SweepDue,
     rig_name,
 )
+from maveriq.contracts.histogram import Histogram
 from maveriq.contracts.inference import (
     ChatMessage,
     Chunk,
@@ -126,12 +127,14 @@ from maveriq.contracts.plan import (
     LayerSpeed,
     Plan,
     PlanComputed,
+    PlannedFleet,
     PlannedStage,
     PlanPreviewed,
     Prediction,
     Rejection,
     StageMemory,
 )
+from maveriq.contracts.routing import Route, ServedBy
 
 __all__ = [
     "BYTES_PER_ELEMENT",
@@ -177,6 +180,7 @@ __all__ = [
     "Fragment",
     "Gpu",
     "GpuState",
+    "Histogram",
     "Holding",
     "InferenceError",
     "Intent",
@@ -208,6 +212,7 @@ __all__ = [
     "Plan",
     "PlanComputed",
     "PlanPreviewed",
+    "PlannedFleet",
     "PlannedStage",
     "PositionLogprobs",
     "Precision",
@@ -226,11 +231,13 @@ __all__ = [
     "RequestCancelled",
     "RequestSubmitted",
     "Residuals",
+    "Route",
     "RunSample",
     "Running",
     "Sample",
     "Sampling",
     "Scope",
+    "ServedBy",
     "ServedTime",
     "ServiceTimed",
     "Slo",

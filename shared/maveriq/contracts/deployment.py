@@ -13,6 +13,7 @@ from maveriq.contracts.intent import Intent
 from maveriq.contracts.message import DoorMessage, Message, Value
 from maveriq.contracts.placement import Placement
 from maveriq.contracts.plan import Counteroffer, Plan
+from maveriq.contracts.routing import Route
 
 
 class State(StrEnum):
@@ -198,6 +199,10 @@ class Deployment(Value):
     plan: Plan | None = None
     placements: tuple[Placement, ...] = Field(default=(), description="At most one a replica: the latest.")
     ready_replicas: tuple[int, ...] = ()
+    routes: tuple[Route, ...] = Field(
+        default=(),
+        description="Which GPU type answers requests of which size: of those that serve now. Empty: any replica does.",
+    )
     failure: Failure | None = None
     waiting: str | None = Field(default=None, description="What memory it waits for; None: it does not wait.")
 

@@ -1,11 +1,14 @@
 """What a producer wants served, and how well. Never says how."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar
+from math import ceil
+from typing import Any, ClassVar
 from uuid import UUID
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from maveriq.contracts.histogram import Histogram
 from maveriq.contracts.message import DoorMessage, DoorValue, Message, Value
 from maveriq.contracts.model import Model, Precision
 
@@ -64,7 +67,10 @@ class Slo(DoorValue):
 
 
 class Workload(DoorValue):
-    """The traffic to plan for. Lengths are means, in tokens of the model's own tokenizer."""
+    """The traffic to plan for. Lengths are means, in tokens of the model's own tokenizer.
+
+    A histogram says them too, for whoever leaves them out: each bucket counts as its longest request.
+    """
 
     input_tokens: int = Field(default=512, gt=0, le=MAX_TOKENS)
     output_tokens: int = Field(default=128, gt=0, le=MAX_TOKENS)
@@ -78,11 +84,38 @@ class Workload(DoorValue):
         description="Longest prompt plus answer of one request. None: twice the mean, at most the model's own.",
     )  # fmt: skip
 
+    histogram: Histogram | None = Field(
+        default=None,
+        description="Sizes of the requests: then GPUs of several types may share them. None: all are about the mean.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_histogram_says_the_means(cls, given: Any) -> Any:
+        told = given.get("histogram") if isinstance(given, Mapping) else None
+        if told is None:
+            return given
+        try:
+            histogram = Histogram.model_validate(told)
+        except ValidationError:
+            return given  # told where the field itself is looked at
+        return _means(histogram) | dict(given)
+
     @model_validator(mode="after")
     def _context_holds_the_mean(self) -> "Workload":
         if self.context_tokens is not None and self.context_tokens < self.input_tokens + self.output_tokens:
             raise ValueError("context_tokens must hold input_tokens + output_tokens")
         return self
+
+
+def _means(histogram: Histogram) -> dict[str, float]:
+    buckets = histogram.buckets
+    return {
+        "input_tokens": ceil(sum(share * input_up_to for input_up_to, _, share in buckets)),
+        "output_tokens": ceil(sum(share * output_up_to for _, output_up_to, share in buckets)),
+        "context_tokens": max(ceil(input_up_to + output_up_to) for input_up_to, output_up_to, _ in buckets),
+        "request_rate_per_s": histogram.request_rate_per_s,
+    }
 
 
 class Intent(DoorValue):

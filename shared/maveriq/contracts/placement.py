@@ -36,6 +36,11 @@ class Placement(Value):
     facts: ModelFacts | None = Field(default=None, description="The model's shape; None: not told.")
     candidate: Candidate
     stages: tuple[Stage, ...] = Field(min_length=1, description="In pipeline order.")
+    lanes: tuple[str, ...] = Field(
+        default=(),
+        description="GPU types whose requests it answers: its own first, then those that it helps out while it has a "
+        "slot free, in order of preference. Empty: requests are not told apart by size.",
+    )
     gap: float = Field(
         default=0.0, ge=0, le=1,
         description="Share by which another placement might be better at most, in latency or as the strategy counts. "

@@ -10,6 +10,7 @@ from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.intent import Admission, Intent
 from maveriq.contracts.message import Message, Value
 from maveriq.contracts.model import Precision
+from maveriq.contracts.routing import Route
 
 
 class Configuration(Value):
@@ -156,6 +157,24 @@ class Counteroffer(Value):
     words: str = Field(default="", description="The change, where a number does not say it: lists count their members.")
 
 
+class PlannedFleet(Value):
+    """Several GPU types that share the intent's requests by their sizes, cheaper than any type alone."""
+
+    parts: tuple[Candidate, ...] = Field(
+        min_length=2, description="Each of another GPU type, with its own number of replicas; predicted for its share."
+    )
+    routes: tuple[Route, ...] = Field(min_length=1, description="Which of them answers requests of which size.")
+    price_per_hour: float = Field(description="Of all replicas.")
+    bound_per_hour: float = Field(description="No fleet of these configurations costs less: proven.")
+    single_price_per_hour: float | None = Field(
+        default=None, description="Of the cheapest fleet of one type for the same requests; None: no type serves alone."
+    )
+
+    @property
+    def gpu_types(self) -> tuple[str, ...]:
+        return tuple(part.configuration.gpu_type for part in self.parts)
+
+
 class Plan(Value):
     facts: ModelFacts
     candidates: tuple[Candidate, ...] = Field(min_length=1, description="Best first; at most 64.")
@@ -164,6 +183,9 @@ class Plan(Value):
         default=(), description="No other meets the intent with less latency, memory and price and more accuracy."
     )
     num_considered: int = Field(gt=0)
+    fleet: PlannedFleet | None = Field(
+        default=None, description="Placed before any candidate, where there is room for it. None: none is better."
+    )
 
 
 class PlanComputed(Message):

@@ -1,6 +1,5 @@
 """Which GPUs could be rented, for what, and which should be: what `maveriq provision` asks and is told."""
 
-from itertools import pairwise
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -8,11 +7,16 @@ from pydantic import Field, model_validator
 from maveriq.contracts.calibration import Calibration
 from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.fault import Fault
+from maveriq.contracts.histogram import Histogram, Matrix, check_distribution, check_edges, check_shape
 from maveriq.contracts.intent import Intent
 from maveriq.contracts.message import DoorValue, Value
 from maveriq.contracts.model import Model
 
-Matrix = tuple[tuple[float, ...], ...]
+__all__ = [
+    "Bucket", "Catalogue", "Changed", "Fleet", "FleetTerms", "Histogram", "LawSources", "Matrix", "ProvisioningRefused",
+    "ProvisioningRequest", "RatePoint", "RentableGpu", "Rented", "Share", "SingleType", "check_distribution",
+    "check_shape",
+]  # fmt: skip
 
 
 class ProvisioningRefused(Exception):
@@ -83,30 +87,11 @@ class Catalogue(DoorValue):
             raise ValueError(f"gpus: {', '.join(twice)} is named twice")
         if (self.input_edges is None) != (self.output_edges is None):
             raise ValueError("input_edges and output_edges go together")
-        _check_edges("input_edges", self.input_edges)
-        _check_edges("output_edges", self.output_edges)
+        check_edges("input_edges", self.input_edges)
+        check_edges("output_edges", self.output_edges)
         for number, gpu in enumerate(self.gpus):
             if gpu.throughput is not None and self.input_edges is not None and self.output_edges is not None:
                 check_shape(f"gpus.{number}.throughput", gpu.throughput, len(self.input_edges), len(self.output_edges))
-        return self
-
-
-class Histogram(DoorValue):
-    """A workload by the sizes of its requests."""
-
-    input_edges: tuple[float, ...] = Field(
-        min_length=1, description="Longest prompt of each row, in tokens, ascending."
-    )
-    output_edges: tuple[float, ...] = Field(min_length=1, description="Longest answer of each column.")
-    distribution: Matrix = Field(description="Share of the requests in each bucket; all together 1.")
-    request_rate_per_s: float = Field(gt=0, le=1e9)
-
-    @model_validator(mode="after")
-    def _is_a_distribution(self) -> Self:
-        _check_edges("input_edges", self.input_edges)
-        _check_edges("output_edges", self.output_edges)
-        check_shape("distribution", self.distribution, len(self.input_edges), len(self.output_edges))
-        check_distribution("distribution", self.distribution)
         return self
 
 
@@ -230,28 +215,3 @@ class Fleet(Value):
     curve: tuple[RatePoint, ...] = ()
     notes: tuple[str, ...] = Field(default=(), description="What the figures leave out, one sentence each.")
     melange: dict[str, float] | None = Field(default=None, description="In Mélange's result format, where asked in it.")
-
-
-def check_shape(field: str, matrix: Matrix, rows: int, columns: int) -> None:
-    """Raises ValueError where it is not rows x columns."""
-    if len(matrix) != rows:
-        raise ValueError(f"{field}: has {len(matrix)} rows, of {rows} input buckets")
-    for number, row in enumerate(matrix):
-        if len(row) != columns:
-            raise ValueError(f"{field}.{number}: has {len(row)} numbers, of {columns} output buckets")
-
-
-def check_distribution(field: str, matrix: Matrix, *, whole: bool = True) -> None:
-    """Raises ValueError where shares are negative or, all together, not 1."""
-    if any(share < 0 for row in matrix for share in row):
-        raise ValueError(f"{field}: no share may be negative")
-    total = sum(share for row in matrix for share in row)
-    if total <= 0:
-        raise ValueError(f"{field}: is empty")
-    if whole and abs(total - 1) > 1e-3:
-        raise ValueError(f"{field}: sums to {total:.6g}, not to 1")
-
-
-def _check_edges(field: str, edges: tuple[float, ...] | None) -> None:
-    if edges is not None and (edges[:1] <= (0,) or any(b <= a for a, b in pairwise(edges))):
-        raise ValueError(f"{field}: give lengths above 0, ascending")
