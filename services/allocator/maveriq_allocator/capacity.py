@@ -3,23 +3,24 @@
 from collections.abc import Mapping, Sequence
 
 from maveriq.contracts import PlanComputed
-from maveriq_allocator.choosing import Node, choose, readable, shortage
+from maveriq_allocator.choosing import Manner, Node, choose, shortage
 from maveriq_allocator.teaching import Lesson, lesson_key
+from maveriq_allocator.words import readable
 
 NUM_NAMES_TOLD = 8
 
 
 def could_ever(plan: PlanComputed, emptied: Sequence[Node], num_replicas: int | None, start: int) -> bool:
     """Whether it would fit if nothing of ours were held; also where nobody can tell, because no node that has the
-    engine and the GPU type of some candidate has ever reported.
+    engine and the GPU types of some candidate has ever reported.
 
     Args:
         emptied: every node known, silent ones too.
     """
     known = {(node.engine, fragment.gpu_type) for node in emptied for fragment in node.fragments}
-    wanted = (candidate.configuration for candidate in plan.plan.candidates[start:])
-    if any((each.engine, each.gpu_type) not in known for each in wanted):
-        return True
+    for candidate in plan.plan.candidates[start:]:
+        if any((candidate.configuration.engine, gpu_type) not in known for gpu_type in Manner().types(candidate)):
+            return True
     return choose(plan.plan, emptied, num_replicas=num_replicas, start=start) is not None
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 from maveriq.contracts import Candidate, Intent, Plan, Strategy
 from maveriq_allocator.fleet import Fleet, Node
-from maveriq_allocator.seating import Manner, Seat, seat_all
-from maveriq_allocator.shortages import readable, shortage
+from maveriq_allocator.seating import Manner, seat_all
+from maveriq_allocator.seats import Seat
+from maveriq_allocator.shortages import shortage
 from maveriq_allocator.strategies import Preference
 from maveriq_allocator.together import Budget
 
-__all__ = ["Choice", "Manner", "Node", "Seat", "choose", "manner_of", "readable", "shortage"]
+__all__ = ["Choice", "Manner", "Node", "Seat", "choose", "manner_of", "shortage"]
 
 
 def manner_of(intent: Intent, default: Strategy) -> Manner:
@@ -60,9 +61,10 @@ def choose(
 
 
 def _mixed(candidate: Candidate, manner: Manner) -> Manner | None:
-    """None: its replicas cannot be mixed."""
+    """None: its replicas cannot be mixed, or are split by the planner already."""
     speeds = {speed.gpu_type: speed.decode_ms for speed in candidate.mixable}
-    return replace(manner, speeds=speeds) if len(speeds) > 1 and candidate.configuration.pp > 1 else None
+    is_free = len(speeds) > 1 and candidate.configuration.pp > 1 and not candidate.stages
+    return replace(manner, speeds=speeds) if is_free else None
 
 
 class _Fleets:

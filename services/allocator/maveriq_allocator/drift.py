@@ -1,7 +1,7 @@
 """Whether a GPU's memory is as reserved. Pure: what is held and what its driver says in, words out."""
 
 from maveriq.contracts import Gpu, GpuState, MemoryDrifted
-from maveriq_allocator.choosing import readable
+from maveriq_allocator.words import readable
 
 SLACK_BYTES = 64 * 2**20  # that an allocator's rounding and a driver's own tables may take beside what was reserved
 

@@ -5,7 +5,7 @@ Written apart from `packing` and checked on everything it returns: an over-commi
 
 from collections.abc import Collection, Iterator, Sequence
 
-from maveriq.contracts import Candidate, Stage, StageMemory
+from maveriq.contracts import Candidate, PlannedStage, Stage, StageMemory
 from maveriq_allocator.packing import Fragment
 
 
@@ -35,6 +35,8 @@ def violations(
     configuration = candidate.configuration
     if len(stages) != configuration.pp:
         yield f"{len(stages)} stages, not {configuration.pp}"
+    if candidate.stages and len(stages) != len(candidate.stages):
+        yield f"{len(stages)} stages, {len(candidate.stages)} planned"
     if sum(stage.num_layers for stage in stages) != num_layers:
         yield f"{sum(stage.num_layers for stage in stages)} layers, not {num_layers}"
     taken = [gpu for stage in stages for gpu in stage.gpus]
@@ -44,14 +46,27 @@ def violations(
     for number, stage in enumerate(stages):
         if len(stage.gpus) != configuration.tp:
             yield f"stage {number}: {len(stage.gpus)} ranks, not {configuration.tp}"
-        needed = _needed_bytes(candidate.memory, stage, is_first=number == 0, is_last=number == len(stages) - 1)
+        planned = candidate.stages[number] if number < len(candidate.stages) else None
+        if planned is not None:
+            needed = planned.reserved_bytes
+            yield from (f"stage {number}: {told}" for told in _replanned(stage, planned))
+        else:
+            needed = _needed_bytes(candidate.memory, stage, is_first=number == 0, is_last=number == len(stages) - 1)
         if stage.reserved_bytes != needed:
             yield f"stage {number}: {stage.reserved_bytes} bytes reserved, {needed} needed"
         ranks = [there[gpu] for gpu in stage.gpus if gpu in there]
+        allowed = types or (configuration.gpu_type,) if planned is None else (planned.gpu_type,)
         yield from (f"stage {number}: {gpu} is not on the node" for gpu in stage.gpus if gpu not in there)
-        yield from (f"stage {number}: {told}" for told in _misplaced(ranks, types or (configuration.gpu_type,), needed))
+        yield from (f"stage {number}: {told}" for told in _misplaced(ranks, allowed, needed))
     if not spans_nodes and len({there[gpu].node for gpu in taken if gpu in there}) > 1:
         yield "the stages are on several nodes"
+
+
+def _replanned(stage: Stage, planned: PlannedStage) -> Iterator[str]:
+    if stage.precisions != planned.precisions or stage.num_layers != len(planned.precisions):
+        yield f"{stage.num_layers} layers of other precisions than planned"
+    if len(stage.gpus) != 1:
+        yield "a planned stage has one GPU"
 
 
 def _needed_bytes(memory: StageMemory, stage: Stage, *, is_first: bool, is_last: bool) -> int:

@@ -140,11 +140,12 @@ def after_checkpoint(plan: PlanComputed, lost: Held, start: int) -> int:
     return next(others, len(candidates))
 
 
-def _checkpoint(plan: PlanComputed, candidate: Candidate) -> tuple[str, Precision]:
+def _checkpoint(plan: PlanComputed, candidate: Candidate) -> tuple[str, frozenset[Precision]]:
     """What is read, and what it is made into."""
     model, configuration = plan.admission.model, candidate.configuration
     variant = model.variant(configuration.variant, configuration.precision)
-    return (variant.source if variant else None) or model.source, configuration.precision
+    made = frozenset(precision for stage in candidate.stages for precision in stage.precisions)
+    return (variant.source if variant else None) or model.source, made or frozenset({configuration.precision})
 
 
 def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: Seat) -> Record:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from maveriq.settings import num_bytes
-from maveriq_allocator.choosing import readable
+from maveriq_allocator.words import readable
 
 ANY = "*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # as `Intent.tenant`

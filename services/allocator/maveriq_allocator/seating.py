@@ -15,14 +15,15 @@ from maveriq.contracts import Candidate, Stage
 from maveriq_allocator.feasibility import check
 from maveriq_allocator.fleet import Fleet
 from maveriq_allocator.packing import NS_PER_MS, Fragment, Packing, pack
+from maveriq_allocator.planned import num_planned_seated, planned_types, seat_planned
 from maveriq_allocator.screening import Key, Screen, Shape
+from maveriq_allocator.seats import UNPROVEN, Seat
 from maveriq_allocator.selection import most_missing
 from maveriq_allocator.strategies import Preference
 from maveriq_allocator.together import Budget, seated_together
 
 MAX_PACKED = 8  # nodes whose packings are compared, where screening cannot tell which is best: 1-2 ms each
 MAX_STATES = 200_000  # of all these packings together: 10-20 ms
-UNPROVEN = 1.0  # gap of a seat that was chosen so that the others find one too
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Manner:
     """Largest stage as a multiple of an even one; None: no limit."""
 
     def types(self, candidate: Candidate) -> frozenset[str]:
+        if candidate.stages:
+            return planned_types(candidate)
         return frozenset((candidate.configuration.gpu_type,) if self.speeds is None else self.speeds)
 
     def shape(self, candidate: Candidate, num_layers: int) -> Shape:
@@ -45,23 +48,15 @@ class Manner:
         return Shape(candidate.memory, num_layers, pp, candidate.configuration.tp, min(most, num_layers))
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """Where one replica goes."""
-
-    node: str
-    """Of its first stage."""
-    stages: tuple[Stage, ...]
-    gap: float = 0.0
-    """See `Placement.gap`."""
-
-
 def seat_all(
     candidate: Candidate, num_layers: int, fleet: Fleet, num_replicas: int, manner: Manner, budget: Budget | None = None
 ) -> tuple[Seat, ...] | None:
     """Args:
     fleet: the nodes with the candidate's engine and the GPU types it may use; not changed.
     """
+    budget = budget or Budget()
+    if candidate.stages:
+        return seat_planned(candidate, num_layers, fleet, num_replicas, budget)
     shape = manner.shape(candidate, num_layers)
     seating = _Seating(candidate, shape, fleet, manner)
     if not seating.may_hold(num_replicas):
@@ -71,12 +66,14 @@ def seat_all(
         even = replace(shape, most_layers=-(-num_layers // shape.pp))
         seats = max(seats, _Seating(candidate, even, fleet, manner).seats(num_replicas), key=len)
     if len(seats) < num_replicas and num_replicas > 1:
-        seats = _Seating(candidate, shape, fleet, manner).together(num_replicas, seats, budget or Budget())
+        seats = _Seating(candidate, shape, fleet, manner).together(num_replicas, seats, budget)
     return tuple(seats) if len(seats) == num_replicas else None
 
 
 def num_seated(candidate: Candidate, num_layers: int, fleet: Fleet, num_replicas: int) -> int:
     """Replicas that find a seat one after the other, `num_replicas` at most."""
+    if candidate.stages:
+        return num_planned_seated(candidate, num_layers, fleet, num_replicas)
     manner = Manner()
     return len(
         _Seating(candidate, manner.shape(candidate, num_layers), fleet, manner).seats(num_replicas, all_of=False)

@@ -3,13 +3,15 @@
 What it needs, what is short of it on the node that comes closest, and the largest fragments there are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maveriq.contracts import Candidate, StageMemory
 from maveriq_allocator.evenness import capacity
 from maveriq_allocator.fleet import Fleet, Node
+from maveriq_allocator.planned_shortages import planned_short, planned_wanted
 from maveriq_allocator.seating import Manner, num_seated
+from maveriq_allocator.words import names, readable
 
 NUM_NODES_TOLD = 3
 NUM_GPUS_TOLD = 8  # of a node
@@ -19,9 +21,13 @@ _NONE = -(2**40)
 
 def shortage(candidate: Candidate, num_layers: int, nodes: Sequence[Node], num_replicas: int) -> str:
     """What `candidate` would have needed, what of it is short, and the largest fragments there are."""
-    told = (
-        f"needed: {_wanted(candidate, num_layers, num_replicas)}; {_short(candidate, num_layers, nodes, num_replicas)}"
-    )
+    if candidate.stages:
+        wanted = planned_wanted(candidate, num_replicas)
+        short = planned_short(candidate, num_layers, nodes, num_replicas)
+    else:
+        wanted = _wanted(candidate, num_layers, num_replicas)
+        short = _short(candidate, num_layers, nodes, num_replicas)
+    told = f"needed: {wanted}; {short}"
     largest = _largest_fragments(candidate, nodes)
     return f"{told}; largest fragments: {largest}" if largest else told
 
@@ -64,10 +70,10 @@ def _short(candidate: Candidate, num_layers: int, nodes: Sequence[Node], num_rep
         return f"short of nodes: {missing}, none reports at all"
     running = [node for node in nodes if node.engine == configuration.engine]
     if not running:
-        return f"short of nodes: no node runs engine {configuration.engine}, only {_names(n.engine for n in nodes)}"
+        return f"short of nodes: no node runs engine {configuration.engine}, only {names(n.engine for n in nodes)}"
     free = [(node.name, _free_of_type(node, configuration.gpu_type)) for node in running]
     if not any(frees for _, frees in free):
-        types = _names(f.gpu_type for node in running for f in node.fragments)
+        types = names(f.gpu_type for node in running for f in node.fragments)
         return f"short of GPUs: no node with engine {configuration.engine} has a {configuration.gpu_type}, only {types}"
     name, most = max(free, key=lambda entry: len(entry[1]))
     if len(most) < configuration.num_gpus:
@@ -84,10 +90,6 @@ def _short(candidate: Candidate, num_layers: int, nodes: Sequence[Node], num_rep
     num_found = num_seated(candidate, num_layers, fleet, min(num_replicas, MAX_REPLICAS_TRIED))
     at_least = "at least " * (num_found == MAX_REPLICAS_TRIED)
     return f"short of memory for all replicas: {at_least}{num_found} of {num_replicas} found a seat"
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(sorted(set(names)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,28 +157,16 @@ class _Room:
         return f"layers: {where} and holds {max(0, self.num_layers)} of {num_layers}{ends}"
 
 
-def _free_of_type(node: Node, gpu_type: str) -> list[int]:
-    return sorted((f.free_bytes for f in node.fragments if f.gpu_type == gpu_type), reverse=True)
+def _free_of_type(node: Node, *types: str) -> list[int]:
+    return sorted((f.free_bytes for f in node.fragments if f.gpu_type in types), reverse=True)
 
 
 def _largest_fragments(candidate: Candidate, nodes: Sequence[Node]) -> str:
-    """'': no node has the type."""
-    configuration = candidate.configuration
-    told = [
-        (_free_of_type(node, configuration.gpu_type), node.name)
-        for node in nodes
-        if node.engine == configuration.engine
-    ]
+    """'': no node has a GPU that may be used."""
+    types = Manner().types(candidate)
+    told = [(_free_of_type(node, *types), node.name) for node in nodes if node.engine == candidate.configuration.engine]
     told = sorted((entry for entry in told if entry[0]), key=lambda entry: (entry[0], entry[1]), reverse=True)
     return "; ".join(
         f"{name}: {', '.join(readable(free) for free in frees[:NUM_GPUS_TOLD])}"
         for frees, name in told[:NUM_NODES_TOLD]
     )
-
-
-def readable(num_bytes: int) -> str:
-    """Bytes in the largest unit that leaves a number above 1."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes} B"

@@ -5,7 +5,8 @@ Where an engine failed because its stages did not fit into the bytes reserved, t
 the part of the estimate that is no count of weights or KV cache, is raised by a tenth of the largest stage's bytes, on
 top of what was known before: few steps reach any error that occurs (the estimator's are under 10 %), and none wastes
 more than a tenth. The raise stays under half of the estimate: more is no estimate's error. A lesson ends after
-`KEEP_S`, because what took the memory may have been a foreign process.
+`KEEP_S`, because what took the memory may have been a foreign process. Of a pipeline that the planner has split each
+stage's bytes are raised by as much.
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,8 @@ def lesson_key(model: Model, candidate: Candidate) -> str:
     c = candidate.configuration
     variant = model.variant(c.variant, c.precision)
     source = (variant.source if variant else None) or model.source
-    parts = (source, c.engine, c.gpu_type, c.tp, c.precision, c.kv_precision, c.variant, c.max_batch, c.context_tokens)
+    types = "+".join(sorted({stage.gpu_type for stage in candidate.stages})) or c.gpu_type
+    parts = (source, c.engine, types, c.tp, c.precision, c.kv_precision, c.variant, c.max_batch, c.context_tokens)
     return "|".join(str(part) for part in parts)
 
 
@@ -62,4 +64,8 @@ def _raised(candidate: Candidate, lesson: Lesson | None) -> Candidate:
         return candidate
     memory = candidate.memory
     raised = memory.model_copy(update={"runtime_bytes": memory.runtime_bytes + lesson.extra_bytes})
-    return candidate.model_copy(update={"memory": raised})
+    stages = tuple(
+        stage.model_copy(update={"reserved_bytes": stage.reserved_bytes + lesson.extra_bytes})
+        for stage in candidate.stages
+    )
+    return candidate.model_copy(update={"memory": raised, "stages": stages})

@@ -15,6 +15,7 @@ from maveriq.contracts import (
     NodeReported,
     Plan,
     PlanComputed,
+    PlannedStage,
     Precision,
     Prediction,
     StageMemory,
@@ -86,3 +87,21 @@ def reported(
         for number, total in enumerate(total_bytes)
     )
     return NodeReported(node=name, engine=engine, gpus=gpus)
+
+
+def planned(*stages: tuple[int, int] | tuple[int, int, str], engine: str = "torch") -> Candidate:
+    """A pipeline that the planner has split.
+
+    Args:
+        stages: bytes and layers of each, and its GPU type where that is another than the candidate's.
+    """
+    found = tuple(
+        PlannedStage(
+            gpu_type=stage[2] if len(stage) > 2 else "A6000", reserved_bytes=stage[0],
+            precisions=(Precision.INT8,) * (stage[1] - 1) + (Precision.FP16,),
+        )
+        for stage in stages
+    )  # fmt: skip
+    whole = candidate(pp=len(stages), gpu_type=found[0].gpu_type, engine=engine)
+    mixed = whole.configuration.model_copy(update={"variant": "mixed"})
+    return whole.model_copy(update={"configuration": mixed, "stages": found})

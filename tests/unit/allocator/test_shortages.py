@@ -4,7 +4,8 @@ import pytest
 
 from maveriq.contracts import Candidate, LayerSpeed, StageMemory
 from maveriq_allocator.choosing import Node, choose
-from maveriq_allocator.shortages import readable, shortage
+from maveriq_allocator.shortages import shortage
+from maveriq_allocator.words import readable
 from tests.unit.allocator.plans import candidate, memory, node, plan
 
 LAYERS = 8
