@@ -4,6 +4,7 @@ No cluster is asked where the files say it all: the answer is worked out here, b
 """
 
 import json as json_text
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -185,8 +186,8 @@ def _show(fleet: Fleet, plot: Path | None, output: Path | None, top: int, consol
 def _running(source: str, url: str) -> dict[str, object]:
     """Instances by row or GPU type: of the cluster's GPUs, or of a file with counts or an earlier answer."""
     if source == "running":
-        types = [state.gpu.gpu_type for node in Api(url).inventory() for state in node.gpus]
-        return {kind: types.count(kind) for kind in types}
+        nodes = [Counter(state.gpu.gpu_type for state in node.gpus) for node in Api(url).inventory()]
+        return dict(Counter(f"{kind} x {size}" for node in nodes for kind, size in node.items()))
     body = read_json(Path(source), "--from")
     if not isinstance(body, dict):
         raise CommandFailed('give counts, e.g. {"aws g6.xlarge": 3}', field="--from", exit_code=2)

@@ -106,7 +106,9 @@ class FleetTerms(DoorValue):
     )
     horizon_h: float = Field(default=24.0, gt=0, le=87_660, description="Hours over which a change must pay.")
     running: dict[str, int] | None = Field(
-        default=None, description="Instances that run already, by row or GPU type. None: nothing is to be kept."
+        default=None,
+        description="Instances that run already, by row; GPUs, by their type; or nodes, as `<type> x <GPUs of each>`. "
+        "None: nothing is to be kept.",
     )
     start_cost: float | None = Field(
         default=None, ge=0, description="Money for each instance more. None: its price while it recovers."

@@ -150,6 +150,18 @@ def test_starting_costs_the_price_of_the_time_until_it_serves() -> None:
     assert fleet.change_cost == pytest.approx(3.67 / 2)
 
 
+@pytest.mark.parametrize(("size", "expected"), [(1, {"A100": 4}), (2, {"two A100s": 4}), (4, {"A100": 16})])
+def test_nodes_that_run_are_the_instances_of_their_size_or_else_the_smallest_of_their_gpus(
+    size: int, expected: dict[str, int]
+) -> None:
+    one = A100.model_copy(update={"gpu_type": "NVIDIA A100"})
+    two = one.model_copy(update={"name": "two A100s", "num_gpus": 2, "price_per_hour": 7.0})
+    fleet = of_histogram(one, two, terms={"running": {f"NVIDIA A100 x {size}": 4}})
+    assert {each.name: each.running for each in fleet.changed} == dict(
+        zip(("A100", "two A100s"), expected, strict=True)
+    )
+
+
 def test_the_curve_never_has_a_mix_dearer_than_one_type() -> None:
     fleet = of_histogram(curve=True)
     for point in fleet.curve:

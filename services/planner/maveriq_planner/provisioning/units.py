@@ -11,6 +11,7 @@ left out, being thousands of times less.
 Spares (N+1): after the loss of any one instance the rest bears the whole rate, headroom included, routed anew.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from maveriq.contracts.provisioning import FleetTerms, ProvisioningRefused, Rent
 from maveriq_planner.provisioning.law_throughput import Running
 from maveriq_planner.provisioning.problem import Array, Change, Problem
 from maveriq_planner.provisioning.workload import Demand
+
+_SIZED = re.compile(r"(?P<kind>.+) x (?P<size>[1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,8 @@ def change_of(pools: Sequence[Pool], terms: FleetTerms) -> Change | None:
     for name, count in terms.running.items():
         if count < 0:
             raise ProvisioningRefused("running", f"{name} is {count}", "give a count that is not negative")
-        pool, gpus = _pool_named(name, pools)
-        running[pool] += count // gpus
+        pool, instances = _running_of(name, count, pools)
+        running[pool] += instances
     start = np.array([_start_cost(pool, terms) for pool in pools])
     return Change(running, start / terms.horizon_h, np.full(len(pools), terms.stop_cost / terms.horizon_h))
 
@@ -116,14 +119,23 @@ def _start_cost(pool: Pool, terms: FleetTerms) -> float:
     return (price or 0.0) * terms.recovery_minutes / 60
 
 
-def _pool_named(name: str, pools: Sequence[Pool]) -> tuple[int, int]:
-    """The pool that a row's name means, or a GPU type's its smallest instance; and GPUs that count as one of it."""
+def _running_of(name: str, count: int, pools: Sequence[Pool]) -> tuple[int, int]:
+    """The pool that a name means, and how many of its instances run.
+
+    A row's name counts instances, and a type's GPUs, which make its smallest instances. `<GPU type> x <n>` counts nodes
+    of n GPUs: instances of that size where there are any.
+    """
     for number, pool in enumerate(pools):
         if pool.name == name:
-            return number, 1
-    of_type = [n for n, pool in enumerate(pools) if pool.gpu.kind == name and not pool.spot]
-    if not of_type:
+            return number, count
+    sized = _SIZED.fullmatch(name)
+    kind, size = (sized["kind"], int(sized["size"])) if sized else (name, 1)
+    of_kind = [n for n, pool in enumerate(pools) if pool.gpu.kind == kind and not pool.spot]
+    if not of_kind:
         known = ", ".join(pool.name for pool in pools)
-        raise ProvisioningRefused("running", f"{name} is not in the catalogue", f"add a row, or name one of: {known}")
-    smallest = min(of_type, key=lambda n: pools[n].gpu.num_gpus)
-    return smallest, pools[smallest].gpu.num_gpus
+        raise ProvisioningRefused("running", f"{kind} is not in the catalogue", f"add a row, or name one of: {known}")
+    as_large = [n for n in of_kind if sized and pools[n].gpu.num_gpus == size]
+    if as_large:
+        return as_large[0], count
+    smallest = min(of_kind, key=lambda n: pools[n].gpu.num_gpus)
+    return smallest, count * size // pools[smallest].gpu.num_gpus
