@@ -157,9 +157,7 @@ def test_nodes_that_run_are_the_instances_of_their_size_or_else_the_smallest_of_
     one = A100.model_copy(update={"gpu_type": "NVIDIA A100"})
     two = one.model_copy(update={"name": "two A100s", "num_gpus": 2, "price_per_hour": 7.0})
     fleet = of_histogram(one, two, terms={"running": {f"NVIDIA A100 x {size}": 4}})
-    assert {each.name: each.running for each in fleet.changed} == dict(
-        zip(("A100", "two A100s"), expected, strict=True)
-    )
+    assert {each.name: each.running for each in fleet.changed if each.running} == expected
 
 
 def test_the_curve_never_has_a_mix_dearer_than_one_type() -> None:
