@@ -79,3 +79,9 @@ def test_what_a_producer_installs_is_light() -> None:
     code = "import json, sys, maveriq.client, maveriq.law; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert not heavy & set(json.loads(done.stdout))
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    code = "import json, sys, maveriq.cli; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert not {"torch", "transformers", "maveriq.torch_layers"} & set(json.loads(done.stdout))

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from maveriq.contracts import Precision
-from maveriq_profiler.blocked_linear import use_blocks
+from maveriq.torch_layers import quantise, use_blocks
 from maveriq_profiler.cutting import build, find_layers
+from maveriq_profiler.formats import Format
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
@@ -54,11 +55,14 @@ def prompt_passes(batch: int, input_tokens: int, context_tokens: int) -> tuple[P
     return tuple(passes)
 
 
-def build_for_engine(config: Any, device: str, dtype: torch.dtype) -> Any:
+def build_for_engine(config: Any, device: str, wanted: Format) -> Any:
     """With random weights. Raises Unreadable."""
     if getattr(config, "attn_logit_softcapping", None):
         config._attn_implementation = "eager"  # the sdpa of transformers refuses capped scores (Gemma 2)
-    return build(config, device, dtype)
+    model = build(config, device, DTYPES[wanted.computed_in])
+    for layer in find_layers(model, config.num_hidden_layers).all:
+        quantise(layer, wanted.precision)
+    return model
 
 
 class Rows:

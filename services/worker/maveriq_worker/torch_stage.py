@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from maveriq.contracts import Precision
-from maveriq_worker.blocked_linear import use_blocks
+from maveriq.torch_layers import use_blocks
 from maveriq_worker.kv_slots import KvShapes, KvSlots
 from maveriq_worker.stage_weights import TensorsMissing, load_weights, materialise_buffers
 from maveriq_worker.torch_steps import StageSpec, Step

@@ -7,6 +7,7 @@ from maveriq.law.memory import activation_terms, known_bytes, memory_terms
 from maveriq.law.passes import Passes, Rig, decode_terms, prefill_terms, unquantised_bytes
 from maveriq.law.scope import uncovered
 from maveriq.law.terms import Quantity, Terms, added, dot, scaled
+from maveriq.law.weights import cached_token_bytes, layer_weight_bytes
 
 __all__ = [
     "Passes",
@@ -15,9 +16,11 @@ __all__ = [
     "Terms",
     "activation_terms",
     "added",
+    "cached_token_bytes",
     "decode_terms",
     "dot",
     "known_bytes",
+    "layer_weight_bytes",
     "memory_terms",
     "prefill_terms",
     "scaled",

@@ -1,14 +1,10 @@
 """Linear layers in blocks: the same product for any rows, of the same weights, and only where it gains."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-import maveriq_profiler.blocked_linear
-import maveriq_worker.blocked_linear
-from maveriq_worker.blocked_linear import BLOCK, BlockedLinear, use_blocks
+from maveriq.torch_layers.blocked_linear import BLOCK, BlockedLinear, use_blocks
 
 CPU = torch.device("cpu")
 LARGE = (576, 1024)  # in and out features: 2.25 MiB
@@ -47,11 +43,3 @@ def test_weights_stay_where_they_are_tied_ones_too() -> None:
 def test_layers_without_a_gain_are_left_alone(layer: nn.Linear) -> None:
     use_blocks(nn.Sequential(layer), CPU)
     assert type(layer) is nn.Linear
-
-
-def test_fingerprints_run_the_same_code() -> None:
-    ours, theirs = (
-        Path(str(module.__file__)).read_text().partition('"""\n\n')[2]
-        for module in (maveriq_worker.blocked_linear, maveriq_profiler.blocked_linear)
-    )
-    assert ours == theirs
