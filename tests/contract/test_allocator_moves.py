@@ -162,3 +162,41 @@ async def test_a_release_in_the_middle_of_a_move_drains_both(allocators: Allocat
     assert not any(drain.goes_on for drain in drains)
     assert of_type(DeploymentDraining, await allocators.tell(ready(copy)))[0].token == copy.placement.token
     assert isinstance(ready(copy), ReplicaReady)
+
+
+async def test_a_replica_that_has_moved_and_is_started_again_by_a_worker_that_forgot_is_told_to_stop_each_time(
+    allocators: Allocators,
+) -> None:
+    """Its order comes again after the worker restarted; that it stopped before may be heard at any time."""
+    orders = {order.deployment_id: order for order in await fragmented(allocators)}
+    told, due = await allocators.tell(APPLY)
+    assert isinstance(told, DefragmentationProgressed)
+    old = orders[told.moves[0].deployment_id]
+    copy = only(PlacementReserved, await allocators.tell(due))
+    drain = only(DeploymentDraining, await allocators.tell(ready(copy)))
+    assert only(DeploymentDraining, await allocators.tell(ready(old))) == drain  # while it still drains
+    for _ in range(2):
+        await allocators.tell(stopped(drain))
+        again = only(DeploymentDraining, await allocators.tell(ready(old)))
+        assert (again.token, again.node, again.goes_on) == (old.placement.token, old.node, True)
+    assert only(MoveRequested, await allocators.tell(ready(copy))).number == 1
+    released = await allocators.tell(ReleaseAccepted(deployment_id=old.deployment_id))
+    assert [order.token for order in of_type(DeploymentDraining, released)] == [copy.placement.token]
+    assert only(DeploymentDraining, await allocators.tell(ready(old))).token == old.placement.token
+
+
+async def test_a_copy_that_relieved_a_replica_and_was_lost_does_not_keep_it_from_being_told_to_drain(
+    allocators: Allocators,
+) -> None:
+    """The allocator that was to tell it died, and hears that the copy is ready again once that is lost."""
+    orders = {order.deployment_id: order for order in await fragmented(allocators)}
+    told, due = await allocators.tell(APPLY)
+    assert isinstance(told, DefragmentationProgressed)
+    old = orders[told.moves[0].deployment_id]
+    copy = only(PlacementReserved, await allocators.tell(due))
+    await allocators.tell(ready(copy))
+    again = await allocators.tell(failed(copy, "died"))
+    drains = of_type(DeploymentDraining, await allocators.tell(ready(copy)))
+    assert {drain.token for drain in drains} == {copy.placement.token, old.placement.token}
+    (seat,) = [order for order in of_type(PlacementReserved, again) if order.placement.replica == copy.placement.replica]
+    assert seat.placement.token != copy.placement.token  # nobody else serves

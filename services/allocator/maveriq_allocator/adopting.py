@@ -29,6 +29,12 @@ def is_wanted(record: Record, token: str, replica: int) -> bool:
     )
 
 
+def is_over(record: Record, token: str, replica: int) -> bool:
+    """Whether it is to stop, should it run: it drains, or holds nothing and is not to be taken back."""
+    held = record.holding(token)
+    return held.phase is Phase.DRAINING if held is not None else not is_wanted(record, token, replica)
+
+
 def adopted(record: Record, placement: Placement, now_s: int) -> Record:
     """With this replica, as it runs; its worker says next whether it is ready."""
     held = Held(placement=placement, rank=0, phase=Phase.RESERVED)

@@ -21,7 +21,7 @@ from maveriq.contracts import (
     ReplicaReady,
     ReplicaStopped,
 )
-from maveriq_allocator import lifecycle, moving
+from maveriq_allocator import adopting, lifecycle, moving
 from maveriq_allocator.defragmenting import Defragmenting
 from maveriq_allocator.inventory import Inventory, NodeState
 from maveriq_allocator.lending import Lending
@@ -55,18 +55,22 @@ class Handlers:
         return [*lifecycle.starting(record), *lifecycle.outlook(record), *changed]
 
     async def on_replica_ready(self, message: ReplicaReady) -> Sequence[Message]:
-        """Remember that it runs. One that is no longer wanted is told to stop: its order to start came late."""
-        stray = Stray(node=message.node, replica=message.replica, token=message.token)
+        """Remember that it runs, and let it relieve what it is a copy of.
+
+        One that is to run no more is told to stop at once, each time: its order came again, to a worker that forgot.
+        """
         record = await self.placing.change(
-            message.deployment_id, lambda record: moving.relieved(lifecycle.ready(record, stray), message.token)
+            message.deployment_id, lambda record: moving.relieved(lifecycle.ready(record, message.token), message.token)
         )
-        if record.closing is not None:
-            return [lifecycle.drain(record, stray)]
+        stray = Stray(node=message.node, replica=message.replica, token=message.token)
+        is_over = adopting.is_over(record, message.token, message.replica)
+        told: list[Message] = [lifecycle.drain(record, stray)] if is_over else []
         move = moving.by_copy(record, message.token)
-        if move is None:
-            return []
+        if move is None or record.closing is not None:
+            return told
         relieved = record.holding(move.old)
-        return [_next(move)] if relieved is None else lifecycle.orders(record, replica=relieved.placement.replica)
+        further = [_next(move)] if relieved is None else lifecycle.orders(record, replica=relieved.placement.replica)
+        return [*told, *further]
 
     async def on_replica_failed(self, message: ReplicaFailed) -> Sequence[Message]:
         """Learn from it, give its bytes back and seat it anew."""

@@ -24,6 +24,7 @@ from maveriq.contracts import (
 from maveriq_allocator.choosing import Choice, Seat
 from maveriq_allocator.waiting import Missing, Waiting
 
+MAX_STRAYS = 32  # remembered of a deployment: the node's next report tells of what runs without being held
 REPLANNED = -1  # rank of what was placed by an earlier plan
 
 
@@ -50,7 +51,7 @@ class Held(Value):
 
 
 class Stray(Value):
-    """A replica that failed and holds nothing, yet may run: its order may have come again and started it anew."""
+    """A replica that was lost and holds nothing, yet may run unheard: cut off, or started again before it was lost."""
 
     node: str
     replica: int
@@ -184,14 +185,10 @@ def _draining(record: Record) -> Record:
     return record.model_copy(update={"held": held})
 
 
-def ready(record: Record, stray: Stray) -> Record:
-    """A replica runs. One without a reservation is remembered, to be stopped with the deployment."""
-    held = record.holding(stray.token)
-    if held is not None:
-        return _in_phase(record, held, Phase.READY)
-    if not record.planned or record.closing is not None or stray in record.strays:
-        return record
-    return record.model_copy(update={"strays": (*record.strays, stray)})
+def ready(record: Record, token: str) -> Record:
+    """A replica runs. One without a reservation changes nothing: it is told to stop, or taken back (`adopting`)."""
+    held = record.holding(token)
+    return record if held is None else _in_phase(record, held, Phase.READY)
 
 
 def restarted(record: Record, node: str) -> Record:
@@ -218,10 +215,10 @@ def _in_phase(record: Record, held: Held, phase: Phase) -> Record:
 
 
 def lost(record: Record, gone: Held) -> Record:
-    """It holds nothing any more; should it run after all, it is stopped with the rest."""
+    """It holds nothing any more; should it run after all, it is stopped with the rest, if no report tells before."""
     at = gone.placement
     stray = Stray(node=at.node, replica=at.replica, token=at.token)
-    return _without(record, gone).model_copy(update={"strays": (*record.strays, stray)})
+    return _without(record, gone).model_copy(update={"strays": (*record.strays[-MAX_STRAYS:], stray)})
 
 
 def _without(record: Record, gone: Held) -> Record:

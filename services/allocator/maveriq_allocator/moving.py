@@ -49,9 +49,10 @@ def relieved(record: Record, token: str) -> Record:
 
 
 def of_copy(record: Record, token: str) -> Move | None:
-    """The move whose copy has this token, while it is under way: what it relieves has not gone."""
+    """The move whose copy has this token, while it is under way: what it is to relieve still serves."""
     move = by_copy(record, token)
-    return move if move is not None and record.holding(move.old) is not None else None
+    old = record.holding(move.old) if move is not None else None
+    return None if old is None or old.phase is Phase.DRAINING else move
 
 
 def is_replaced(record: Record, gone: Held) -> bool:

@@ -9,8 +9,9 @@ from maveriq.contracts import (
     PlacementReserved,
 )
 from maveriq_allocator import lifecycle
+from maveriq_allocator.adopting import adopted, is_over
 from maveriq_allocator.choosing import choose
-from maveriq_allocator.lifecycle import Phase, Record, Stray
+from maveriq_allocator.lifecycle import MAX_STRAYS, Phase, Record, Stray
 from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed, node
 
 PLAN = computed(candidate(pp=1), candidate(pp=2), replicas=2)
@@ -78,29 +79,51 @@ def test_a_deployment_that_is_given_up_drains_its_other_replicas() -> None:
 
 def test_ready_is_remembered_until_the_node_restarts() -> None:
     record = two_replicas()
-    record = lifecycle.ready(record, stray(record, 0))
+    record = lifecycle.ready(record, tokens(record)[0])
     assert [held.phase for held in record.held] == [Phase.READY, Phase.RESERVED]
-    assert lifecycle.ready(record, stray(record, 0)) == record
+    assert lifecycle.ready(record, tokens(record)[0]) == record
     assert [held.phase for held in lifecycle.restarted(record, "a").held] == [Phase.RESERVED, Phase.RESERVED]
     assert lifecycle.restarted(record, "b") == record
 
 
 def test_nothing_brings_a_draining_replica_back() -> None:
     record = lifecycle.released(two_replicas())
-    assert lifecycle.ready(record, stray(record, 0)) == record
+    assert lifecycle.ready(record, tokens(record)[0]) == record
     assert lifecycle.restarted(record, "a") == record
 
 
-def test_a_replica_that_runs_without_a_reservation_is_stopped_with_its_deployment() -> None:
-    ghost = Stray(node="z", replica=0, token="old")
-    record = lifecycle.ready(two_replicas(), ghost)
-    assert lifecycle.orders(record) == lifecycle.orders(two_replicas())
+def test_a_replica_that_was_lost_and_may_run_is_stopped_with_its_deployment() -> None:
+    ghost = stray(two_replicas(), 0)
+    record = lifecycle.lost(two_replicas(), two_replicas().held[0])
+    assert all(isinstance(order, PlacementReserved) for order in lifecycle.orders(record))
     closing = lifecycle.released(record)
     assert lifecycle.drain(closing, ghost) in lifecycle.orders(closing)
-    assert lifecycle.drain(closing, ghost) not in lifecycle.orders(lifecycle.stopped(closing, "old"))
-    assert lifecycle.restarted(record, "z") == record
+    assert lifecycle.drain(closing, ghost) not in lifecycle.orders(lifecycle.stopped(closing, ghost.token))
+    assert lifecycle.restarted(record, ghost.node) == record
+
+
+def test_what_is_remembered_of_lost_replicas_is_bounded() -> None:
+    record = two_replicas()
+    for _ in range(100):
+        choice = choose(PLAN.plan, [node("a", 100)], num_replicas=1)
+        assert choice is not None
+        record = lifecycle.moved(record, PLAN, record.held[0], choice)
+    assert len(record.strays) <= MAX_STRAYS + 1
+
+
+def test_what_holds_nothing_or_drains_is_to_stop_and_what_may_be_taken_back_is_not() -> None:
+    record = two_replicas()
+    first = tokens(record)[0]
+    assert not is_over(record, first, 0)
+    assert is_over(lifecycle.lost(record, record.held[0]), first, 0)
+    assert is_over(lifecycle.stopped(record, first), first, 0)
+    assert is_over(lifecycle.released(record), first, 0)
+    assert not is_over(BLANK, first, 0)
+    remade = adopted(BLANK, record.held[1].placement, now_s=2_000_000_000)
+    assert not is_over(remade, first, 0)
+    assert is_over(remade, f"{DEPLOYMENT}.1.7", 1)
 
 
 def test_an_unknown_deployment_leaves_no_record_behind() -> None:
-    assert lifecycle.ready(BLANK, Stray(node="a", replica=0, token="old")) == BLANK
+    assert lifecycle.ready(BLANK, "old") == BLANK
     assert lifecycle.stopped(BLANK, "old") == BLANK
