@@ -38,6 +38,7 @@ from maveriq_planner.memory import counted
 from maveriq_profiler.calibration import fit
 from maveriq_profiler.cutting import config_from, read_config
 from maveriq_profiler.facts import facts_of
+from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
 from maveriq_profiler.measuring import Rig
 from maveriq_profiler.orders import ItemOrder
@@ -140,11 +141,11 @@ def rows_of(model: FullModel, calibration: Calibration) -> Iterable[dict[str, An
 def memory_of(model: FullModel, calibration: Calibration) -> Iterable[dict[str, Any]]:
     """Weights and cache as the stages report them; activations as the largest pass takes them, in one stage."""
     point = max(WHOLE, key=lambda point: point.batch * point.input_tokens)
-    activation, _ = peaks(model.config_json, model.precision, (point,), model.device, None)
+    activation, _ = peaks(model.config_json, Format(model.precision, model.precision), (point,), model.device, None)
     constants = {constant.name: constant.value for constant in calibration.memory}
     rig = law.Rig("torch", model.precision, model.precision, 1, (1,))
     terms = law.activation_terms(model.facts, rig, num_stages=1, tokens=point.batch * point.input_tokens)
-    each = counted(model.facts, model.precision, model.precision, 1, model.slots, model.context_tokens)
+    each = counted(model.facts, "torch", model.precision, model.precision, 1, model.slots, model.context_tokens)
     for split, reserved in model.reserved_bytes.items():
         tied = each.tied_saving_bytes if len(split) == 1 else 0
         predicted = sum(split) * float(each.layer_bytes) + each.first_bytes + each.last_bytes - tied

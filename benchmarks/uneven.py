@@ -44,6 +44,7 @@ from maveriq.contracts import (
 )
 from maveriq_allocator.packing import Fragment, Packing, pack
 from maveriq_planner.handlers import Handlers
+from maveriq_profiler.formats import Format
 from maveriq_profiler.measuring import ChildProbe
 from maveriq_profiler.rig import find_rig
 from maveriq_profiler.settings import Settings
@@ -120,7 +121,7 @@ async def planned(model: Model, arguments: argparse.Namespace) -> Candidate:
     settings = Settings.from_env(env)
     probe = ChildProbe(find_rig(settings, None), settings.limits(cuda=False))
     reading = await probe.read(model.source)
-    fingerprint = await probe.measure(reading, Precision.FP32)
+    fingerprint = await probe.measure(reading, Format(Precision.FP32, Precision.FP32))
     intent = Intent(
         model=model.name, precisions=(Precision.FP32,),
         workload=Workload(input_tokens=16, output_tokens=arguments.tokens, context_tokens=256),

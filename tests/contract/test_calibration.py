@@ -1,7 +1,7 @@
 """Calibration as its neighbours see it: the profiler's and the allocator's messages through JSON, on a real Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -110,8 +110,9 @@ class Cluster:
         handlers.calibrating.wait_s = 0.05
         return handlers
 
-    def programme(self, free_bytes: int) -> tuple[Item, ...]:
+    def programme(self, free_bytes: int, quantised: Collection[Precision] = ()) -> tuple[Item, ...]:
         items = whole_programme(rig(), 2**50, 1)[:MODELS]
+        items += tuple(item for item in whole_programme(rig(), 2**50, 1, quantised) if item.precision in quantised)
         mine = (item.model_copy(update={"bytes_needed": SIZE, "expected_s": 1.0}) for item in items)
         return tuple(item for item in mine if item.bytes_needed <= free_bytes)
 
@@ -217,6 +218,22 @@ async def test_nothing_is_measured_unasked_where_that_is_switched_off(cluster: C
         await cluster.tell(probe, CalibrationRequested(calibration_id=RUN, node="torch-cpu-1t", budget_s=50))
         last = await cluster.until_finished()
     assert (last.calibration_id, last.budget_s) == (RUN, 50)
+
+
+async def test_quantised_precisions_are_measured_from_when_they_are_asked_for(cluster: Cluster) -> None:
+    probe = FakeProbe()
+    async with cluster.calibrating(probe):
+        assert (await cluster.until_finished()).num_planned == MODELS
+        wanted = CalibrationRequested(calibration_id=RUN, node="torch-cpu-1t", precisions=(Precision.INT4,))
+        await cluster.tell(probe, wanted)
+        await cluster.until(lambda: len(cluster.all(CalibrationUpdated)) == 2)
+        first, second = (one.calibration.scope for one in cluster.all(CalibrationUpdated))
+        assert Precision.INT4 not in first.precisions and Precision.INT4 in second.precisions
+        assert second.computed_in == ((Precision.INT4, Precision.FP32),)
+        await cluster.tell(probe, CalibrationRequested(calibration_id=UUID(int=7), node="torch-cpu-1t"))
+        await cluster.until(lambda: len(cluster.all(CalibrationUpdated)) == 3)
+    quantised = [key for key in probe.ran if "int4" in key]
+    assert len(probe.ran) == MODELS + len(quantised) and len(set(quantised)) == len(quantised) == 3
 
 
 async def test_without_room_it_waits_with_the_reason_and_goes_on_when_there_is(cluster: Cluster) -> None:

@@ -17,6 +17,7 @@ from maveriq.contracts import (
     FingerprintMeasured,
     Intent,
     IntentAccepted,
+    LayerSensitivity,
     MeasurementRequested,
     Message,
     Model,
@@ -67,6 +68,39 @@ async def test_a_readable_model_yields_a_fingerprint_of_each_variant_that_runs_h
     assert isinstance(reply, FingerprintMeasured)
     assert (reply.deployment_id, reply.admission, reply.facts) == (DEPLOYMENT, event.admission, FACTS)
     assert [f.precision for f in reply.fingerprints] == [Precision.FP32, Precision.BF16]
+
+
+async def test_a_model_whose_layers_may_be_mixed_is_measured_in_each_precision_with_the_full_ones_cache(
+    redis_url: str,
+) -> None:
+    event = accepted(Precision.FP32, Precision.BF16)
+    lost = LayerSensitivity(
+        precisions=(Precision.FP32, Precision.INT8, Precision.INT4), layers=((0.0, 0.1, 0.2),) * FACTS.num_layers
+    )
+    model = event.admission.model.model_copy(update={"sensitivity": lost})
+    admission = event.admission.model_copy(update={"model": model})
+    reply = await answer(redis_url, FakeProbe(), event.model_copy(update={"admission": admission}))
+    assert isinstance(reply, FingerprintMeasured)
+    assert [(f.precision, f.kv_precision) for f in reply.fingerprints] == [
+        (Precision.FP32, Precision.FP32),
+        (Precision.BF16, Precision.BF16),
+        (Precision.INT8, Precision.FP32),
+        (Precision.INT4, Precision.FP32),
+    ]
+
+
+async def test_what_only_an_engine_makes_is_measured_and_a_quantised_checkpoint_is_not(redis_url: str) -> None:
+    event = accepted(Precision.FP32)
+    made = Variant(precision=Precision.INT8, accuracy=0.99)
+    own = Variant(precision=Precision.INT4, source="/models/q4")
+    model = event.admission.model.model_copy(update={"variants": (*event.admission.model.variants, made, own)})
+    admission = event.admission.model_copy(update={"model": model})
+    reply = await answer(redis_url, FakeProbe(), event.model_copy(update={"admission": admission}))
+    assert isinstance(reply, FingerprintMeasured)
+    assert [(f.precision, f.kv_precision) for f in reply.fingerprints] == [
+        (Precision.FP32, Precision.FP32),
+        (Precision.INT8, Precision.BF16),
+    ]
 
 
 async def test_the_same_intent_twice_has_the_same_answer_and_is_measured_once(redis_url: str) -> None:
@@ -136,10 +170,10 @@ async def test_a_probe_that_fails_fails_its_deployment_with_the_reason(redis_url
 
 
 async def test_variants_that_nothing_runs_fail_with_those_that_would_run(redis_url: str) -> None:
-    reply = await answer(redis_url, FakeProbe(), accepted(Precision.INT4))
+    reply = await answer(redis_url, FakeProbe(), accepted(Precision.FP8))
     assert isinstance(reply, DeploymentFailed)
     assert reply.reason is FailureReason.PROBE_FAILED
-    assert "fp32, bf16" in reply.detail and "int4" in reply.detail
+    assert "fp32, bf16" in reply.detail and "fp8" in reply.detail
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"deployment_id": "one"}', b"\xff\xfe"])

@@ -9,7 +9,7 @@ from starlette.routing import Route as Endpoint
 
 from maveriq.bus import Bus, Rejected
 from maveriq.contracts import AccuracySubmitted, DoorValue, Fault
-from maveriq.contracts.accuracy import AccuracyLayers, AccuracyRecord, AccuracyText, AccuracyTokens
+from maveriq.contracts.accuracy import AccuracyRecord, AccuracyText, AccuracyTokens, LayerPrecisions
 from maveriq_ingress.accuracy_handlers import AccuracyHandlers
 from maveriq_ingress.bodies import identity, parse, read_body
 from maveriq_ingress.errors import refused
@@ -21,7 +21,7 @@ class AccuracyBody(DoorValue):
     accuracy_id: UUID | None = None
     text: AccuracyText
     max_tokens: AccuracyTokens = 4096
-    layers: AccuracyLayers = ()
+    layers: LayerPrecisions = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from starlette.routing import Route as Endpoint
 
 from maveriq.bus import Bus, Unroutable
 from maveriq.contracts import CalibrationProgressed, CalibrationRequested, DoorValue, Fault, rig_name
+from maveriq.contracts.accuracy import LayerPrecisions
 from maveriq_ingress.bodies import identity, parse, read_body
 from maveriq_ingress.calibrations import Calibrations
 from maveriq_ingress.errors import refused, unavailable
@@ -27,6 +28,7 @@ class CalibrationBody(DoorValue):
     node: str | None = Field(default=None, description="A node, or a rig: engine and GPU type in a word.")
     gpu_type: str | None = None
     budget_s: float | None = Field(default=None, gt=0, le=86_400, description="GPU-seconds of each GPU type.")
+    precisions: LayerPrecisions = Field(default=(), description="Quantised ones to measure too.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ class CalibrationsApi:
         body = parse(await read_body(request), CalibrationBody)
         asked: list[dict[str, object]] = []
         for rig in rigs(await self.inventories.all(), body.node, body.gpu_type):
-            wanted = CalibrationRequested(calibration_id=uuid4(), node=rig, budget_s=body.budget_s)
+            wanted = CalibrationRequested(
+                calibration_id=uuid4(), node=rig, budget_s=body.budget_s, precisions=body.precisions
+            )
             try:
                 await self.bus.publish(wanted)
             except Unroutable as error:

@@ -1,7 +1,7 @@
 """Wires the profiler and runs it: `python -m maveriq_profiler`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
@@ -12,11 +12,13 @@ from redis.asyncio import Redis
 from maveriq import running
 from maveriq.bus import Bus, Handler
 from maveriq.contracts import (
+    FULL_PRECISIONS,
     CalibrationRequested,
     IntentAccepted,
     MeasurementRequested,
     MemoryHeld,
     Message,
+    Precision,
     ServiceTimed,
 )
 from maveriq.topology import PROFILER
@@ -80,7 +82,7 @@ def wire(
         borrowing=borrowing,
         refitting=refitting,
         publish=publish,
-        plan=lambda free_bytes: whole_programme(rig, free_bytes, borrowing.num_gpus),
+        plan=lambda free_bytes, quantised: whole_programme(rig, free_bytes, borrowing.num_gpus, quantised),
         budget_s=settings.calibration_budget_s,
     )
     learning = Learning(rigs, samples, refitting, Watching(redis), _now)
@@ -101,13 +103,16 @@ def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
     ]
 
 
-def whole_programme(rig: Rig, free_bytes: int, num_gpus: int) -> tuple[Item, ...]:
+def whole_programme(
+    rig: Rig, free_bytes: int, num_gpus: int, quantised: Collection[Precision] = ()
+) -> tuple[Item, ...]:
     """All that could be measured; a run's budget says how far it goes."""
     return programme(
         engine="trtllm" if rig.engine == "trtllm" else "torch",
         on_cpu=rig.device == "cpu",
         free_bytes=free_bytes,
-        precisions=rig.precisions,
+        precisions=[each for each in rig.precisions if each in FULL_PRECISIONS],
+        quantised=[each for each in rig.precisions if each in quantised and each not in FULL_PRECISIONS],
         max_pp=rig.max_pp,
         budget_s=float("inf"),
         num_gpus=num_gpus,

@@ -5,7 +5,7 @@ What was measured is never measured again, whoever measured it, so a run that wa
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,7 +14,14 @@ from uuid import uuid4
 import structlog
 from redis.exceptions import RedisError
 
-from maveriq.contracts import CalibrationProgressed, CalibrationRequested, CalibrationUpdated, Message, RunSample
+from maveriq.contracts import (
+    CalibrationProgressed,
+    CalibrationRequested,
+    CalibrationUpdated,
+    Message,
+    Precision,
+    RunSample,
+)
 from maveriq_profiler.agenda import Agenda
 from maveriq_profiler.borrowing import Borrowing, NoMemory
 from maveriq_profiler.measuring import ProbeFailed, Rig
@@ -42,8 +49,8 @@ class Calibrating:
     borrowing: Borrowing
     refitting: Refitting
     publish: Callable[[Message], Awaitable[None]]
-    plan: Callable[[int], Sequence[Item]]
-    """Bytes that a GPU could have free -> the programme, most telling first."""
+    plan: Callable[[int, Collection[Precision]], Sequence[Item]]
+    """Bytes that a GPU could have free, and quantised precisions -> the programme, most telling first."""
     budget_s: float
     wait_s: float = 15.0
     """Between two looks whether memory became free."""
@@ -58,6 +65,7 @@ class Calibrating:
         before = await self.samples.run(self.pool)
         if before is not None and before.calibration_id == message.calibration_id:
             return None  # the message came again
+        await self.samples.want(self.pool, message.precisions)
         await self.samples.begin(self.pool, message.calibration_id, message.budget_s or self.budget_s)
         self._asked.set()
         if before is None or before.ended:
@@ -107,7 +115,7 @@ class Calibrating:
 
     async def _agenda(self, run: Run) -> Agenda:
         """Raises NoMemory: no GPU is there."""
-        items = self.plan(await self.borrowing.largest_bytes())
+        items = self.plan(await self.borrowing.largest_bytes(), await self.samples.wanted(self.pool))
         return Agenda(tuple(items), await self.samples.outcomes(self.pool), run.spent_s, run.budget_s)
 
     async def _measure_one(self, run: Run, agenda: Agenda) -> None:

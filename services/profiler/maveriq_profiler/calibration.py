@@ -1,6 +1,6 @@
 """Samples of any models -> the constants of a GPU type's latency and memory law. Pure: samples in, calibration out."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from maveriq.contracts import Calibration, Constant, Residuals, RunSample, Scope
+from maveriq.contracts import FULL_PRECISIONS, Calibration, Constant, Precision, Residuals, RunSample, Scope
 from maveriq.law import (
     Quantity,
     Rig,
@@ -118,6 +118,10 @@ def scope_of(samples: Sequence[RunSample]) -> Scope:
     if not samples:
         raise TooLittle("no samples")
     all_facts = [sample.facts for sample in samples]
+    shapes: defaultdict[Precision, set[str]] = defaultdict(set)
+    for sample in samples:
+        shapes[sample.precision].add(sample.facts.shape_key)
+    full = {(s.precision, s.kv_precision) for s in samples if s.kv_precision in FULL_PRECISIONS}
     return Scope(
         num_models=len({facts.shape_key for facts in all_facts}),
         num_samples=len(samples),
@@ -126,7 +130,8 @@ def scope_of(samples: Sequence[RunSample]) -> Scope:
         vocab_size=_spread(facts.vocab_size for facts in all_facts),
         num_layers=_spread(sum(sample.layers) for sample in samples),
         mixtures=any(facts.num_experts for facts in all_facts),
-        precisions=tuple(sorted({sample.precision for sample in samples})),
+        precisions=tuple(sorted(each for each in shapes if len(shapes[each]) >= _known_from(shapes.values()))),
+        computed_in=tuple(sorted(pair for pair in full if pair[0] not in FULL_PRECISIONS)),
         kv_precisions=tuple(sorted({sample.kv_precision for sample in samples})),
         tp_degrees=tuple(sorted({sample.tp for sample in samples})),
         pp_degrees=tuple(sorted({len(sample.layers) for sample in samples})),
@@ -134,6 +139,11 @@ def scope_of(samples: Sequence[RunSample]) -> Scope:
         max_input_tokens=max(sample.input_tokens for sample in samples),
         max_context_tokens=max(sample.input_tokens + sample.output_tokens for sample in samples),
     )
+
+
+def _known_from(models: Iterable[set[str]]) -> int:
+    """Models of a precision that make it known: of one alone nobody knows what its size does, if others are there."""
+    return min(2, len(set[str]().union(*models)))
 
 
 def _spread(values: Iterable[int]) -> tuple[int, int]:

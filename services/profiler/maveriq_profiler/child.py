@@ -12,6 +12,7 @@ from typing import TextIO
 from maveriq.contracts import Sample
 from maveriq_profiler.cutting import Unreadable, config_from
 from maveriq_profiler.facts import read
+from maveriq_profiler.formats import Format
 from maveriq_profiler.orders import FactsOrder, ItemOrder, ItemRan, Line, Measured, Order, ProbeOrder
 
 
@@ -52,7 +53,8 @@ def _probe(order: ProbeOrder, answers: TextIO) -> Line:
         samples = probe.measure(order, report)
     # last: it starts CUDA in this process, which TensorRT-LLM must do by itself
     visible = torch.device(order.device if order.engine == "torch" else "cuda:0")
-    hop = hop_ms(config_from(order.config_json).hidden_size, DTYPES[order.precision], visible)
+    computed_in = Format(order.precision, order.kv_precision).computed_in
+    hop = hop_ms(config_from(order.config_json).hidden_size, DTYPES[computed_in], visible)
     return Line(measured=Measured(hop_ms=hop, samples=samples, cost_s=time.perf_counter() - begun))
 
 

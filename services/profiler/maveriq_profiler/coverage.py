@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from maveriq.contracts import Calibration, Fingerprint, ModelFacts, Precision, Variant
+from maveriq.contracts import Calibration, Fingerprint, ModelFacts
 from maveriq.law import uncovered
+from maveriq_profiler.formats import Format
 from maveriq_profiler.rigs import RigSeen
 
 
@@ -15,12 +16,12 @@ class Kind:
     engine: str
     engine_version: str
     gpu_type: str
-    precision: Precision
+    format: Format
 
     @classmethod
     def of(cls, fingerprint: Fingerprint) -> "Kind":
         one = fingerprint
-        return cls(one.engine, one.engine_version, one.gpu_type, one.precision)
+        return cls(one.engine, one.engine_version, one.gpu_type, Format(one.precision, one.kv_precision))
 
 
 def current(calibrations: Iterable[Calibration], present: Iterable[RigSeen]) -> tuple[Calibration, ...]:
@@ -32,7 +33,7 @@ def current(calibrations: Iterable[Calibration], present: Iterable[RigSeen]) -> 
 
 
 def covered(
-    facts: ModelFacts, variants: Iterable[Variant], calibrations: Iterable[Calibration], context_tokens: int = 0
+    facts: ModelFacts, formats: Iterable[Format], calibrations: Iterable[Calibration], context_tokens: int = 0
 ) -> set[Kind]:
     """Where the law predicts the model without its being measured.
 
@@ -40,15 +41,15 @@ def covered(
         context_tokens: prompt and answer of the mean request.
     """
     return {
-        Kind(one.engine, one.engine_version, one.gpu_type, variant.precision)
-        for variant in variants
+        Kind(one.engine, one.engine_version, one.gpu_type, each)
+        for each in formats
         for one in calibrations
-        if not uncovered(one, facts, variant.precision, variant.cache_precision, context_tokens=context_tokens)
+        if not uncovered(one, facts, each.precision, each.kv_precision, context_tokens=context_tokens)
     }
 
 
 def missing(
-    present: Iterable[RigSeen], known: Collection[Kind], wanted: Sequence[Precision], asked: Collection[str]
+    present: Iterable[RigSeen], known: Collection[Kind], wanted: Sequence[Format], asked: Collection[str]
 ) -> tuple[str, ...]:
     """Names of the rigs that could add something to what is known, and were not asked yet."""
     return tuple(
@@ -56,8 +57,8 @@ def missing(
         for rig in present
         if rig.name not in asked
         and any(
-            Kind(rig.engine, rig.engine_version, rig.gpu_type, precision) not in known
-            for precision in rig.precisions
-            if precision in wanted
+            Kind(rig.engine, rig.engine_version, rig.gpu_type, each) not in known
+            for each in wanted
+            if each.runs_in(rig.precisions)
         )
     )

@@ -25,13 +25,13 @@ from maveriq.contracts import (
     Message,
     Model,
     ModelFacts,
-    Precision,
     ServiceTimed,
 )
 from maveriq_profiler.calibrating import Calibrating
 from maveriq_profiler.catalog import Catalog, Key
 from maveriq_profiler.coverage import Kind, covered, current, missing
 from maveriq_profiler.folding import of_fingerprint
+from maveriq_profiler.formats import Format, formats_of, measurable
 from maveriq_profiler.learning import Learning
 from maveriq_profiler.measuring import ModelUnreadable, Probe, ProbeFailed
 from maveriq_profiler.orders import Reading
@@ -70,7 +70,7 @@ class Handlers:
 
     async def _measure(self, deployment_id: UUID, admission: Admission, asked: tuple[str, ...]) -> Answer:
         """Measure here, then hand on to a rig that has not measured yet, or answer."""
-        wanted = tuple(variant.precision for variant in admission.model.variants)
+        wanted = formats_of(admission.model)
         try:
             reading = await self.probe.read(admission.model.source)
         except ModelUnreadable as error:
@@ -80,11 +80,12 @@ class Handlers:
         present = await self.rigs.present()
         calibrations = current(await self.calibrating.samples.calibrations(), present)
         known_kinds = self._covered(reading.facts, admission, calibrations)
-        problem = await self._problem_here(reading, wanted, known_kinds)
+        problem = await self._problem_here(reading, admission.model, known_kinds)
         asked = (*asked, self.probe.rig.name)
-        known = [f for f in await self.catalog.of_shape(reading.facts.shape_key) if f.precision in wanted]
-        known = sorted((f for f in known if Kind.of(f) not in known_kinds), key=lambda f: wanted.index(f.precision))
-        others = missing(present, known_kinds.union(Kind.of(f) for f in known), wanted, asked)
+        taken = {f: Kind.of(f) for f in await self.catalog.of_shape(reading.facts.shape_key)}
+        known = [f for f, kind in taken.items() if kind.format in wanted and kind not in known_kinds]
+        known.sort(key=lambda f: wanted.index(taken[f].format))
+        others = missing(present, known_kinds.union(taken.values()), measurable(admission.model), asked)
         if others:
             return MeasurementRequested(deployment_id=deployment_id, admission=admission, node=others[0], asked=asked)
         if not known and not known_kinds:
@@ -113,16 +114,16 @@ class Handlers:
             return set()
         workload = admission.intent.workload
         tokens = workload.input_tokens + workload.output_tokens
-        return covered(facts, admission.model.variants, calibrations, tokens)
+        return covered(facts, formats_of(admission.model), calibrations, tokens)
 
-    async def _problem_here(self, reading: Reading, wanted: tuple[Precision, ...], known_kinds: set[Kind]) -> str:
+    async def _problem_here(self, reading: Reading, model: Model, known_kinds: set[Kind]) -> str:
         """Measures what this rig runs and is not calibrated for; why that gave nothing, or '' where it did."""
         rig = self.probe.rig
-        here = [precision for precision in rig.precisions if precision in wanted]
+        here = [each for each in measurable(model) if each.runs_in(rig.precisions)]
         try:
-            for precision in here:
-                if Kind(rig.engine, rig.engine_version, rig.gpu_type, precision) not in known_kinds:
-                    await self._measured(reading, precision)
+            for each in here:
+                if Kind(rig.engine, rig.engine_version, rig.gpu_type, each) not in known_kinds:
+                    await self._measured(reading, each)
         except ProbeFailed as error:
             log.warning("probe failed", problem=str(error))
             return str(error)
@@ -130,20 +131,22 @@ class Handlers:
             return ""
         return (
             f"{rig.engine} on {rig.gpu_type} runs {', '.join(rig.precisions)}; the model's variants are "
-            f"{', '.join(wanted)}; register the model with one of the former"
+            f"{', '.join(variant.label for variant in model.variants)}; register the model with one of the former"
         )
 
-    async def _measured(self, reading: Reading, precision: Precision) -> None:
+    async def _measured(self, reading: Reading, wanted: Format) -> None:
         """Its readings are samples of the GPU type too."""
-        key = self._key(reading.facts, precision)
-        found = await self.catalog.get_or_measure(key, lambda: self.probe.measure(reading, precision))
+        key = self._key(reading.facts, wanted)
+        found = await self.catalog.get_or_measure(key, lambda: self.probe.measure(reading, wanted))
+        if not self.probe.rig.teaches(wanted):
+            return
         samples = of_fingerprint(reading.facts, found)
         named = f"{key.shape_key}|{key.field}"
         await self.calibrating.samples.keep_fingerprint(self.calibrating.pool, named, samples, found.cost_s)
 
-    def _key(self, facts: ModelFacts, precision: Precision) -> Key:
-        rig = self.probe.rig
-        return Key(facts.shape_key, rig.engine, rig.engine_version, rig.gpu_type, precision, precision)
+    def _key(self, facts: ModelFacts, wanted: Format) -> Key:
+        rig, weights, cache = self.probe.rig, wanted.precision, wanted.kv_precision
+        return Key(facts.shape_key, rig.engine, rig.engine_version, rig.gpu_type, weights, cache)
 
 
 def _failed(deployment_id: UUID, reason: FailureReason, detail: str) -> DeploymentFailed:

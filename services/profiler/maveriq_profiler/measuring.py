@@ -10,7 +10,8 @@ from typing import Protocol
 
 import structlog
 
-from maveriq.contracts import BYTES_PER_ELEMENT, Fingerprint, Precision, RunSample, rig_name
+from maveriq.contracts import BYTES_PER_ELEMENT, FULL_PRECISIONS, Fingerprint, Precision, RunSample, rig_name
+from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Limits, grid_for
 from maveriq_profiler.orders import FactsOrder, ItemOrder, Line, Order, ProbeOrder, Reading
 from maveriq_profiler.programme import Item
@@ -42,6 +43,15 @@ class Rig:
     max_pp: int
 
     @property
+    def full(self) -> Precision:
+        """In which quantised weights are computed with where a calibration chooses."""
+        return next(each for each in self.precisions if each in FULL_PRECISIONS)
+
+    def teaches(self, measured: Format) -> bool:
+        """Whether readings tell of the GPU type: a quantised weight costs another time in each format computed in."""
+        return measured.precision in FULL_PRECISIONS or measured.kv_precision is self.full
+
+    @property
     def name(self) -> str:
         """Engine and GPU type as one word of a routing key."""
         return rig_name(self.engine, self.gpu_type)
@@ -55,7 +65,7 @@ class Probe(Protocol):
         """Raises ModelUnreadable."""
         ...
 
-    async def measure(self, reading: Reading, precision: Precision) -> Fingerprint:
+    async def measure(self, reading: Reading, wanted: Format) -> Fingerprint:
         """Raises ProbeFailed."""
         ...
 
@@ -89,19 +99,21 @@ class ChildProbe:
             self._read[key] = line.reading
         return self._read[key]
 
-    async def measure(self, reading: Reading, precision: Precision) -> Fingerprint:
-        rig = self.rig
-        grid = grid_for(self._limits, reading.facts, BYTES_PER_ELEMENT[precision])
+    async def measure(self, reading: Reading, wanted: Format) -> Fingerprint:
+        rig, precision = self.rig, wanted.precision
+        grid = grid_for(self._limits, reading.facts, BYTES_PER_ELEMENT[wanted.computed_in])  # so it is built at first
         order = ProbeOrder(
             config_json=reading.config_json,
             engine="trtllm" if rig.engine == "trtllm" else "torch",
             device=rig.device,
             threads=rig.threads,
             precision=precision,
+            kv_precision=wanted.kv_precision,
             grid=grid,
         )
-        log.info("measuring", architecture=reading.facts.architecture, precision=precision, gpu_type=rig.gpu_type,
-                 layers=grid.layers, num_points=len(grid.points))  # fmt: skip
+        log.info("measuring", architecture=reading.facts.architecture, precision=precision,
+                 kv_precision=wanted.kv_precision, gpu_type=rig.gpu_type, layers=grid.layers,
+                 num_points=len(grid.points))  # fmt: skip
         async with self._one_at_a_time:
             line, end = await self._run(Order(order=order))
         if line.measured is None:
@@ -112,7 +124,7 @@ class ChildProbe:
             engine_version=rig.engine_version,
             gpu_type=rig.gpu_type,
             precision=precision,
-            kv_precision=precision,
+            kv_precision=wanted.kv_precision,
             tp_degrees=(1,),
             max_pp=rig.max_pp,
             hop_ms=line.measured.hop_ms,

@@ -25,6 +25,7 @@ class ProbeOrder(Value):
     device: str = Field(description="cpu or cuda:<n>.")
     threads: int = Field(gt=0, description="CPU threads, where the device is cpu.")
     precision: Precision
+    kv_precision: Precision = Field(description="What quantised weights are computed with, where it is a full one.")
     grid: Grid
 
 

@@ -14,7 +14,6 @@ import torch
 from maveriq.contracts import Sample
 from maveriq_profiler.cutting import config_from, with_layers
 from maveriq_profiler.engine_stage import (
-    DTYPES,
     EngineStage,
     Pass,
     build_for_engine,
@@ -22,6 +21,7 @@ from maveriq_profiler.engine_stage import (
     decode_pass,
     prompt_passes,
 )
+from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Grid, Point
 from maveriq_profiler.orders import ProbeOrder
 from maveriq_profiler.peak import peak_bytes, runtime_bytes
@@ -32,8 +32,8 @@ _PREFILL_ROUNDS = 3  # a prefill is long enough to be timed well by few repeats
 class Cut:
     """The deepest cut model; fewer layers are run by hiding the others."""
 
-    def __init__(self, config_json: str, num_layers: int, device: torch.device, dtype: torch.dtype) -> None:
-        model = build_for_engine(with_layers(config_from(config_json), num_layers), str(device), dtype)
+    def __init__(self, config_json: str, num_layers: int, device: torch.device, wanted: Format) -> None:
+        model = build_for_engine(with_layers(config_from(config_json), num_layers), str(device), wanted)
         self.device = device
         self._stage = EngineStage(model, first_layer=0, num_layers=num_layers, is_last=True)
 
@@ -65,7 +65,7 @@ def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample
     torch.set_num_threads(order.threads)
     device = torch.device(order.device)
     runtime = runtime_bytes(device)
-    cut = Cut(order.config_json, order.grid.layers[-1], device, DTYPES[order.precision])
+    cut = Cut(order.config_json, order.grid.layers[-1], device, Format(order.precision, order.kv_precision))
     peaks = {point: _peak(cut, order.grid, point) for point in order.grid.points}
     readings = _rounds(cut, order.grid)
     samples: list[Sample] = []

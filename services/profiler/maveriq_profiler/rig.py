@@ -9,8 +9,9 @@ from maveriq.settings import BadSetting
 from maveriq_profiler.measuring import Rig
 from maveriq_profiler.settings import Settings
 
-_ON_CPU: tuple[Precision, ...] = (Precision.FP32, Precision.BF16)  # fp16 has no fast kernels on CPUs
-_ON_CUDA = (Precision.BF16, Precision.FP16, Precision.FP32)
+_MADE = (Precision.INT8, Precision.INT4)  # by the torch engine, of the weights of layers
+_ON_CPU: tuple[Precision, ...] = (Precision.FP32, Precision.BF16, *_MADE)  # fp16 has no fast kernels on CPUs
+_ON_CUDA = (Precision.BF16, Precision.FP16, Precision.FP32, *_MADE)
 _TRTLLM = (Precision.BF16, Precision.FP16)  # quantised engines need a checkpoint that says how
 
 

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from maveriq.contracts import ModelFacts, Precision, RunSample
+from maveriq.contracts import ModelFacts, RunSample
 from maveriq_profiler.cutting import config_from, with_layers
 from maveriq_profiler.engine_stage import (
-    DTYPES,
     EngineStage,
     Pass,
     build_for_engine,
@@ -28,6 +27,7 @@ from maveriq_profiler.engine_stage import (
     prompt_passes,
 )
 from maveriq_profiler.facts import facts_of
+from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
 from maveriq_profiler.orders import ItemOrder
 from maveriq_profiler.peak import peak_bytes, runtime_bytes
@@ -69,7 +69,7 @@ class ItemRun:
 
     def start(self) -> None:
         if self._order.device == "cpu" and self._model is None:
-            self._model = build_for_engine(config_from(self._config_json), "cpu", DTYPES[self._item.precision])
+            self._model = build_for_engine(config_from(self._config_json), "cpu", self._item.format)
         with tempfile.TemporaryDirectory() as folder:
             for number, split in enumerate(self._item.splits):
                 spec = _spec(self._order, self._config_json, split, Path(folder) / str(number))
@@ -98,7 +98,7 @@ class ItemRun:
         """Medians; the activations are measured now."""
         item = self._item
         facts = facts_of(config_from(self._config_json))
-        activations, runtime = peaks(self._config_json, item.precision, item.points, self._order.device, self._model)
+        activations, runtime = peaks(self._config_json, item.format, item.points, self._order.device, self._model)
         return tuple(
             _sample(item, facts, key, prefill, self._decode_ms[key], activations[key[1]], runtime)
             for key, prefill in self._prefill_ms.items()
@@ -112,7 +112,7 @@ def _spec(order: ItemOrder, config_json: str, split: tuple[int, ...], rendezvous
     item = order.item
     return ChainSpec(
         config_json=config_json,
-        precision=item.precision,
+        format=item.format,
         layers=split,
         devices=(order.device,) * len(split),
         threads=order.threads,
@@ -127,7 +127,7 @@ def _whole(config_json: str) -> str:
 
 
 def peaks(
-    config_json: str, precision: Precision, points: Sequence[Point], device_name: str, model: Any | None
+    config_json: str, wanted: Format, points: Sequence[Point], device_name: str, model: Any | None
 ) -> tuple[dict[Point, int], int]:
     """Bytes above weights and cache at each point, and what the process takes of the device before any tensor.
 
@@ -139,7 +139,7 @@ def peaks(
     device = torch.device(device_name)
     runtime = runtime_bytes(device)
     if model is None:
-        model = build_for_engine(with_layers(config_from(config_json), 2), device_name, DTYPES[precision])
+        model = build_for_engine(with_layers(config_from(config_json), 2), device_name, wanted)
     stage = EngineStage(model, first_layer=0, num_layers=2, is_last=True)
     found: dict[Point, int] = {}
     for point in points:
@@ -166,7 +166,7 @@ def _sample(
     return RunSample(
         facts=facts,
         precision=item.precision,
-        kv_precision=item.precision,
+        kv_precision=item.format.kv_precision,
         layers=split,
         batch=point.batch,
         input_tokens=point.input_tokens,

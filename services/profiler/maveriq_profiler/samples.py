@@ -3,6 +3,7 @@
 calibration-measured:<pool>    hash: key -> Outcome; a key names a run of the programme, or a fingerprint
 calibration-served:<pool>      hash: kind -> folding.Served
 calibration-run:<pool>         hash: calibration_id, budget_s, spent_s, ended ('1')
+calibration-wanted:<pool>      set of the quantised precisions that were asked for: the programme has them from then on
 calibration-fitted:<pool>      hash: version; calibration, as JSON
 calibration-pools              set of the pools that have a calibration
 calibration-refit:<pool>       there while no further fit is to be made
@@ -10,13 +11,13 @@ calibration-claim:<pool>|<key>   token of the profiler that measures now; it exp
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID, uuid4
 
-from maveriq.contracts import Calibration, RunSample
+from maveriq.contracts import Calibration, Precision, RunSample
 from maveriq_profiler.catalog import RELEASE, RENEW
 from maveriq_profiler.folding import Served, mixed
 from maveriq_profiler.pool import Outcome, Pool
@@ -67,6 +68,14 @@ class Samples:
         return Run(
             UUID(found["calibration_id"]), float(found["budget_s"]), float(found["spent_s"]), found["ended"] == "1"
         )
+
+    async def want(self, pool: Pool, precisions: Collection[Precision]) -> None:
+        if precisions:
+            await self._redis.sadd(_wanted(pool), *(str(precision) for precision in precisions))
+
+    async def wanted(self, pool: Pool) -> set[Precision]:
+        """What `want` was told at any time."""
+        return {Precision(_text(name)) for name in await self._redis.smembers(_wanted(pool))}
 
     async def end(self, pool: Pool, calibration_id: UUID) -> None:
         """Unless another has taken its place."""
@@ -166,6 +175,10 @@ def _served(pool: Pool) -> str:
 
 def _run(pool: Pool) -> str:
     return f"calibration-run:{pool.name}"
+
+
+def _wanted(pool: Pool) -> str:
+    return f"calibration-wanted:{pool.name}"
 
 
 def _fitted(pool: Pool) -> str:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from maveriq.contracts import Precision
 from maveriq_profiler.cutting import config_from, with_layers
 from maveriq_profiler.engine_stage import (
     DTYPES,
@@ -31,6 +30,7 @@ from maveriq_profiler.engine_stage import (
     decode_pass,
     prompt_passes,
 )
+from maveriq_profiler.formats import Format
 
 _START_S = 300.0
 _SPIN_S = 0.1  # as the workers do unless told otherwise (MAVERIQ_STAGE_SPIN_MS)
@@ -47,7 +47,7 @@ class ChainSpec:
     """One split of one model."""
 
     config_json: str
-    precision: Precision
+    format: Format
     layers: tuple[int, ...]
     """Of each stage."""
     devices: tuple[str, ...]
@@ -139,7 +139,7 @@ def _stage(spec: ChainSpec, rank: int, model: Any | None, ring: _Ring, parent: A
     cores = len(os.sched_getaffinity(0))
     spin_s = _SPIN_S if cores > spec.threads and stage.device.type == "cpu" else 0.0
     if parent is None:
-        _follow(stage, rank, ring, hidden_size, DTYPES[spec.precision], spin_s)
+        _follow(stage, rank, ring, hidden_size, DTYPES[spec.format.computed_in], spin_s)
     else:
         _Leader(stage, ring if len(spec.layers) > 1 else None, spin_s).serve(parent)
 
@@ -147,7 +147,7 @@ def _stage(spec: ChainSpec, rank: int, model: Any | None, ring: _Ring, parent: A
 def _part(spec: ChainSpec, rank: int) -> Any:
     """A stage's layers, and the embedding or the head at the ends."""
     config = with_layers(config_from(spec.config_json), spec.layers[rank])
-    part = build_for_engine(config, spec.devices[rank], DTYPES[spec.precision])
+    part = build_for_engine(config, spec.devices[rank], spec.format)
     if rank > 0:
         part.set_input_embeddings(torch.nn.Identity())
     if rank < len(spec.layers) - 1:

@@ -271,11 +271,14 @@ def calibrate(
     node: Annotated[str | None, typer.Option(help="A node, or a rig such as torch-nvidia-l4. All by default.")] = None,
     gpu_type: Annotated[str | None, typer.Option(help="As `maveriq gpus` shows it. All by default.")] = None,
     budget_s: Annotated[float | None, typer.Option(min=1, max=86_400, help="GPU-seconds of each GPU type.")] = None,
+    precision: Annotated[
+        list[Precision] | None, typer.Option(help="int8 or int4, beside full precisions. Repeatable.")
+    ] = None,
     url: o.Url = o.DEFAULT_URL,
     json: o.Json = False,
 ) -> None:
     """Measure what GPU types cost, so that any model can be predicted there; what was measured stays measured."""
-    calibrate_and_follow(Api(url), node, gpu_type, budget_s, None if json else out)
+    calibrate_and_follow(Api(url), node, gpu_type, budget_s, precision or (), None if json else out)
 
 
 @app.command()

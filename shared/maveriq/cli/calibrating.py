@@ -15,14 +15,16 @@ from rich.text import Text
 
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.calibration_tables import calibrations, progress_row
-from maveriq.contracts import Calibration, CalibrationProgressed, Value
+from maveriq.contracts import Calibration, CalibrationProgressed, Precision, Value
 
 
 def calibrate(
-    api: Api, node: str | None, gpu_type: str | None, budget_s: float | None, console: Console | None
-) -> None:
+    api: Api, node: str | None, gpu_type: str | None, budget_s: float | None, precisions: Sequence[Precision],
+    console: Console | None,
+) -> None:  # fmt: skip
     """Ask for a calibration of each GPU type that is meant, and follow them all. Raises CommandFailed."""
-    asked = api.calibrate({"node": node, "gpu_type": gpu_type, "budget_s": budget_s})
+    body: dict[str, object] = {"node": node, "gpu_type": gpu_type, "budget_s": budget_s}
+    asked = api.calibrate(body | ({"precisions": [str(each) for each in precisions]} if precisions else {}))
     following = Following(api, asked, console)
     try:
         ends = following.to_the_end()

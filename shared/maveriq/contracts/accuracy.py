@@ -25,13 +25,8 @@ def _quantised_once(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
     return precisions
 
 
-AccuracyLayers = Annotated[
-    tuple[Precision, ...],
-    AfterValidator(_quantised_once),
-    Field(
-        max_length=len(LAYER_PRECISIONS),
-        description="Measure instead what the output loses by each layer alone in each of these. Empty: the variants.",
-    ),
+LayerPrecisions = Annotated[
+    tuple[Precision, ...], AfterValidator(_quantised_once), Field(max_length=len(LAYER_PRECISIONS))
 ]
 
 
@@ -49,7 +44,10 @@ class AccuracySubmitted(DoorMessage):
     model: str = Field(min_length=1, max_length=200, description="Name of a registered model.")
     text: AccuracyText
     max_tokens: AccuracyTokens = 4096
-    layers: AccuracyLayers = ()
+    layers: LayerPrecisions = Field(
+        default=(),
+        description="Measure instead what the output loses by each layer alone in each of these. Empty: the variants.",
+    )
 
 
 class AccuracyRequested(Message):

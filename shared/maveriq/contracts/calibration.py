@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from maveriq.contracts.accuracy import LayerPrecisions
 from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.gpu import NODE_PATTERN
 from maveriq.contracts.message import DoorMessage, Message, Value
@@ -57,6 +58,9 @@ class Scope(Value):
     mixtures: bool = Field(default=False, description="Whether a mixture of experts was among them.")
     precisions: tuple[Precision, ...]
     kv_precisions: tuple[Precision, ...]
+    computed_in: tuple[tuple[Precision, Precision], ...] = Field(
+        default=(), description="Quantised weights, and the full precision that they were computed in. Empty: not told."
+    )
     tp_degrees: tuple[int, ...]
     pp_degrees: tuple[int, ...]
     batches: tuple[int, ...] = Field(min_length=1, description="Ascending: the knots of the law's batch terms.")
@@ -110,6 +114,9 @@ class CalibrationRequested(DoorMessage):
     calibration_id: UUID
     node: str = Field(pattern=NODE_PATTERN, description="Rig that is to measure: its engine and GPU type in a word.")
     budget_s: float | None = Field(default=None, gt=0, le=86_400, description="GPU-seconds. None: the rig's own limit.")
+    precisions: LayerPrecisions = Field(
+        default=(), description="Quantised ones that are measured too, from now on. None: as before."
+    )
 
 
 class CalibrationProgressed(Message):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from maveriq.contracts import Calibration, ModelFacts, Precision
+from maveriq.contracts import FULL_PRECISIONS, Calibration, ModelFacts, Precision
 
 _REACH = 4.0  # MaverIQ's data: fitted to 6B and 7B models the law still holds for layers four times as large
 _LONGER = 4.0  # what is linear in the context, or in its square, is that at four times as much
@@ -46,6 +46,10 @@ def uncovered(
     ):
         if wanted not in known:
             return f"it has not seen {name} {wanted}, only {_listed(known)}"
+    if seen.computed_in and precision not in FULL_PRECISIONS and kv_precision in FULL_PRECISIONS:
+        formats = [full for quantised, full in seen.computed_in if quantised is precision]
+        if kv_precision not in formats:
+            return f"it has not seen {precision} weights computed in {kv_precision}, only in {_listed(formats)}"
     if pp > 1 and max(seen.pp_degrees) == 1:
         return "it has seen no pipeline"
     return ""

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from maveriq.contracts import Fingerprint, ModelFacts, Precision, RunSample, Sample
+from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
 from maveriq_profiler.measuring import ModelUnreadable, ProbeFailed, Rig
 from maveriq_profiler.orders import Reading
@@ -28,17 +29,21 @@ FACTS = ModelFacts(
 
 
 def rig(gpu_type: str = "cpu-1t") -> Rig:
-    return Rig("torch", "2.13-r1", gpu_type, "cpu", 1, (Precision.FP32, Precision.BF16), 8)
+    return Rig(
+        "torch", "2.13-r1", gpu_type, "cpu", 1, (Precision.FP32, Precision.BF16, Precision.INT8, Precision.INT4), 8
+    )
 
 
-def fingerprint(rig: Rig, precision: Precision = Precision.FP32, decode_ms: float = 2.0) -> Fingerprint:
+def fingerprint(
+    rig: Rig, precision: Precision = Precision.FP32, decode_ms: float = 2.0, kv_precision: Precision | None = None
+) -> Fingerprint:
     shape = {"batch": 1, "input_tokens": 8, "output_tokens": 4, "activation_bytes": 1, "runtime_bytes": 0}
     return Fingerprint(
         engine=rig.engine,
         engine_version=rig.engine_version,
         gpu_type=rig.gpu_type,
         precision=precision,
-        kv_precision=precision,
+        kv_precision=kv_precision or precision,
         tp_degrees=(1,),
         max_pp=rig.max_pp,
         hop_ms=0.1,
@@ -52,7 +57,7 @@ def run_sample(item: Item, split: tuple[int, ...], point: Point) -> RunSample:
     return RunSample(
         facts=FACTS.model_copy(update={"shape_key": item.key}),
         precision=item.precision,
-        kv_precision=item.precision,
+        kv_precision=item.format.kv_precision,
         tp=item.tp,
         layers=split,
         batch=point.batch,
@@ -78,12 +83,12 @@ class FakeProbe:
             raise ModelUnreadable(self.unreadable)
         return Reading(facts=FACTS, config_json="{}")
 
-    async def measure(self, reading: Reading, precision: Precision) -> Fingerprint:
+    async def measure(self, reading: Reading, wanted: Format) -> Fingerprint:
         if self.failure:
             raise ProbeFailed(self.failure)
-        self.measured.append(precision)
+        self.measured.append(wanted.precision)
         await asyncio.sleep(0)
-        return fingerprint(self.rig, precision)
+        return fingerprint(self.rig, wanted.precision, kv_precision=wanted.kv_precision)
 
     async def run_item(self, item: Item, *, device: str) -> tuple[RunSample, ...]:
         if self.failure:

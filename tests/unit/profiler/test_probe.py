@@ -8,6 +8,7 @@ import pytest
 
 from maveriq.contracts import Precision
 from maveriq_profiler.facts import read
+from maveriq_profiler.formats import Format
 from maveriq_profiler.measuring import ChildProbe, ModelUnreadable, ProbeFailed, Rig
 from maveriq_profiler.rig import find_rig
 from maveriq_profiler.settings import Settings
@@ -38,7 +39,7 @@ async def test_smollm2_is_measured_at_every_depth_and_point_without_its_weights(
     reading = await real.read(smollm2())
     assert reading.facts.num_layers == 30
     assert 30 * reading.facts.layer_params + reading.facts.lm_head_params == 134_515_008
-    measured = await real.measure(reading, Precision.FP32)
+    measured = await real.measure(reading, Format(Precision.FP32, Precision.FP32))
     assert (measured.gpu_type, measured.precision, measured.tp_degrees) == ("cpu-1t", Precision.FP32, (1,))
     shapes = {(s.num_layers, s.batch, s.input_tokens) for s in measured.samples}
     assert shapes == {(n, b, t) for n in (1, 2) for b, t in ((1, 16), (4, 16), (1, 64), (4, 64))}
@@ -57,4 +58,4 @@ async def test_what_cannot_be_read_or_run_says_so(tmp_path: Path) -> None:
     gpu = Rig("torch", "0", "NVIDIA None", "cuda:99", 1, (Precision.BF16,), 8)
     elsewhere = ChildProbe(gpu, settings.limits(cuda=True))
     with pytest.raises(ProbeFailed, match=r"LlamaForCausalLM at bf16 on NVIDIA None: .*[Cc][Uu][Dd][Aa]"):
-        await elsewhere.measure(read(str(tmp_path)), Precision.BF16)
+        await elsewhere.measure(read(str(tmp_path)), Format(Precision.BF16, Precision.BF16))

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from maveriq import law
-from maveriq.contracts import ModelFacts, Precision
+from maveriq.contracts import FULL_PRECISIONS, ModelFacts, Precision
+from maveriq_profiler.formats import Format
 from maveriq_profiler.programme import Item, programme
 
 _GIB = 2**30
 
 
 def cpu(*precisions: Precision, free_bytes: int = 8 * _GIB, budget_s: float = 1e9, max_pp: int = 8) -> tuple[Item, ...]:
+    quantised = [precision for precision in precisions if precision not in FULL_PRECISIONS]
     return programme(
-        engine="torch", on_cpu=True, free_bytes=free_bytes, precisions=precisions or (Precision.FP32,), max_pp=max_pp,
-        budget_s=budget_s,
+        engine="torch", on_cpu=True, free_bytes=free_bytes, max_pp=max_pp, budget_s=budget_s, quantised=quantised,
+        precisions=[each for each in precisions if each not in quantised] or (Precision.FP32,),
     )  # fmt: skip
 
 
@@ -51,7 +53,7 @@ def facts_of(item: Item) -> ModelFacts:
 
 def decode_rows(items: tuple[Item, ...]) -> list[dict[str, float]]:
     knots = tuple(sorted({point.batch for item in items for point in item.points}))
-    rig = law.Rig("torch", items[0].precision, items[0].precision, 1, knots)
+    rig = law.Rig("torch", items[0].precision, items[0].format.kv_precision, 1, knots)
     return [
         law.decode_terms(
             facts_of(item),
@@ -98,6 +100,18 @@ def test_two_models_of_each_precision_come_before_a_third_of_any() -> None:
     items = cpu(Precision.FP32, Precision.BF16)
     assert [item.precision for item in items[:4]] == [Precision.FP32] * 2 + [Precision.BF16] * 2
     assert len({json.loads(item.config_json)["hidden_size"] for item in items[:2]}) == 2
+
+
+def test_quantised_precisions_add_few_models_without_stages_after_the_first_full_ones() -> None:
+    full, mixed = cpu(), cpu(Precision.FP32, Precision.INT8, Precision.INT4)
+    added = [item for item in mixed if item not in full]
+    assert mixed[:2] == full[:2] and list(mixed[2:8]) == added
+    assert [item.format for item in added] == [
+        Format(precision, Precision.FP32) for precision in (Precision.INT8, Precision.INT4) for _ in range(3)
+    ]
+    assert all(len(item.splits) == 1 and len(item.splits[0]) == 1 for item in added)
+    rows = decode_rows(tuple(added[:3]))
+    assert told_apart(rows, ["layer[quantised]", "weights[int8]"])
 
 
 def test_no_pass_fits_a_processors_cache() -> None:

@@ -12,6 +12,7 @@ import torch
 from maveriq.contracts import Precision
 from maveriq_profiler.cutting import config_from
 from maveriq_profiler.engine_stage import EngineStage, Pass, build_for_engine, decode_pass, prompt_passes
+from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
 from maveriq_profiler.measuring import ChildProbe, ProbeFailed, Rig
 from maveriq_profiler.programme import Item
@@ -33,11 +34,12 @@ ITEM = Item(
     bytes_needed=1,
     expected_s=1,
 )
+FULL = Format(Precision.FP32, Precision.FP32)
 
 
 def model() -> Any:
     torch.manual_seed(1)
-    return build_for_engine(config_from(json.dumps(TINY)), "cpu", torch.float32)
+    return build_for_engine(config_from(json.dumps(TINY)), "cpu", FULL)
 
 
 def passes() -> list[Pass]:
@@ -70,7 +72,7 @@ def test_prompts_are_read_as_the_engine_divides_them() -> None:
 
 
 def test_a_stage_that_ends_is_noticed_at_once(tmp_path: Path) -> None:
-    spec = ChainSpec(json.dumps(TINY), Precision.FP32, (3, 1), ("cpu", "cpu"), 1, tmp_path / "meet")
+    spec = ChainSpec(json.dumps(TINY), FULL, (3, 1), ("cpu", "cpu"), 1, tmp_path / "meet")
     chain = Chain(spec, model())
     assert len(chain.times_ms(Run(1, 8, 3, 16))) == 2
     os.kill(chain.pids[1], signal.SIGKILL)

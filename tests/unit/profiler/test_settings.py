@@ -57,7 +57,7 @@ def test_a_store_must_be_named() -> None:
 def test_without_a_gpu_the_cpu_is_measured_with_the_workers_threads() -> None:
     rig = find_rig(Settings.from_env(ENV | {"MAVERIQ_THREADS_PER_STAGE": "2"}), nvml())
     assert (rig.device, rig.gpu_type, rig.threads) == ("cpu", "cpu-2t", 2)
-    assert rig.precisions == (Precision.FP32, Precision.BF16)
+    assert rig.precisions == (Precision.FP32, Precision.BF16, Precision.INT8, Precision.INT4)
     assert rig.engine_version.startswith(version("torch"))
 
 

@@ -73,6 +73,7 @@ async def test_each_cut_runs_with_dummy_weights_under_names_that_the_api_has() -
         device="cuda:0",
         threads=1,
         precision=Precision.BF16,
+        kv_precision=Precision.BF16,
         grid=Grid(layers=(2, 4), points=points, output_tokens=4, min_rounds=1, budget_s=1),
     )
     reported: list[Sample] = []

@@ -1,0 +1,56 @@
+"""In which number formats a model's cost is to be known. Pure: a model in, formats of weights and KV cache out."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from maveriq.contracts import FULL_PRECISIONS, Model, Precision
+from maveriq_profiler.variants import own_source
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Of a layer's weights, and of its KV cache."""
+
+    precision: Precision
+    kv_precision: Precision
+
+    @property
+    def computed_in(self) -> Precision:
+        """Of activations and of everything that is not a quantised weight."""
+        for each in (self.precision, self.kv_precision):
+            if each in FULL_PRECISIONS:
+                return each
+        return Precision.BF16
+
+    def runs_in(self, precisions: Collection[Precision]) -> bool:
+        """Whether an engine that runs these runs it. Only a quantised weight has another format than its cache."""
+        quantised = self.precision not in FULL_PRECISIONS
+        return (
+            self.precision in precisions
+            and self.kv_precision in FULL_PRECISIONS
+            and (self.kv_precision in precisions if quantised else self.kv_precision is self.precision)
+        )
+
+
+def formats_of(model: Model) -> tuple[Format, ...]:
+    """All that the model may be served in, in the order of its variants; then those that its layers may be mixed of."""
+    variants = (Format(variant.precision, variant.cache_precision) for variant in model.variants)
+    return tuple(dict.fromkeys((*variants, *_mixed(model))))
+
+
+def measurable(model: Model) -> tuple[Format, ...]:
+    """Of those, what an engine makes of the model's own weights: a quantised checkpoint's kernels are not known."""
+    own = (
+        Format(variant.precision, variant.cache_precision)
+        for variant in model.variants
+        if variant.precision in FULL_PRECISIONS or own_source(model, variant) is None
+    )
+    return tuple(dict.fromkeys((*own, *_mixed(model))))
+
+
+def _mixed(model: Model) -> tuple[Format, ...]:
+    """One KV cache serves all layers of a mix: that of the full precision which their sensitivity was measured from."""
+    known = () if model.sensitivity is None else model.sensitivity.precisions
+    own = (variant.precision for variant in model.variants)
+    full = next((each for each in (*known, *own) if each in FULL_PRECISIONS), Precision.BF16)
+    return tuple(Format(precision, full) for precision in known)
