@@ -61,15 +61,17 @@ def fit_activations(fingerprint: Fingerprint) -> ActivationLaw:
 
 
 def counted(
-    facts: ModelFacts, precision: Precision, kv_precision: Precision, tp: int, slots: Array, context_tokens: int
-) -> Counted:
+    facts: ModelFacts, engine: str, precision: Precision, kv_precision: Precision, tp: int, slots: Array,
+    context_tokens: int,
+) -> Counted:  # fmt: skip
     unquantised = law.unquantised_bytes(precision, kv_precision)
     head = facts.lm_head_params - facts.hidden_size
     norm = facts.hidden_size * (1 if tp == 1 else 2)  # a bias of the norm is in `head`, but whole on each rank
     tied = min(facts.vocab_size * facts.hidden_size, facts.embedding_params, head) if facts.tied_embeddings else 0
-    of_token = 2 * ceil(facts.num_kv_heads / tp) * facts.head_dim * BYTES_PER_ELEMENT[kv_precision]
+    of_token = law.cached_token_bytes(facts, engine, kv_precision, tp)
+    weights = _layer_weight_bytes(facts, engine, precision, tp, unquantised)
     return Counted(
-        layer_bytes=_layer_weight_bytes(facts, precision, tp, unquantised) + np.ceil(slots * context_tokens * of_token),
+        layer_bytes=weights + np.ceil(slots * context_tokens * of_token),
         first_bytes=ceil(facts.embedding_params * unquantised),
         # MaverIQ's data show (tp + 1) x V x H over a TP group: the embedding whole on each rank, the lm_head divided.
         last_bytes=ceil(head / tp * unquantised) + ceil(norm * unquantised),
@@ -77,8 +79,10 @@ def counted(
     )
 
 
-def _layer_weight_bytes(facts: ModelFacts, precision: Precision, tp: int, unquantised: float) -> int:
+def _layer_weight_bytes(facts: ModelFacts, engine: str, precision: Precision, tp: int, unquantised: float) -> int:
     """Matrices divided over the ranks; norms and biases whole on each, and never quantised."""
+    if engine == "torch":
+        return ceil(law.layer_weight_bytes(facts, engine, precision, unquantised))  # exact: it has no TP
     vectors = 4 * facts.hidden_size + 4 * facts.head_dim  # two norms, two biases, norms of queries and keys
     scales = 0.0
     if precision in (Precision.INT8, Precision.FP8):

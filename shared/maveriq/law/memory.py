@@ -3,9 +3,10 @@
 Weights and KV cache are counted, never fitted. The runtime's own bytes and the activations are terms, in GiB.
 """
 
-from maveriq.contracts import BYTES_PER_ELEMENT, ModelFacts
+from maveriq.contracts import ModelFacts
 from maveriq.law.passes import Rig, unquantised_bytes
 from maveriq.law.terms import Quantity
+from maveriq.law.weights import cached_token_bytes, layer_weight_bytes
 
 GIB = 2**30
 
@@ -20,8 +21,8 @@ def known_bytes(facts: ModelFacts, rig: Rig, *, num_layers: Quantity, cached_tok
         cached_tokens: of all requests together.
     """
     ends = unquantised_bytes(rig.precision, rig.kv_precision)
-    weights = num_layers * facts.layer_params * BYTES_PER_ELEMENT[rig.precision]
-    cache = num_layers * cached_tokens * 2 * facts.num_kv_heads * facts.head_dim * BYTES_PER_ELEMENT[rig.kv_precision]
+    weights = num_layers * layer_weight_bytes(facts, rig.engine, rig.precision, ends)
+    cache = num_layers * cached_tokens * cached_token_bytes(facts, rig.engine, rig.kv_precision)
     return weights + cache + (rig.tp * facts.embedding_params + facts.lm_head_params) * ends
 
 

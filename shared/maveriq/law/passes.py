@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from maveriq.contracts import BYTES_PER_ELEMENT, FULL_PRECISIONS, ModelFacts, Precision
 from maveriq.law.terms import Quantity, Terms, added, scaled
+from maveriq.law.weights import cached_token_bytes, expert_weight_bytes, layer_weight_bytes
 
 _GB = 1e9
 _TERA = 1e12
@@ -61,7 +62,7 @@ def decode_terms(
         _weights(facts, rig, batch, "layer", "weights"),
         _rows(rig, batch, computed_params(facts), ("", f"[{rig.precision}]")),
         {
-            "cache": batch * _cache_bytes(facts, rig) * context_tokens / tp / _GB,
+            "cache": batch * cached_token_bytes(facts, rig.engine, rig.kv_precision) * context_tokens / tp / _GB,
             # Each query head walks through its keys and values, even those that it shares.
             "attend": batch * facts.num_heads * facts.head_dim * context_tokens / tp / 1e6,
         },
@@ -117,16 +118,17 @@ def computed_params(facts: ModelFacts) -> float:
     return float(facts.layer_params - (facts.num_experts - facts.experts_per_token) * facts.expert_params)
 
 
-def read_params(facts: ModelFacts, rows: Quantity) -> Quantity:
-    """Parameters of a layer that a pass over so many tokens reads: the experts that any of them chose, on average."""
+def read_bytes(facts: ModelFacts, rig: Rig, rows: Quantity) -> Quantity:
+    """Weights of a layer that a pass over so many tokens reads: of experts those that any chose, on average."""
+    stored = rig.engine, rig.precision, unquantised_bytes(rig.precision, rig.kv_precision)
     if not facts.num_experts:
-        return float(facts.layer_params)
+        return layer_weight_bytes(facts, *stored)
     missed = (1.0 - facts.experts_per_token / facts.num_experts) ** rows
-    return facts.layer_params - facts.num_experts * missed * facts.expert_params
+    return layer_weight_bytes(facts, *stored) - facts.num_experts * missed * expert_weight_bytes(facts, *stored)
 
 
 def _weights(facts: ModelFacts, rig: Rig, rows: Quantity, each: str, weights: str) -> Terms:
-    gb = read_params(facts, rows) * BYTES_PER_ELEMENT[rig.precision] / rig.tp / _GB
+    gb = read_bytes(facts, rig, rows) / rig.tp / _GB
     return {f"{each}[{_kind(rig)}]": 1.0, weights: gb, f"{weights}[{rig.precision}]": gb}
 
 
@@ -181,10 +183,6 @@ def _kind(rig: Rig) -> str:
 def _cache_elements(facts: ModelFacts) -> int:
     """Of one token in one layer."""
     return 2 * facts.num_kv_heads * facts.head_dim
-
-
-def _cache_bytes(facts: ModelFacts, rig: Rig) -> float:
-    return _cache_elements(facts) * BYTES_PER_ELEMENT[rig.kv_precision]
 
 
 def _head_bytes(facts: ModelFacts, rig: Rig) -> float:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from maveriq import law
 from maveriq.contracts import Precision, StageMemory
 from maveriq_planner.columns import replica_bytes
 from maveriq_planner.memory import Counted, counted, fit_activations
@@ -10,9 +11,11 @@ WEIGHT_BYTES = 4 * (30 * FACTS.layer_params + FACTS.embedding_params + 576)  # t
 KV_BYTES = 30 * 4 * 256 * 2 * 3 * 64 * 4
 
 
-def of(tp: int = 1, precision: Precision = Precision.FP32, slots: int = 4, **changes: int) -> Counted:
+def of(
+    tp: int = 1, precision: Precision = Precision.FP32, slots: int = 4, engine: str = "trtllm", **changes: int
+) -> Counted:
     facts = FACTS.model_copy(update=changes)
-    return counted(facts, precision, Precision.FP32, tp, np.array([float(slots)]), 256)
+    return counted(facts, engine, precision, Precision.FP32, tp, np.array([float(slots)]), 256)
 
 
 def stage(count: Counted, runtime: int = 0) -> StageMemory:
@@ -64,3 +67,9 @@ def test_quantised_weights_leave_the_ends_and_the_norms_in_the_format_computed_i
 def test_two_ranks_hold_at_least_the_layer_together() -> None:
     whole, half = (stage(of(tp, num_heads=8, num_kv_heads=4)) for tp in (1, 2))
     assert whole.layer_bytes <= 2 * half.layer_bytes <= 1.01 * whole.layer_bytes
+
+
+def test_the_torch_engines_quantised_layers_are_counted_to_the_byte() -> None:
+    memory = stage(of(precision=Precision.INT8, engine="torch"))
+    expected = law.layer_weight_bytes(FACTS, "torch", Precision.INT8, 4.0)
+    assert memory.layer_bytes == expected + KV_BYTES // 30 < FACTS.layer_params * 1.01 + KV_BYTES // 30

@@ -104,7 +104,7 @@ class Laws:
         and cache are counted.
         """
         c = self.constants
-        count = counted(self.facts, rig.precision, rig.kv_precision, rig.tp, slots, context_tokens)
+        count = counted(self.facts, rig.engine, rig.precision, rig.kv_precision, rig.tp, slots, context_tokens)
         terms = law.activation_terms(self.facts, rig, num_stages=1.0, tokens=context_tokens + slots)
         activations = sum(c.memory_of(name)[:, None] * value for name, value in terms.items())
         middle = (c.runtimes(rig.tp, num_pps)[:, :, None] + np.asarray(activations)[:, None] / rig.tp) * GIB

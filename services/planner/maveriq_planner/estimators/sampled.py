@@ -85,7 +85,8 @@ class SampledLaw:
 
     def footprint(self, tp: int, pps: Array, slots: Array, context_tokens: int) -> Footprint:
         """As much as any sample took; the least is what the fit says of the samples' middle."""
-        count = counted(self.facts, self.kind.precision, self.kind.kv_precision, tp, slots, context_tokens)
+        kind = self.kind
+        count = counted(self.facts, kind.engine, kind.precision, kind.kv_precision, tp, slots, context_tokens)
         taken = [sample.runtime_bytes for sample in self.fingerprint.samples]
         activations = np.tile(self.activations.at(context_tokens, slots), (len(pps), 1))
         return Footprint(

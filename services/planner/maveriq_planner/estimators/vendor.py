@@ -98,7 +98,8 @@ class VendorLaw:
         return Errors(np.full(len(pps), _ERROR), np.full((len(pps), len(batches)), _ERROR))
 
     def footprint(self, tp: int, pps: Array, slots: Array, context_tokens: int) -> Footprint:
-        count = counted(self.facts, self.kind.precision, self.kind.kv_precision, tp, slots, context_tokens)
+        kind = self.kind
+        count = counted(self.facts, kind.engine, kind.precision, kind.kv_precision, tp, slots, context_tokens)
         width = self.facts.num_heads * self.facts.head_dim
         activations = (context_tokens + slots) * width * self.memory.activation_bytes[tp]
         activations = np.maximum(activations, self.memory.least_activation_bytes)
