@@ -12,6 +12,8 @@ from maveriq.contracts import (
     FailureReason,
     Gpu,
     MemoryDrifted,
+    MemoryHeld,
+    MemoryRequested,
     PlacementReserved,
     ReleaseAccepted,
 )
@@ -109,15 +111,52 @@ async def test_a_deployment_over_its_quota_gets_a_smaller_candidate_or_fails_wit
     await allocators.redis.aclose()
 
 
-async def test_headroom_stays_free_on_each_gpu_of_a_type(redis: Store) -> None:
-    inventory = Inventory(redis, parse_headroom("A6000=20B;*=1B"))
-    await inventory.report(reported("a", 100))
+async def test_headroom_stays_free_on_a_nodes_gpus_together_whichever_are_taken(redis: Store) -> None:
+    inventory = Inventory(redis, parse_headroom("a=20B;*=1B"))
+    await inventory.report(reported("a", 100, 60))
     reservations = Reservations(redis)
-    most, more = holding(uuid4(), ("a", {"a/0": 80})), holding(uuid4(), ("a", {"a/0": 1}))
+    whole, most = holding(uuid4(), ("a", {"a/0": 100})), holding(uuid4(), ("a", {"a/1": 40}))
+    more, less = holding(uuid4(), ("a", {"a/1": 1})), holding(uuid4(), ("a", {"a/0": 50}))
     (node,) = await inventory.snapshot()
-    assert [fragment.free_bytes for fragment in node.fragments().fragments] == [80]
+    assert node.fragments().spare_bytes == 140
+    assert await reservations.commit(before(whole), whole) is Outcome.DONE
     assert await reservations.commit(before(most), most) is Outcome.DONE
     assert await reservations.commit(before(more), more) is Outcome.TAKEN
+    (node,) = await inventory.snapshot()
+    assert ([f.free_bytes for f in node.fragments().fragments], node.fragments().spare_bytes) == ([0, 20], 0)
+    ended = lifecycle.stopped(lifecycle.released(whole), whole.held[0].placement.token)
+    assert await reservations.commit(Loaded(1, whole), ended) is Outcome.DONE
+    assert await reservations.commit(before(less), less) is Outcome.DONE
+
+
+async def test_what_others_take_of_a_node_leaves_its_headroom_as_it_is(redis: Store) -> None:
+    inventory = Inventory(redis, parse_headroom("20B"))
+    await inventory.report(reported("a", 100, 60, foreign=[30, 60]))
+    (node,) = await inventory.snapshot()
+    assert node.fragments().spare_bytes == 50
+    reservations = Reservations(redis)
+    more, most = holding(uuid4(), ("a", {"a/0": 51})), holding(uuid4(), ("a", {"a/0": 50}))
+    assert await reservations.commit(before(more), more) is Outcome.TAKEN
+    assert await reservations.commit(before(most), most) is Outcome.DONE
+
+
+async def test_a_deployment_that_only_headroom_keeps_out_is_told_so_and_calibrations_keep_it_too(
+    redis_url: str,
+) -> None:
+    allocators = Allocators(redis_url, headroom=parse_headroom("20B"))
+    await allocators.tell(report("a", 90, 5))
+    (failure,) = of_type(DeploymentFailed, await allocators.tell(computed(deployment_id=UUID(int=1))))
+    assert "80 B would fit the GPUs of a, but of the 95 B free on them 20 B stay free (MAVERIQ_HEADROOM)" in (
+        failure.detail
+    )
+    asked = MemoryRequested(hold_id=UUID(int=7), rig="r", gpu_type="A6000", bytes=76, keep_s=60)
+    (refused,) = of_type(MemoryHeld, await allocators.tell(asked))
+    assert (refused.gpu, refused.largest_bytes) == (None, 75)
+    assert "MAVERIQ_HEADROOM" in refused.problem
+    smaller = asked.model_copy(update={"bytes": 75})
+    (lent,) = of_type(MemoryHeld, await allocators.tell(smaller))
+    assert lent.gpu == "a/0"
+    await allocators.redis.aclose()
 
 
 async def test_drift_is_told_once_until_it_is_over_and_what_drifted_is_not_offered(redis_url: str) -> None:

@@ -9,7 +9,7 @@
 --   then for each of them   node (counts from 1), gpu, field of `held`
 --   for each to hold        node, gpu, field, bytes, the GPU's version that the choice was made from ('': whichever)
 -- Returns {'done'}, {'stale'} (the record changed meanwhile), {'moved', gpu} (not the version that was chosen from),
---   {'taken', gpu} (its bytes are not free, or no longer strange) or {'over', what, held by the others, wanted}.
+--   {'taken', gpu} (its bytes are not free, or no longer strange; '': the node would keep too little) or {'over', what, held by the others, wanted}.
 local deployment, tenant = KEYS[1], KEYS[2]
 local CHANGE = {}
 for part in string.gmatch(ARGV[1], '([^\31]*)\31') do
@@ -27,7 +27,7 @@ end
 local function node_key(number) return KEYS[2 * number + 1] end
 local function held_key(number) return KEYS[2 * number + 2] end
 
--- A GPU as it is: its limit, version and the sum of what is held on it, which is derived anew where nobody kept it.
+-- A GPU as it is, to be changed: its limit, version and the sum of what is held on it, which is derived anew where nobody kept it.
 local gpus = {}
 local function gpu_of(number, gpu)
   local key = number .. '|' .. gpu
@@ -70,6 +70,33 @@ for i = first_hold, #CHANGE, 5 do
     at.sum = at.sum + bytes
     if at.sum > at.limit then
       return {'taken', gpu}
+    end
+  end
+end
+
+-- What the nodes that bytes are taken of keep free on all their GPUs together.
+local looked_at = {}
+for i = first_hold, #CHANGE, 5 do
+  local number = CHANGE[i]
+  local headroom = tonumber(not adopts and not looked_at[number] and redis.call('HGET', node_key(number), 'headroom') or 0)
+  looked_at[number] = true
+  if headroom > 0 then
+    local sums, free = {}, 0
+    local held = redis.call('HGETALL', held_key(number))
+    for j = 1, #held, 2 do
+      local gpu = string.match(held[j], '^(.*)|')
+      sums[gpu] = (sums[gpu] or 0) + held[j + 1]
+    end
+    local facts = redis.call('HGETALL', node_key(number))
+    for j = 1, #facts, 2 do
+      local gpu = string.match(facts[j], '^limit|(.*)$')
+      if gpu then
+        local at = gpus[number .. '|' .. gpu]
+        free = free + math.max(0, facts[j + 1] - (at and at.sum or sums[gpu] or 0))
+      end
+    end
+    if free < headroom then
+      return {'taken', ''}
     end
   end
 end

@@ -15,10 +15,17 @@ class Unsound(Exception):
 
 def check(
     stages: Sequence[Stage], candidate: Candidate, num_layers: int, fragments: Sequence[Fragment], *,
-    types: Collection[str] = (), spans_nodes: bool = False,
+    types: Collection[str] = (), spans_nodes: bool = False, spare_bytes: int | None = None,
 ) -> None:  # fmt: skip
-    """Raises Unsound with every rule that `stages` break."""
+    """Raises Unsound with every rule that `stages` break.
+
+    Args:
+        spare_bytes: that may be taken of the node's GPUs together; None: whatever is free.
+    """
     broken = list(violations(stages, candidate, num_layers, fragments, types=types, spans_nodes=spans_nodes))
+    held = sum(stage.reserved_bytes * len(stage.gpus) for stage in stages)
+    if spare_bytes is not None and held > spare_bytes:
+        broken.append(f"{held} bytes held, {spare_bytes} may be of the node")
     if broken:
         raise Unsound("; ".join(broken))
 

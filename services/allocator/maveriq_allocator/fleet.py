@@ -1,7 +1,7 @@
 """The GPUs of a fleet as arrays. Pure: nodes in, what is free on each and what it costs out."""
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain, compress
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from maveriq.contracts import Stage
 from maveriq_allocator.packing import Fragment
 from maveriq_allocator.strategies import Preference
 
 _ABSENT = -1  # free bytes where a node has fewer GPUs than others
+_ANY = 2**62  # bytes, where no headroom is kept
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -29,6 +31,13 @@ class Node:
     fragments: tuple[Fragment, ...]
     spans_nodes: bool = False
     """Its engine runs one replica's stages on several such nodes."""
+    headroom_bytes: int = 0
+    """That stay free on its GPUs together, whichever these are."""
+
+    @property
+    def spare_bytes(self) -> int:
+        """That may be taken of its GPUs together."""
+        return max(0, sum(fragment.free_bytes for fragment in self.fragments) - self.headroom_bytes)
 
 
 class Fleet:
@@ -52,9 +61,12 @@ class Fleet:
         """Index of each one's type in `types`."""
         self.free_bytes = np.zeros(height, dtype=np.int64)
         """Of a node's GPUs together."""
+        self.spare_bytes = np.full(height, _ANY, dtype=np.int64)
+        """That may be taken of a node's GPUs together, whatever their types."""
         self.spanning = np.array([node.spans_nodes for node in self.nodes], dtype=np.bool_)
         if self.nodes:
             self._fill(gpus, kinds, np.repeat(np.arange(height), counts[there]))
+        self._keep_headroom(range(height))
 
     def usable(self, index: int) -> list[Fragment]:
         """The GPUs of a node that are of a type that may be used."""
@@ -79,14 +91,22 @@ class Fleet:
         other = copy(self)
         other.nodes = list(self.nodes)
         other.free, other.costs, other.kinds = self.free.copy(), self.costs.copy(), self.kinds.copy()
-        other.free_bytes = self.free_bytes.copy()
+        other.free_bytes, other.spare_bytes = self.free_bytes.copy(), self.spare_bytes.copy()
         for index in map(int, changed):
             node = self.nodes[index]
             left = tuple(replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in node.fragments)
             other.nodes[index] = replace(node, fragments=left)
         gpus, kinds, rows = self._gpus_of([other.nodes[index] for index in map(int, changed)])
         other._fill(gpus, kinds, changed[rows])
+        other._keep_headroom(map(int, changed))
         return other
+
+    def keeps_headroom(self, stages: Iterable[Stage]) -> bool:
+        """Whether stages that name their nodes leave each of these what it is to keep."""
+        held: Counter[str] = Counter()
+        for stage in stages:
+            held[stage.node] += stage.reserved_bytes * len(stage.gpus)
+        return all(held[node.name] <= node.spare_bytes for node in self.nodes if node.headroom_bytes)
 
     def poorest_ranks(self, rows: Ints, tp: int) -> Ints:
         """Free bytes of the poorest rank of each stage, richest first, where nodes are cut into as many as they give.
@@ -116,6 +136,11 @@ class Fleet:
     def node_costs(self, rows: Ints) -> Ints:
         """Of nibbling at a node: a replica does not span nodes, so what a full one has left is lost to large models."""
         return self.preference.at_least(self.free_bytes[rows])
+
+    def _keep_headroom(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            if self.nodes[index].headroom_bytes:
+                self.spare_bytes[index] = self.nodes[index].spare_bytes
 
     def _gpus_of(self, nodes: Sequence[Node]) -> tuple[list[Fragment], Ints, Ints]:
         """Their GPUs of the types that may be used, the index of each one's type, and of its node in `nodes`."""

@@ -1,7 +1,8 @@
 -- Holds bytes of one GPU for a calibration, or keeps those that it holds already.
 -- KEYS: holds, their ends, the node's hash, the node's `held` hash.
 -- ARGV: hold, field of `held`, gpu, bytes, keep in ms, its place as JSON.
--- Returns {'held', place} ({'kept', place} where it was held before) or {'taken'} (its bytes are no longer free).
+-- Returns {'held', place} ({'kept', place} where it was held before) or {'taken'} (its bytes are no longer free, or the
+--   node would keep less free on all its GPUs than it is to).
 local time = redis.call('TIME')
 local ends_ms = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[5])
 
@@ -11,15 +12,25 @@ if place then
   return {'kept', place}
 end
 
-local limit = redis.call('HGET', KEYS[3], 'limit|' .. ARGV[3])
-local free = limit and tonumber(limit)
+local sums, spare = {[ARGV[3]] = tonumber(ARGV[4])}, 0
 local held = redis.call('HGETALL', KEYS[4])
 for i = 1, #held, 2 do
-  if free and string.match(held[i], '^(.*)|') == ARGV[3] then
-    free = free - tonumber(held[i + 1])
+  local gpu = string.match(held[i], '^(.*)|')
+  sums[gpu] = (sums[gpu] or 0) + held[i + 1]
+end
+local headroom, fits = 0, false
+local facts = redis.call('HGETALL', KEYS[3])
+for i = 1, #facts, 2 do
+  local gpu = string.match(facts[i], '^limit|(.*)$')
+  if gpu then
+    local free = facts[i + 1] - (sums[gpu] or 0)
+    fits = fits or gpu == ARGV[3] and free >= 0
+    spare = spare + math.max(0, free)
+  elseif facts[i] == 'headroom' then
+    headroom = tonumber(facts[i + 1])
   end
 end
-if not free or free < tonumber(ARGV[4]) then
+if not fits or spare < headroom then
   return {'taken'}
 end
 

@@ -86,16 +86,17 @@ class Holds:
 
 def best_place(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> Place | None:
     """The GPU with the fewest holders, for their work would be measured along; of those the one with most free."""
-    fitting = [(node, state) for node, state in _allowed(wanted, nodes) if state.free_bytes >= wanted.bytes]
+    fitting = [(node, state) for node, state in _allowed(wanted, nodes) if _room(node, state) >= wanted.bytes]
     if not fitting:
         return None
-    node, state = min(fitting, key=lambda each: (len(each[1].holdings), -each[1].free_bytes, each[1].gpu.id))
+    node, state = min(fitting, key=lambda each: (len(each[1].holdings), -each[0].free_bytes(each[1]), each[1].gpu.id))
     return Place(node=node.name, gpu=state.gpu.id)
 
 
 def largest_bytes(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> int:
     """Most that one of the GPUs has when nobody holds any of it; 0: none is there."""
-    return max((s.gpu.total_bytes - s.gpu.foreign_bytes for _, s in _allowed(wanted, nodes)), default=0)
+    emptied = [node.emptied() for node in nodes]
+    return max((_room(node, state) for node, state in _allowed(wanted, emptied)), default=0)
 
 
 def why_none(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> str:
@@ -103,11 +104,19 @@ def why_none(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> str:
     if not allowed:
         which = f", of {', '.join(wanted.gpus)}," if wanted.gpus else ""
         return f"no worker reports a GPU of type {wanted.gpu_type}{which} now; start one, or wait until it reports"
-    _, most = max(allowed, key=lambda each: each[1].free_bytes)
-    return (
+    node, most = max(allowed, key=lambda each: _room(*each))
+    text = (
         f"{wanted.bytes / 2**20:.0f} MiB of one {wanted.gpu_type} are wanted; "
-        f"{most.gpu.id} has most, {most.free_bytes / 2**20:.0f} of {most.gpu.total_bytes / 2**20:.0f} MiB"
+        f"{most.gpu.id} has most, {_room(node, most) / 2**20:.0f} of {most.gpu.total_bytes / 2**20:.0f} MiB"
     )
+    if node.headroom_bytes:
+        text += f" beside the {node.headroom_bytes / 2**20:.0f} MiB that its node keeps free (MAVERIQ_HEADROOM)"
+    return text
+
+
+def _room(node: NodeState, state: GpuState) -> int:
+    """Bytes of this GPU that may be held."""
+    return min(node.free_bytes(state), node.spare_bytes())
 
 
 def _allowed(wanted: MemoryRequested, nodes: Sequence[NodeState]) -> list[tuple[NodeState, GpuState]]:

@@ -58,6 +58,8 @@ class NodeState:
     """How long allocators have listened since its last report."""
     limits: Mapping[str, int]
     """By GPU, the bytes that are ours to hold."""
+    headroom_bytes: int
+    """That stay free on its GPUs together."""
     versions: Mapping[str, str]
     """By GPU; another one: what is held on it, or its limit, has changed."""
 
@@ -71,6 +73,7 @@ class NodeState:
             self.engine,
             tuple(_fragment(s.gpu, self.free_bytes(_without(s, apart_from))) for s in self.gpus),
             self.spans_nodes,
+            self.headroom_bytes,
         )
 
     def emptied(self) -> "NodeState":
@@ -78,8 +81,12 @@ class NodeState:
         return replace(self, gpus=tuple(GpuState(gpu=state.gpu) for state in self.gpus))
 
     def free_bytes(self, state: GpuState) -> int:
-        """That may be held of a GPU here."""
+        """That may be held of a GPU here, as far as this alone counts."""
         return max(0, self.limits.get(state.gpu.id, 0) - sum(holding.bytes for holding in state.holdings))
+
+    def spare_bytes(self) -> int:
+        """That may be held of all GPUs here together."""
+        return max(0, sum(self.free_bytes(state) for state in self.gpus) - self.headroom_bytes)
 
     def unlent(self) -> "NodeState":
         """As if calibrations had given back all that they hold."""
@@ -129,10 +136,9 @@ class Inventory:
         gpus = _GPUS.dump_json(message.gpus).decode()
         told = [name, message.engine, gpus, int(message.spans_nodes), _told(message.number)]
         told += [self._times.max_step_ms, self._times.grace_ms, SLACK_BYTES]
-        told += ["" if message.running is None else "1", len(message.gpus)]
+        told += ["" if message.running is None else "1", self._headroom.of(name), len(message.gpus)]
         for gpu in message.gpus:
-            ours_bytes = gpu.total_bytes - gpu.foreign_bytes - self._headroom.of(gpu.gpu_type)
-            told += [gpu.id, ours_bytes, gpu.total_bytes, _told(gpu.own_bytes)]
+            told += [gpu.id, gpu.total_bytes - gpu.foreign_bytes, gpu.total_bytes, _told(gpu.own_bytes)]
         others: dict[str, int] = {name: 0}
         for number, one in enumerate(message.running or ()):
             _check(one, f"running.{number}.token")
@@ -219,6 +225,7 @@ def _node_state(name: str, facts: Mapping[str, str], held: Mapping[str, str], li
         gpus=tuple(states),
         spans_nodes=facts.get("spans_nodes") == "1",
         silent_s=max(0, listened_ms - int(facts["heard_at_ms"])) / 1e3,
+        headroom_bytes=int(facts.get("headroom", 0)),
         limits={state.gpu.id: int(facts[keys.limit(state.gpu.id)]) for state in states},
         versions={state.gpu.id: facts[keys.version(state.gpu.id)] for state in states},
     )

@@ -2,8 +2,9 @@
 
     maveriq:allocator:nodes                set: every node that ever reported
     maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; spans_nodes; number, the
-                                           report's; heard_at_ms, by `watch`; for each GPU
-                                           limit|<gpu>: what of it is ours to hold: total - foreign - headroom - drift
+                                           report's; heard_at_ms, by `watch`; headroom, bytes that
+                                           stay free on its GPUs together; for each GPU
+                                           limit|<gpu>: what of it is ours to hold: total - foreign - drift
                                            version|<gpu>: grows whenever its limit, or what is held on it, changes
                                            sum|<gpu>: of what is held on it; where it is missing, it is derived
     maveriq:allocator:node:<node>:held     hash: <gpu>|<token> -> bytes: one field a reservation's GPU;

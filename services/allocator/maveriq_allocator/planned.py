@@ -85,13 +85,14 @@ class _Seating:
     def __init__(self, candidate: Candidate, num_layers: int) -> None:
         self._candidate, self._num_layers = candidate, num_layers
         self._stages = candidate.stages
+        self._needed_bytes = sum(stage.reserved_bytes for stage in self._stages)
 
     def most_replicas(self, fleet: Fleet) -> int:
         """No more fit on the fleet side by side."""
         if not fleet.nodes:
             return 0
         alone = int(self._most(fleet)[~fleet.spanning].sum())
-        return alone + int(fleet.free_bytes[fleet.spanning].sum()) // sum(s.reserved_bytes for s in self._stages)
+        return alone + int(fleet.free_bytes[fleet.spanning].sum()) // self._needed_bytes
 
     def seats(self, fleet: Fleet, num_replicas: int, *, richest: bool = False) -> list[Seat]:
         """One after the other; fewer where no more find a seat that way.
@@ -131,17 +132,18 @@ class _Seating:
 
     def _packed(self, fleet: Fleet, index: int, most: int) -> Iterator[Seat]:
         """Of what is free on the node, each takes its share."""
-        left = fleet.usable(index)
+        left, spare_bytes = fleet.usable(index), fleet.nodes[index].spare_bytes
         for gpus in pack_planned(self._stages, left, most):
             stages = self._on(gpus)
-            self._check(stages, left, spans_nodes=False)
+            self._check(stages, left, spare_bytes)
+            spare_bytes -= self._needed_bytes
             held = {gpu: stage.reserved_bytes for stage in stages for gpu in stage.gpus}
             left = [replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in left]
             yield Seat(fleet.nodes[index].name, stages, UNPROVEN)
 
     def _most(self, fleet: Fleet) -> Ints:
         """No more fit on each node side by side: by bytes, and by GPUs that can hold a stage, however shared."""
-        most = np.full(len(fleet.nodes), NEVER, dtype=np.int64)
+        most: Ints = fleet.spare_bytes // self._needed_bytes
         for kind, gpu_type in enumerate(fleet.types):
             sizes = [stage.reserved_bytes for stage in self._stages if stage.gpu_type == gpu_type]
             free = np.where(fleet.kinds == kind, np.maximum(fleet.free, 0), 0)
@@ -153,11 +155,11 @@ class _Seating:
         taken = cheapest(
             self._stages, fleet.types, fleet.free, fleet.kinds, -fleet.free if richest else fleet.costs
         )  # fmt: skip
-        if taken.costs.min() >= NEVER:
+        fits = (taken.costs < NEVER) & (fleet.spare_bytes >= self._needed_bytes)
+        if not fits.any():
             return None
-        everywhere = np.arange(len(fleet.nodes))
-        whole = np.where(taken.costs < NEVER, taken.costs + (0 if richest else fleet.node_costs(everywhere)), NEVER)
-        index = int(whole.argmin())
+        of_nodes = 0 if richest else fleet.node_costs(np.arange(len(fleet.nodes)))
+        index = int(np.where(fits, taken.costs + of_nodes, NEVER).argmin())
         return self._among(fleet, [index], UNPROVEN if richest else 0.0, richest=richest)
 
     def _on_several_nodes(self, fleet: Fleet, *, richest: bool) -> Seat | None:
@@ -187,13 +189,18 @@ class _Seating:
             return None
         gpus = [pool[int(at)] for at in taken.columns[0]]
         stages = self._on(gpus)
-        self._check(stages, pool, spans_nodes=several)
+        if several and not fleet.keeps_headroom(stages):
+            return None
+        self._check(stages, pool, None if several else fleet.nodes[nodes[0]].spare_bytes)
         return Seat(gpus[0].node or fleet.nodes[nodes[0]].name, stages, gap)
 
-    def _check(self, stages: Sequence[Stage], pool: Sequence[Fragment], *, spans_nodes: bool) -> None:
+    def _check(self, stages: Sequence[Stage], pool: Sequence[Fragment], spare_bytes: int | None) -> None:
+        """Args:
+        spare_bytes: of the one node; None: on several.
+        """
         check(
             stages, self._candidate, self._num_layers, pool, types=planned_types(self._candidate),
-            spans_nodes=spans_nodes,
+            spans_nodes=spare_bytes is None, spare_bytes=spare_bytes,
         )  # fmt: skip
 
     def _on(self, gpus: Sequence[Fragment]) -> tuple[Stage, ...]:

@@ -40,10 +40,26 @@ def planned_short(candidate: Candidate, num_layers: int, nodes: Sequence[Node], 
     closest, node = max(seated, key=lambda each: len(each[0]))
     if len(closest) < len(candidate.stages):
         return f"short of stages: {_lacking(candidate.stages, closest, node)}"
+    holding = [node for found, node in seated if len(found) == len(candidate.stages)]
+    kept = headroom_in_the_way(holding, sum(stage.reserved_bytes for stage in candidate.stages))
+    if kept is not None:
+        return f"short of {kept}"
     fleet = Fleet(running, types, Preference())
     num_found = num_planned_seated(candidate, num_layers, fleet, min(num_replicas, MAX_REPLICAS_TRIED))
     at_least = "at least " * (num_found == MAX_REPLICAS_TRIED)
     return f"short of memory for all replicas: {at_least}{num_found} of {num_replicas} found a seat"
+
+
+def headroom_in_the_way(nodes: Sequence[Node], needed_bytes: int) -> str | None:
+    """What is missing where only the bytes that each of these nodes keeps free are in the way; None: they are not."""
+    node = max(nodes, key=lambda node: node.spare_bytes)
+    if node.spare_bytes >= needed_bytes:
+        return None
+    free_bytes = sum(fragment.free_bytes for fragment in node.fragments)
+    return (
+        f"memory beside the headroom: {readable(needed_bytes)} would fit the GPUs of {node.name}, but of the "
+        f"{readable(free_bytes)} free on them {readable(node.headroom_bytes)} stay free (MAVERIQ_HEADROOM)"
+    )
 
 
 def _seated(stages: Sequence[PlannedStage], node: Node) -> Iterator[int]:

@@ -1,16 +1,17 @@
-"""What each tenant may hold, and what stays free on each GPU. Pure: settings in, limits and refusals in words out."""
+"""What each tenant may hold, and what stays free on each node. Pure: settings in, limits and refusals in words out."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from maveriq.contracts import NODE_PATTERN
 from maveriq.settings import num_bytes
 from maveriq_allocator.words import readable
 
 ANY = "*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # as `Intent.tenant`
 _QUOTAS_WORDS = "give e.g. team-a=4gpus,80GiB;*=2gpus: GPUs, bytes or both for each tenant, * for all others"
-_HEADROOM_WORDS = "give e.g. 512MiB, or by GPU type NVIDIA A100=1GiB;*=512MiB"
+_HEADROOM_WORDS = "give bytes a node, e.g. 4GiB, or by node node-1=8GiB;*=4GiB, * for all others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,13 @@ NO_QUOTA = Quotas()
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Bytes of each GPU that nothing is placed into."""
+    """Bytes of each node, of its GPUs together, that nothing is placed into."""
 
-    by_type: Mapping[str, int] = field(default_factory=dict[str, int])
+    by_node: Mapping[str, int] = field(default_factory=dict[str, int])
     others_bytes: int = 0
 
-    def of(self, gpu_type: str) -> int:
-        return self.by_type.get(gpu_type, self.others_bytes)
+    def of(self, node: str) -> int:
+        return self.by_node.get(node, self.others_bytes)
 
 
 NO_HEADROOM = Headroom()
@@ -89,13 +90,16 @@ def parse_quotas(text: str) -> Quotas:
 
 
 def parse_headroom(text: str) -> Headroom:
-    """`512MiB`, or `NVIDIA A100=1GiB;*=512MiB`. Raises ValueError."""
+    """`4GiB`, or `node-1=8GiB;*=4GiB`. Raises ValueError."""
     try:
         if "=" not in text:
             return Headroom(others_bytes=num_bytes(text))
         found = {name: num_bytes(size) for name, size in _entries(text, _HEADROOM_WORDS)}
     except ValueError as error:
         raise ValueError(f"{error}; {_HEADROOM_WORDS}") from error
+    for name in found.keys() - {ANY}:
+        if not re.fullmatch(NODE_PATTERN, name):
+            raise ValueError(f"{name} cannot be a node; {_HEADROOM_WORDS}")
     others_bytes = found.pop(ANY, 0)
     return Headroom(found, others_bytes)
 

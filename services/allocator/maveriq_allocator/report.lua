@@ -4,13 +4,14 @@
 --   replicas reach, that node's hash and `held`.
 -- ARGV: node; engine; gpus as JSON; '1' where its engine spans nodes; number of the report ('': it has none); most ms
 --   between two ticks of the watch; ms after which a reservation that reports leave out is told; bytes that our
---   processes may take beside those held; '1' where it says what runs; how many GPUs, then
+--   processes may take beside those held; '1' where it says what runs; bytes of the node that stay free; how many
+--   GPUs, then
 --   for each of them   id, bytes that are ours to hold, total, taken by our processes ('': not known)
 --   for each field of what runs   number of its node (0: this one, 1: the first of the others), node, gpu, token, bytes
 -- Returns {'old'} (a later one was heard) or {'kept', {tokens that no record knows}, {tokens left out for so long}}.
 local NODE, HELD, STRANGE, MISSING = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local FIRST_GPU = 11
-local first_run = FIRST_GPU + 4 * ARGV[10]
+local FIRST_GPU = 12
+local first_run = FIRST_GPU + 4 * ARGV[11]
 
 local before = {}
 local stored = redis.call('HGETALL', NODE)
@@ -94,7 +95,7 @@ for i = first_run, #ARGV, 5 do
 end
 
 local kept = {'engine', ARGV[2], 'gpus', ARGV[3], 'spans_nodes', ARGV[4], 'number', ARGV[5],
-  'heard_at_ms', string.format('%.0f', heard_at_ms)}
+  'headroom', ARGV[10], 'heard_at_ms', string.format('%.0f', heard_at_ms)}
 for i = FIRST_GPU, first_run - 1, 4 do
   local gpu, limit, own = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 3])
   local drifted = own and own - (sums[gpu] or 0) or 0

@@ -84,6 +84,7 @@ class Screen:
         if poorest.shape[1] < shape.pp:
             return
         fitting = changed[holds(shape, poorest[:, : shape.pp])]
+        fitting = fitting[fleet.spare_bytes[fitting] >= shape.needed_bytes]
         if len(fitting):
             self._ns[fitting] = self._least_ns(fitting)
             self._costs[fitting] = self._least_costs(fitting)
@@ -136,9 +137,8 @@ class Screen:
     def _most_beside(self, rows: Ints) -> Ints:
         shape, fleet = self._shape, self._fleet
         ranks = np.maximum(fleet.free[rows], 0) // shape.least_bytes
-        most: Ints = np.minimum(
-            fleet.free_bytes[rows] // shape.needed_bytes, ranks.sum(axis=1) // (shape.pp * shape.tp)
-        )
+        room = np.minimum(fleet.free_bytes[rows], fleet.spare_bytes[rows])
+        most: Ints = np.minimum(room // shape.needed_bytes, ranks.sum(axis=1) // (shape.pp * shape.tp))
         return most
 
     def _least_ns(self, rows: Ints) -> Ints:

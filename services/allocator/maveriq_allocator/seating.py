@@ -119,9 +119,13 @@ class _Seating:
 
     def _checked(self, index: int, replicas: Sequence[tuple[Stage, ...]]) -> Iterator[Seat]:
         """Of what is free on the node, each takes its share."""
-        left = self._fleet.usable(index)
+        left, spare_bytes = self._fleet.usable(index), self._fleet.nodes[index].spare_bytes
         for stages in replicas:
-            check(stages, self._candidate, self._shape.num_layers, left, types=self._manner.types(self._candidate))
+            check(
+                stages, self._candidate, self._shape.num_layers, left, types=self._manner.types(self._candidate),
+                spare_bytes=spare_bytes,
+            )  # fmt: skip
+            spare_bytes -= sum(stage.reserved_bytes * len(stage.gpus) for stage in stages)
             held = {gpu: stage.reserved_bytes for stage in stages for gpu in stage.gpus}
             left = [replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in left]
             yield Seat(self._fleet.nodes[index].name, stages, UNPROVEN)
@@ -146,7 +150,8 @@ class _Seating:
         if best is None:
             return None
         _, index, packing = best
-        return self._seat(self._fleet.nodes[index].name, packing, self._fleet.usable(index), gap)
+        node = self._fleet.nodes[index]
+        return self._seat(node.name, packing, self._fleet.usable(index), gap, node.spare_bytes)
 
     def _on_several_nodes(self) -> Seat | None:
         """On as few of the emptiest nodes as hold it; else on those with the richest ranks, which do if any do."""
@@ -161,7 +166,7 @@ class _Seating:
         for chosen in [*choices, nodes[np.unique(richest)]]:
             pool = [replace(f, node=fleet.nodes[i].name) for i in map(int, chosen) for f in fleet.usable(i)]
             packing = self._packed(pool)
-            if packing is not None:
+            if packing is not None and fleet.keeps_headroom(packing.stages):
                 node = next(f.node for f in pool if f.gpu == packing.stages[0].gpus[0])
                 return self._seat(node, packing, pool, _gap(_key(packing, 0), self._least_of_several_nodes()))
         return None
@@ -179,10 +184,15 @@ class _Seating:
         )  # fmt: skip
         return packing if isinstance(packing, Packing) else None
 
-    def _seat(self, node: str, packing: Packing, fragments: Sequence[Fragment], gap: float) -> Seat:
+    def _seat(
+        self, node: str, packing: Packing, fragments: Sequence[Fragment], gap: float, spare_bytes: int | None = None
+    ) -> Seat:
         types = self._manner.types(self._candidate)
         spans = len({f.node for f in fragments}) > 1
-        check(packing.stages, self._candidate, self._shape.num_layers, fragments, types=types, spans_nodes=spans)
+        check(
+            packing.stages, self._candidate, self._shape.num_layers, fragments, types=types, spans_nodes=spans,
+            spare_bytes=spare_bytes,
+        )  # fmt: skip
         return Seat(node, packing.stages, gap)
 
     def _take(self, seat: Seat) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from maveriq.contracts import Candidate, StageMemory
 from maveriq_allocator.evenness import capacity
 from maveriq_allocator.fleet import Fleet, Node
-from maveriq_allocator.planned_shortages import planned_short, planned_wanted
+from maveriq_allocator.planned_shortages import headroom_in_the_way, planned_short, planned_wanted
 from maveriq_allocator.seating import Manner, num_seated
 from maveriq_allocator.words import names, readable
 
@@ -81,11 +81,15 @@ def _short(candidate: Candidate, num_layers: int, nodes: Sequence[Node], num_rep
             f"short of GPUs on one node: {configuration.num_gpus} {configuration.gpu_type} needed, "
             f"{len(most)} on {name} are the most"
         )
-    rooms = [_Room.of(node, frees, candidate, num_layers) for node, frees in free]
-    closest = max((room for room in rooms if room is not None), key=lambda room: (room.num_stages, room.num_layers))
+    rooms = [room for room in (_Room.of(node, frees, candidate, num_layers) for node, frees in free) if room]
+    closest = max(rooms, key=lambda room: (room.num_stages, room.num_layers))
     words = closest.words(candidate, num_layers)
     if words is not None:
         return f"short of {words}"
+    holding = {room.node for room in rooms if room.words(candidate, num_layers) is None}
+    needed_bytes = Manner().shape(candidate, num_layers).needed_bytes
+    if (kept := headroom_in_the_way([node for node in running if node.name in holding], needed_bytes)) is not None:
+        return f"short of {kept}"
     fleet = Fleet(running, {configuration.gpu_type}, Manner().preference)
     num_found = num_seated(candidate, num_layers, fleet, min(num_replicas, MAX_REPLICAS_TRIED))
     at_least = "at least " * (num_found == MAX_REPLICAS_TRIED)

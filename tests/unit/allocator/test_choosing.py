@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from maveriq.contracts import StageMemory, Strategy
 from maveriq_allocator.choosing import Choice, Manner, Node, choose
+from maveriq_allocator.feasibility import Unsound, check
 from maveriq_allocator.packing import Fragment, Packing, pack
 from maveriq_allocator.screening import MAX_WAYS
 from maveriq_allocator.strategies import Preference
@@ -54,6 +55,21 @@ def test_only_gpus_of_the_candidates_type_on_nodes_with_its_engine_count() -> No
     assert choice is not None
     assert [seat.node for seat in choice.seats] == ["c"]
     assert choose(plan(), nodes[:2], num_replicas=1) is None
+
+
+def test_what_a_node_keeps_free_on_its_gpus_together_is_kept_whichever_are_taken() -> None:
+    kept = [replace(node("a", 100, 50), headroom_bytes=size) for size in (70, 71)]
+    assert choose(plan(), kept[:1]) is not None
+    assert choose(plan(), kept[1:]) is None
+    assert choose(plan(candidate(pp=2)), kept[1:]) is None
+    assert choose(plan(), [*kept[1:], node("b", 200)], num_replicas=2) is not None
+    assert choose(plan(), [*kept[1:], node("b", 159)], num_replicas=2) is None
+    other_type = replace(node("a", 100), headroom_bytes=70)
+    spare = tuple(replace(f, gpu="a/l4", gpu_type="L4", free_bytes=50) for f in other_type.fragments)
+    assert choose(plan(), [replace(other_type, fragments=(*other_type.fragments, *spare))]) is not None
+    with pytest.raises(Unsound, match="80 bytes held, 79 may be of the node"):
+        (seat,) = choose(plan(), [node("a", 100)]).seats  # type: ignore[union-attr]
+        check(seat.stages, candidate(), 8, node("a", 100).fragments, spare_bytes=79)
 
 
 def test_the_node_that_strands_least_is_taken() -> None:

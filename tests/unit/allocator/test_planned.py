@@ -107,13 +107,24 @@ def test_one_replica_is_seated_wherever_it_can_be_and_no_other_choice_costs_less
 
 
 @settings(max_examples=150, deadline=None)
-@given(sizes=stage_sizes, gpus=some.lists(gpu_sizes, min_size=1, max_size=2), num_replicas=some.integers(2, 3))
+@given(
+    sizes=stage_sizes,
+    gpus=some.lists(gpu_sizes, min_size=1, max_size=2),
+    num_replicas=some.integers(2, 3),
+    headroom=some.integers(0, 60),
+)
 def test_several_replicas_are_seated_wherever_they_can_be(
-    sizes: list[tuple[int, int, str]], gpus: list[list[tuple[int, str, int]]], num_replicas: int
+    sizes: list[tuple[int, int, str]], gpus: list[list[tuple[int, str, int]]], num_replicas: int, headroom: int
 ) -> None:
-    wanted, nodes = planned(*sizes), nodes_of(gpus)
-    most = sum(most_by_trying_all(wanted.stages, each.fragments, num_replicas) for each in nodes)
-    choice = choose(plan(wanted, num_layers=len(sizes)), nodes, num_replicas=num_replicas)
+    wanted, nodes = planned(*sizes), [replace(each, headroom_bytes=headroom) for each in nodes_of(gpus)]
+    needed_bytes = sum(stage.reserved_bytes for stage in wanted.stages)
+    most = sum(
+        most_by_trying_all(wanted.stages, each.fragments, min(num_replicas, each.spare_bytes // needed_bytes))
+        for each in nodes
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maveriq_allocator.planned_joint.MAX_SECONDS", 30.0)
+        choice = choose(plan(wanted, num_layers=len(sizes)), nodes, num_replicas=num_replicas)
     assert (choice is not None) == (most >= num_replicas)
     held: dict[str, int] = {}
     for stage in (stage for seat in choice.seats for stage in seat.stages) if choice is not None else ():
@@ -163,6 +174,21 @@ def test_what_the_planner_has_split_is_not_split_anew_over_types_that_may_be_mix
     mixable = (LayerSpeed(gpu_type="A6000", decode_ms=1), LayerSpeed(gpu_type="L4", decode_ms=2))
     both = Node("a", "torch", (Fragment("a/0", "A6000", 90), Fragment("a/1", "L4", 90), Fragment("a/2", "L4", 90)))
     assert choose(plan(PIPELINE.model_copy(update={"mixable": mixable})), [both]) is None
+
+
+def test_what_a_node_keeps_free_is_kept() -> None:
+    tight = [replace(node("a", 35, 55, 12), headroom_bytes=kept) for kept in (12, 13)]
+    assert choose(plan(PIPELINE), tight[:1]) is not None
+    assert choose(plan(PIPELINE), tight[1:]) is None
+    assert "90 B would fit the GPUs of a, but of the 102 B free on them 13 B stay free" in shortage(
+        PIPELINE, LAYERS, tight[1:], 1
+    )
+    pair = [replace(node("a", 100, 100, 100), headroom_bytes=kept) for kept in (119, 121)]
+    assert choose(plan(PIPELINE), pair[:1], num_replicas=2) is not None
+    assert choose(plan(PIPELINE), pair[1:], num_replicas=2) is None
+    apart = [replace(node(name, 60), spans_nodes=True, headroom_bytes=5) for name in "abc"]
+    assert choose(plan(PIPELINE), apart) is not None
+    assert choose(plan(PIPELINE), [replace(each, headroom_bytes=11) for each in apart]) is None
 
 
 def test_it_competes_with_other_candidates_by_its_rank() -> None:

@@ -44,16 +44,16 @@ def test_an_odd_quota_is_named(text: str, problem: str) -> None:
         parse_quotas(text)
 
 
-def test_headroom_is_one_size_or_one_a_gpu_type() -> None:
+def test_headroom_is_one_size_or_one_a_node() -> None:
     assert parse_headroom("512MiB") == Headroom(others_bytes=512 * 2**20)
-    by_type = parse_headroom("NVIDIA A100=1GiB; *=256MiB")
-    assert (by_type.of("NVIDIA A100"), by_type.of("cpu-1t")) == (GIB, 2**28)
-    assert parse_headroom("A6000=1GiB").of("T4") == 0
+    by_node = parse_headroom("node-1=1GiB; *=256MiB")
+    assert (by_node.of("node-1"), by_node.of("node-2")) == (GIB, 2**28)
+    assert parse_headroom("node-1=1GiB").of("node-2") == 0
 
 
-@pytest.mark.parametrize("text", ["lots", "5", "A100=lots", "A100=1GiB;A100=2GiB"])
+@pytest.mark.parametrize("text", ["lots", "5", "a=lots", "a=1GiB;a=2GiB", "NVIDIA A100=1GiB"])
 def test_an_odd_headroom_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not a size|given twice"):
+    with pytest.raises(ValueError, match=r"not a size|given twice|cannot be a node"):
         parse_headroom(text)
 
 
