@@ -9,6 +9,7 @@ from maveriq.contracts import Intent, Objective, Workload
 from maveriq_planner.arrays import Array, Indices
 from maveriq_planner.curves import curves_of, patience
 from maveriq_planner.estimate import Estimator, Footprint, Kind, Times
+from maveriq_planner.mixtures import mixtures
 from maveriq_planner.queueing import Replicas, replicas_of
 from maveriq_planner.space import Space
 from maveriq_planner.workloads import context_tokens
@@ -85,8 +86,11 @@ class _Block:
 def columns_of(intent: Intent, space: Space) -> Columns | None:
     """What the intent lets the model run as. None: nothing."""
     tokens = context_tokens(intent.workload, space.facts)
-    speaking = tuple(estimator for estimator in space.estimators if allowed(intent, space, estimator))
-    if tokens is None or not speaking:
+    if tokens is None:
+        return None
+    known = (*space.estimators, *mixtures(intent, space, tokens))
+    speaking = tuple(estimator for estimator in known if allowed(intent, space, estimator))
+    if not speaking:
         return None
     grid = _grid(estimator.max_batch for estimator in speaking)
     blocks = list(_blocks(intent.workload, space, speaking, grid, tokens))
@@ -94,13 +98,22 @@ def columns_of(intent: Intent, space: Space) -> Columns | None:
 
 
 def allowed(intent: Intent, space: Space, estimator: Estimator) -> bool:
-    """Whether the intent names its GPU type and precision; the cheapest is sought among what has a price."""
+    """Whether the intent names its GPU types and precisions; the cheapest is sought among what has a price."""
     kind = estimator.kind
     return (
-        (intent.gpu_types is None or kind.gpu_type in intent.gpu_types)
-        and (intent.precisions is None or kind.precision in intent.precisions)
-        and (intent.objective is not Objective.MIN_PRICE or space.price_of(kind.gpu_type) is not None)
+        (intent.gpu_types is None or set(kind.gpu_types) <= set(intent.gpu_types))
+        and (intent.precisions is None or set(kind.layer_precisions) <= set(intent.precisions))
+        and (intent.objective is not Objective.MIN_PRICE or price_of_gpu(space, kind) is not None)
     )
+
+
+def price_of_gpu(space: Space, kind: Kind) -> float | None:
+    """The mean of its stages'. None: one is not known."""
+    if not kind.segments:
+        return space.price_of(kind.gpu_type)
+    prices = [space.price_of(segment.gpu_type) for segment in kind.segments]
+    known = [price for price in prices if price is not None]
+    return sum(known) / len(prices) if len(known) == len(prices) else None
 
 
 def batches_up_to(most: int) -> list[int]:
@@ -134,6 +147,8 @@ def _blocks(
 ) -> Iterator[_Block]:
     for which, estimator in enumerate(speaking):
         pps = np.arange(1.0, min(estimator.max_pp, space.max_pp, space.facts.num_layers) + 1)
+        if estimator.kind.segments:
+            pps = np.array([float(len(estimator.kind.segments))])
         slots = np.array(batches_up_to(estimator.max_batch), dtype=np.intp)
         numbers, batches = slots.astype(float), batches_known(grid, estimator)
         for tp in estimator.tp_degrees:
@@ -174,7 +189,7 @@ def _joined(
         for name in ("runtime_bytes", "runtime_low_bytes", "runtime_high_bytes")
     )
     whole = replica_bytes(space.facts.num_layers, tp, pp, layer, runtime, first + last, tied)
-    price = _known([space.price_of(estimator.kind.gpu_type) for estimator in speaking])
+    price = _known([price_of_gpu(space, estimator.kind) for estimator in speaking])
     accuracy = _known([estimator.kind.variant.accuracy for estimator in speaking])
     return Columns(
         speaking, tokens, which, tp, pp, slots, replicas_of(curves, row, slots.astype(float), found),

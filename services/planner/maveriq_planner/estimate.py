@@ -13,6 +13,15 @@ from maveriq_planner.arrays import Array
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """Contiguous layers on one GPU."""
+
+    gpu_type: str
+    precisions: tuple[Precision, ...]
+    """Of each layer's weights."""
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """What one estimator speaks for."""
 
@@ -20,10 +29,22 @@ class Kind:
     gpu_type: str
     variant: Variant
     kv_precision: Precision
+    segments: tuple[Segment, ...] = ()
+    """Layers of several precisions as they are split, one GPU a stage; empty: all of the variant's, split evenly."""
 
     @property
     def precision(self) -> Precision:
         return self.variant.precision
+
+    @property
+    def gpu_types(self) -> tuple[str, ...]:
+        """Of its stages, each once."""
+        return tuple(dict.fromkeys(segment.gpu_type for segment in self.segments)) or (self.gpu_type,)
+
+    @property
+    def layer_precisions(self) -> tuple[Precision, ...]:
+        """Of its layers, each once."""
+        return tuple(dict.fromkeys(p for s in self.segments for p in s.precisions)) or (self.precision,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +82,8 @@ class Footprint:
     runtime_low_bytes: Array  # [P, S]
     """Least and most that the runtime may take in nine cases of ten; the rest is counted."""
     runtime_high_bytes: Array  # [P, S]
+    stage_bytes: Array | None = None  # [S, stages]
+    """In all, where the kind has segments; the fields above are then the means of its layers and stages."""
 
 
 class Estimator(Protocol):

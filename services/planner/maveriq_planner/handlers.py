@@ -13,6 +13,7 @@ from maveriq.contracts import (
 )
 from maveriq_planner.counteroffers import counteroffers
 from maveriq_planner.explanation import explain
+from maveriq_planner.families import mixing
 from maveriq_planner.listing import listing
 from maveriq_planner.search import search
 from maveriq_planner.space import Sources, Space, by_law
@@ -33,6 +34,7 @@ class Handlers:
         tokens = min(intent.workload.input_tokens + intent.workload.output_tokens, event.facts.max_context_tokens)
         estimators, silent = self.sources(model, event.facts, event.fingerprints, event.calibrations, named, tokens)
         space = Space(model, event.facts, estimators, self.max_pp, self.prices, silent)
+        space = mixing(space, event, tokens)
         outcome = search(intent, space)
         if not len(outcome.met):
             offers = counteroffers(intent, space, outcome)

@@ -1,6 +1,6 @@
 """What a plan lists of an outcome: candidates, rejections, the front. Pure: outcome in, contract values out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from maveriq_planner.arrays import Array, Indices
 from maveriq_planner.front import pareto, thinned
 from maveriq_planner.mixing import mixable
 from maveriq_planner.search import Judged, Outcome
-from maveriq_planner.shown import Row, configurations, memories, predictions
+from maveriq_planner.shown import Row, configurations, memories, predictions, stages_of
 
 MAX_LISTED = 64
 _DECIMALS = 6  # of a ms: what differs by less differs by rounding, and is not on the front for that
@@ -74,14 +74,17 @@ def costs_of(judged: Judged) -> Array:
 def _candidates(judged: Judged, chosen: Indices, known: Mapping[int, Row]) -> dict[int, Candidate]:
     mixed = mixable(judged, chosen)
     numbers = chosen.tolist()
-    parts = (configurations(judged, chosen), memories(judged, chosen), judged.score[chosen].tolist())
+    parts = (
+        configurations(judged, chosen), memories(judged, chosen), judged.score[chosen].tolist(),
+        stages_of(judged, chosen),
+    )  # fmt: skip
     rows = [
         {
             "configuration": configuration, "memory": memory, "score": score, "prediction": known[i],
-            "replicas": replicas,
+            "replicas": replicas, "stages": stages,
             "mixable": [{"gpu_type": name, "decode_ms": ms} for name, ms in mixed.get(i, ())],
         }
-        for i, configuration, memory, score, replicas in zip(
+        for i, configuration, memory, score, stages, replicas in zip(
             numbers, *parts, judged.replicas[chosen].astype(np.intp).tolist(), strict=True
         )
     ]  # fmt: skip
@@ -103,17 +106,24 @@ def _rejections(judged: Judged, chosen: Indices, known: Mapping[int, Row]) -> tu
 
 
 def _shapes(judged: Judged) -> Indices:
-    """One number for each GPU type, TP and PP."""
-    c = judged.columns
-    types = {name: i for i, name in enumerate(dict.fromkeys(e.kind.gpu_type for e in c.estimators))}
-    of_type = np.array([types[e.kind.gpu_type] for e in c.estimators], dtype=np.intp)[c.which]
-    numbers: Indices = (of_type * (c.tp.max() + 1) + c.tp) * (c.pp.max() + 1) + c.pp
-    return numbers
+    """One number for each GPU type, TP and PP, those of mixed precisions apart."""
+    kinds = [estimator.kind for estimator in judged.columns.estimators]
+    return _numbered(judged, [(kind.gpu_types, bool(kind.segments)) for kind in kinds])
 
 
 def _kinds(judged: Judged) -> Indices:
-    """One number for each estimator, which is a GPU type and variant, TP and PP."""
-    return judged.columns.replicas.row
+    """One number for each GPU type and variant, TP and PP; that all mixed splits are `mixed` leaves others room."""
+    kinds = [estimator.kind for estimator in judged.columns.estimators]
+    return _numbered(judged, [(k.gpu_types, k.engine, k.variant.label, k.kv_precision) for k in kinds])
+
+
+def _numbered(judged: Judged, names: Sequence[Hashable]) -> Indices:
+    """One number for each name, TP and PP. `names`: of estimators."""
+    c = judged.columns
+    places = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    named = np.array([places[name] for name in names], dtype=np.intp)[c.which]
+    numbers: Indices = (named * (c.tp.max() + 1) + c.tp) * (c.pp.max() + 1) + c.pp
+    return numbers
 
 
 def _first_of_each(ranked: Indices, keys: Indices) -> Indices:

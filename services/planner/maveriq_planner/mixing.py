@@ -41,7 +41,7 @@ def mixable(judged: Judged, chosen: Indices) -> dict[int, Speeds]:
 def _configurations(c: Columns) -> Indices:
     """One number for each configuration but for its GPU type."""
     kinds = [estimator.kind for estimator in c.estimators]
-    names = [(kind.engine, kind.variant.label, kind.kv_precision) for kind in kinds]
+    names = [(kind.engine, kind.variant.label, kind.kv_precision, kind.segments) for kind in kinds]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     found = np.array([numbers[name] for name in names], dtype=np.intp)[c.which]
     for part in (c.tp, c.pp, c.slots):

@@ -30,6 +30,8 @@ class Effort:
     max_entries: int = 20_000_000
     count_s: float = 2.0
     """HiGHS on one pipeline."""
+    closes: bool = True
+    """Whether HiGHS narrows what a price of sensitivity leaves open under a floor of accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ class _Search:
         a constraint."""
         if best.found is not None:
             best.offer(best.found[0], improve(*best.found, self.most_sensitivity))
+        if not self.effort.closes:
+            return
         for place, bound in sorted(best.left.items(), key=lambda one: one[1]):
             if bound >= best.beat(self.effort.tolerance):
                 break

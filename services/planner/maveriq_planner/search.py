@@ -9,6 +9,7 @@ from maveriq.contracts import Intent, Objective
 from maveriq_planner.arrays import Array, Flags, Indices
 from maveriq_planner.columns import Columns, columns_of
 from maveriq_planner.constraints import Figures, Miss, misses
+from maveriq_planner.estimate import Segment
 from maveriq_planner.memory import GIB
 from maveriq_planner.queueing import Latencies
 from maveriq_planner.replicas import (
@@ -155,12 +156,19 @@ def _rank(judged: Judged) -> tuple[Array | Indices, ...]:
     """
     c = judged.columns
     kinds = [estimator.kind for estimator in c.estimators]
-    names = [(k.gpu_type, k.engine, str(k.precision), str(k.kv_precision), k.variant.label) for k in kinds]
+    names = [
+        (k.gpu_type, k.engine, str(k.precision), str(k.kv_precision), k.variant.label, _told_of(k.segments))
+        for k in kinds
+    ]
     order = sorted(names)
     places = np.array([order.index(name) for name in names], dtype=np.intp)
     shape = (c.slots * (c.pp.max() + 1) + c.pp) * (c.tp.max() + 1) + c.tp
     e2e_ms = _told_apart(judged.latencies.e2e_ms)
     return shape * len(names) + places[c.which], e2e_ms, judged.num_gpus, judged.memory_bytes
+
+
+def _told_of(segments: Sequence[Segment]) -> str:
+    return " | ".join(f"{segment.gpu_type} {' '.join(segment.precisions)}" for segment in segments)
 
 
 def _sorted(chosen: Indices, keys: Sequence[Array | Indices]) -> Indices:

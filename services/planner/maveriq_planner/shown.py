@@ -1,12 +1,13 @@
 """What is shown of configurations, as rows that contracts are made of. Pure: judged configurations in, rows out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from maveriq.contracts import DAY_MS
 from maveriq_planner.arrays import Array, Indices
 from maveriq_planner.errors import errors_of
+from maveriq_planner.estimate import Estimator
 from maveriq_planner.queueing import settle
 from maveriq_planner.replicas import percentile_of
 from maveriq_planner.search import Judged, goodput_per_ms
@@ -35,10 +36,29 @@ def memories(judged: Judged, chosen: Indices) -> list[Row]:
     """Of each stage; see contracts.StageMemory."""
     c = judged.columns
     return _rows(
-        layer_bytes=_whole(c.layer_bytes[chosen]), first_bytes=_whole(c.first_bytes[chosen]),
+        layer_bytes=_whole(np.ceil(c.layer_bytes[chosen])), first_bytes=_whole(c.first_bytes[chosen]),
         last_bytes=_whole(c.last_bytes[chosen]), tied_saving_bytes=_whole(c.tied_saving_bytes[chosen]),
         runtime_bytes=_whole(np.ceil(c.runtime_bytes[chosen])),
     )  # fmt: skip
+
+
+def stages_of(judged: Judged, chosen: Indices) -> list[list[Row]]:
+    """As contracts.PlannedStage; none where the allocator splits."""
+    c = judged.columns
+    found: list[list[Row]] = []
+    for i in chosen.tolist():
+        estimator = c.estimator(i)
+        slots = c.slots[i : i + 1].astype(float)
+        found.append(list(_stages(estimator, slots, c.context_tokens)) if estimator.kind.segments else [])
+    return found
+
+
+def _stages(estimator: Estimator, slots: Array, context_tokens: int) -> Iterator[Row]:
+    segments = estimator.kind.segments
+    taken = estimator.footprint(1, np.array([float(len(segments))]), slots, context_tokens).stage_bytes
+    assert taken is not None, "what is split says what each stage takes"
+    for segment, num_bytes in zip(segments, _whole(np.ceil(taken[0])), strict=True):
+        yield {"gpu_type": segment.gpu_type, "precisions": segment.precisions, "reserved_bytes": num_bytes}
 
 
 def predictions(judged: Judged, chosen: Indices) -> list[Row]:

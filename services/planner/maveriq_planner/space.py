@@ -6,10 +6,20 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from maveriq import law
-from maveriq.contracts import FULL_PRECISIONS, Calibration, Fingerprint, Model, ModelFacts, Precision, Variant
+from maveriq.contracts import (
+    FULL_PRECISIONS,
+    Calibration,
+    Fingerprint,
+    Fragment,
+    Model,
+    ModelFacts,
+    Precision,
+    Variant,
+)
 from maveriq_planner.estimate import Estimator, Kind
 from maveriq_planner.estimators.calibrated import CalibratedLaw
 from maveriq_planner.estimators.laws import laws_of
+from maveriq_planner.estimators.mixed import Family
 from maveriq_planner.estimators.sampled import sampled
 
 NOTHING = "nothing was measured"
@@ -27,6 +37,10 @@ class Space:
     """Money an hour of one GPU, by type."""
     silent: tuple[str, ...] = ()
     """Why a GPU type or variant cannot be predicted, one sentence each."""
+    families: tuple[Family, ...] = ()
+    """Precisions that can be mixed in one pipeline."""
+    fragments: tuple[Fragment, ...] = ()
+    """What such pipelines are split over."""
 
     def price_of(self, gpu_type: str) -> float | None:
         return self.prices.get(gpu_type)

@@ -38,6 +38,7 @@ class Wish:
     ordered: bool = False
     """The fragments as they are given, all of them."""
     max_stages: int = 8
+    min_stages: int = 1
     uniform_stages: bool = False
 
 
@@ -77,7 +78,7 @@ def orders_of(fragments: Sequence[Fragment], wish: Wish) -> Iterator[tuple[Fragm
         by_type.setdefault(fragment.gpu_type, []).append(fragment)
     for numbers in product(*(range(len(block) + 1) for block in by_type.values())):
         blocks = [tuple(block[:n]) for block, n in zip(by_type.values(), numbers, strict=True) if n]
-        if 0 < sum(numbers) <= wish.max_stages:
+        if wish.min_stages <= sum(numbers) <= wish.max_stages:
             for order in permutations(blocks):
                 yield from _with_ends(order)
 

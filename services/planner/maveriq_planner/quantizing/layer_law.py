@@ -12,6 +12,7 @@ import numpy as np
 
 from maveriq import law
 from maveriq.contracts import Workload
+from maveriq_planner.arrays import Array
 from maveriq_planner.estimate import Estimator, Kind
 from maveriq_planner.estimators.calibrated import CalibratedLaw
 from maveriq_planner.estimators.sampled import SampledLaw
@@ -20,6 +21,7 @@ from maveriq_planner.memory import GIB
 _HOPS = ("hop.", "prompt_hop.")
 _IDLE = ("idle.", "prompt_idle")
 """Of a pass's ends: what is between stages, and what a pipeline spares."""
+_APART = {"num_layers": 2, "num_stages": 2, "fullest": 1}  # one layer, one hop, and one layer beside the fullest stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,18 @@ class Parts:
     ends: float
     """On the last stage, as lm_head is there."""
     hop: float
+    spared: float = 0.0
+    """By each layer that is not on the fullest stage: one rank prepares while another computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Parts of decode steps, at B batches."""
+
+    layer: Array  # [B]
+    ends: Array
+    hop: Array
+    spared: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,11 @@ class LayerLaw(Protocol):
     """One GPU type, one precision."""
 
     @property
+    def estimator(self) -> Estimator:
+        """Of whole replicas, whose parts these are."""
+        ...
+
+    @property
     def kind(self) -> Kind: ...
 
     @property
@@ -55,6 +74,8 @@ class LayerLaw(Protocol):
     def prefill(self, batch: int, workload: Workload) -> Parts: ...
 
     def decode(self, batch: int, workload: Workload) -> Parts: ...
+
+    def steps(self, batches: Array, workload: Workload) -> Steps: ...
 
     def room(self, num_stages: int, num_requests: int, prefill_batch: int, workload: Workload) -> Room: ...
 
@@ -91,14 +112,18 @@ class CalibratedLayers:
     def prefill(self, batch: int, workload: Workload) -> Parts:
         return self._parts(law.prefill_terms(
             self.estimator.facts, self._rig, batch=float(batch), input_tokens=float(workload.input_tokens),
-            num_layers=1, num_stages=2, fullest=1,
+            **_APART,
         ))  # fmt: skip
 
     def decode(self, batch: int, workload: Workload) -> Parts:
-        return self._parts(law.decode_terms(
-            self.estimator.facts, self._rig, batch=float(batch), context_tokens=_context(workload),
-            num_layers=1, num_stages=2, fullest=1,
+        return _of_one(self.steps(np.array([float(batch)]), workload))
+
+    def steps(self, batches: Array, workload: Workload) -> Steps:
+        layer, ends, hop, spared = self._apart(law.decode_terms(
+            self.estimator.facts, self._rig, batch=batches, context_tokens=_context(workload), **_APART,
         ))  # fmt: skip
+        each = [np.broadcast_to(np.asarray(ms, dtype=float), batches.shape) for ms in (layer, ends, hop, spared)]
+        return Steps(*each)
 
     def room(self, num_stages: int, num_requests: int, prefill_batch: int, workload: Workload) -> Room:
         return _with_prompts(self.estimator, num_stages, num_requests, workload, self._prompts(prefill_batch, workload))
@@ -111,10 +136,15 @@ class CalibratedLayers:
         return float(law.dot(self.estimator.memory, terms)) * GIB * margin
 
     def _parts(self, passes: law.Passes) -> Parts:
+        return Parts(*(float(ms) for ms in self._apart(passes)))
+
+    def _apart(self, passes: law.Passes) -> tuple[law.Quantity, law.Quantity, law.Quantity, law.Quantity]:
+        """Layer, ends, hop, spared."""
         hop = {name: value for name, value in passes.ends.items() if name.startswith(_HOPS)}
+        idle = {name: -value for name, value in passes.ends.items() if name.startswith(_IDLE)}
         work = {name: value for name, value in passes.ends.items() if not name.startswith((*_HOPS, *_IDLE))}
-        layer, ends, hops = (float(law.dot(self.constants, terms)) for terms in (passes.layer, work, hop))
-        return Parts(layer, ends, hops)
+        known = self.constants
+        return law.dot(known, passes.layer), law.dot(known, work), law.dot(known, hop), law.dot(known, idle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +166,12 @@ class SampledLayers:
         return Parts(layer, ends, self.estimator.fingerprint.hop_ms)
 
     def decode(self, batch: int, workload: Workload) -> Parts:
-        each = self.estimator.decode
-        layer = float(each.at_layer(float(batch), _context(workload)))
-        return Parts(layer, float(each.at_ends(float(batch))), self.estimator.fingerprint.hop_ms)
+        return _of_one(self.steps(np.array([float(batch)]), workload))
+
+    def steps(self, batches: Array, workload: Workload) -> Steps:
+        each, hop_ms = self.estimator.decode, self.estimator.fingerprint.hop_ms
+        layer = each.at_layer(batches, _context(workload))
+        return Steps(layer, each.at_ends(batches), np.full(len(batches), hop_ms), np.zeros(len(batches)))
 
     def room(self, num_stages: int, num_requests: int, prefill_batch: int, workload: Workload) -> Room:
         activations = self.estimator.activations
@@ -154,6 +187,10 @@ def _with_prompts(
     found = estimator.footprint(1, np.array([float(num_stages)]), np.array([float(num_requests)]), context)
     runtime = float(found.runtime_bytes[0, 0]) + prompts_bytes
     return Room(float(found.layer_bytes[0]), found.first_bytes, found.last_bytes, found.tied_saving_bytes, runtime)
+
+
+def _of_one(steps: Steps) -> Parts:
+    return Parts(*(float(ms[0]) for ms in (steps.layer, steps.ends, steps.hop, steps.spared)))
 
 
 def _context(workload: Workload) -> float:
