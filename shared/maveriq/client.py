@@ -23,6 +23,7 @@ from maveriq.contracts import (
     Sampling,
     State,
 )
+from maveriq.route_book import RouteBook
 from maveriq.streams import Refused, RequestFailed, Streams, Subscription
 from maveriq.topology import MAX_DEADLINE_S
 
@@ -59,18 +60,21 @@ async def connect(url: str, *, name: str = "client") -> AsyncGenerator["Client",
 async def client_on(bus: Bus, *, name: str = "client") -> AsyncGenerator["Client", None]:
     """A client on a bus that is somebody else's to close."""
     streams = await Streams.open(bus, name)
+    book = RouteBook(streams)
     try:
-        yield Client(streams)
+        yield Client(streams, book)
     finally:
+        await book.close()
         await streams.close()
 
 
 class Client:
     """What a producer can ask for. Every method may be awaited many times at once."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, book: RouteBook) -> None:
         """Use `connect`."""
         self._streams = streams
+        self._book = book
 
     async def register(self, model: Model) -> None:
         """Make a model known; intents may name it on return. Again replaces what was known.
@@ -107,7 +111,7 @@ class Client:
         async with self._streams.following(wanted) as changes:
             await changes.publish(IntentSubmitted(deployment_id=wanted, intent=intent, dry_run=dry_run))
             done = (State.PLANNED,) if dry_run else (State.READY, State.RELEASED)
-            return await _until(changes, done, on_change)
+            return await _until(changes, done, self._noting(on_change))
 
     async def release(self, deployment: Deployment | UUID, *, on_change: Change | None = None) -> Deployment:
         """Let what is queued be answered, stop the engines and give the memory back; returns when it is back.
@@ -133,7 +137,8 @@ class Client:
     ) -> AsyncGenerator[Chunk, None]:
         """The answer to a prompt (text or token ids) or a chat, chunk by chunk; the last has a finish_reason.
 
-        Leaving the iteration early cancels the request.
+        Leaving the iteration early cancels the request. Of a deployment on several GPU types it goes to the one that
+        its size was planned for, where the deployment is given or this client deployed it; else any replica takes it.
 
         Raises:
             RequestFailed: there is no (further) answer.
@@ -146,7 +151,16 @@ class Client:
             messages=None if messages is None else tuple(messages),
             sampling=sampling or Sampling(),
         )
-        return self._streams.generate(request, priority=priority, deadline_s=deadline_s)
+        routes = self._book.of(deployment)
+        return self._streams.generate(request, priority=priority, deadline_s=deadline_s, routes=routes)
+
+    def _noting(self, on_change: Change | None) -> Change:
+        def note(deployment: Deployment) -> None:
+            self._book.learn(deployment)
+            if on_change is not None:
+                on_change(deployment)
+
+        return note
 
 
 async def _until(

@@ -5,7 +5,8 @@ engine step, so the way from there to the one who waits is a dictionary look-up 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 from uuid import UUID, uuid4
@@ -23,13 +24,18 @@ from maveriq.contracts import (
     Priority,
     RequestCancelled,
     RequestSubmitted,
+    Route,
 )
 from maveriq.inbox import Inbox, RequestFailed
+from maveriq.lengths import Lengths
+from maveriq.routing import route
 from maveriq.topology import MAX_DEADLINE_S
 
 __all__ = ["Refused", "RequestFailed", "Streams", "Subscription"]
 
 DEADLINE_GRACE_S = 5.0  # the broker's side answers an expired request; this is how much longer we wait for it
+
+MAX_KNOWN = 1_000  # deployments whose lengths are remembered
 
 M = TypeVar("M", bound=Message)
 
@@ -84,6 +90,7 @@ class Streams:
         self._inboxes: dict[int, Inbox] = {}  # by the request id as a number: a UUID hashes itself in Python
         self._subscriptions: dict[str, list[Subscription[Message]]] = {}
         self._goodbyes: set[asyncio.Task[None]] = set()
+        self._lengths: OrderedDict[UUID, Lengths] = OrderedDict()
 
     @classmethod
     async def open(cls, bus: Bus, name: str = "client") -> "Streams":
@@ -107,7 +114,12 @@ class Streams:
             await self._mailbox.close()
 
     async def generate(
-        self, request: RequestSubmitted, *, priority: Priority = Priority.NORMAL, deadline_s: float = MAX_DEADLINE_S
+        self,
+        request: RequestSubmitted,
+        *,
+        priority: Priority = Priority.NORMAL,
+        deadline_s: float = MAX_DEADLINE_S,
+        routes: Sequence[Route] = (),
     ) -> AsyncGenerator[Chunk, None]:
         """Submit on the first step, then yield chunks: every token once, in order; the last has a finish_reason.
 
@@ -115,19 +127,24 @@ class Streams:
 
         Args:
             deadline_s: from the first step, for the whole answer.
+            routes: of its deployment; empty: any replica takes it.
 
         Raises:
             RequestFailed: there is no (further) answer.
         """
+        lengths = self._lengths_of(request.deployment_id, routes) if routes else None
         inbox = Inbox(deadline_s + DEADLINE_GRACE_S, _late(deadline_s))
         self._inboxes[request.request_id.int] = inbox
         submitted = answered = False
         try:
-            await self._submit(request, priority, deadline_s)
+            lanes = () if lengths is None else route(request, routes, lengths)
+            await self._submit(request, priority, deadline_s, lanes)
             submitted = True
             while not answered:
                 for chunk in await inbox.take():
                     answered = chunk.finish_reason is not None
+                    if lengths is not None and chunk.usage is not None:
+                        lengths.learn(request, chunk.usage, chunk.finish_reason)
                     yield chunk
         except RequestFailed as failed:
             # these two can be ours alone: the worker may still be at it
@@ -139,9 +156,24 @@ class Streams:
             if submitted and not answered:
                 self._cancel(request)
 
-    async def _submit(self, request: RequestSubmitted, priority: Priority, deadline_s: float) -> None:
+    def _lengths_of(self, deployment_id: UUID, routes: Sequence[Route]) -> Lengths:
+        lengths = self._lengths.setdefault(deployment_id, Lengths())
+        self._lengths.move_to_end(deployment_id)
+        if len(self._lengths) > MAX_KNOWN:
+            self._lengths.popitem(last=False)
+        lengths.plan_for(routes)
+        return lengths
+
+    async def _submit(
+        self, request: RequestSubmitted, priority: Priority, deadline_s: float, lanes: Sequence[str]
+    ) -> None:
+        """To the first lane that takes it; a full one, or one gone a moment ago, is no reason to fail."""
         try:
-            await self.bus.submit(request, reply_to=self.address, priority=priority, deadline_s=deadline_s)
+            for gpu_type in lanes:
+                with suppress(QueueFull, Unroutable):
+                    await self._queue(request, priority, deadline_s, gpu_type)
+                    return
+            await self._queue(request, priority, deadline_s, None)
         except QueueFull as full:
             raise _failed(
                 ErrorCode.QUEUE_FULL, "too many requests wait for this deployment", "try again later"
@@ -152,6 +184,13 @@ class Streams:
             ) from gone
         except Unavailable as lost:
             raise RequestFailed(_interrupted("the broker did not confirm the request", "send it again")) from lost
+
+    async def _queue(
+        self, request: RequestSubmitted, priority: Priority, deadline_s: float, gpu_type: str | None
+    ) -> None:
+        await self.bus.submit(
+            request, reply_to=self.address, priority=priority, deadline_s=deadline_s, gpu_type=gpu_type
+        )
 
     @asynccontextmanager
     async def following(self, deployment_id: UUID) -> AsyncGenerator[Subscription[DeploymentChanged], None]:

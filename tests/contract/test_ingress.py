@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from redis.asyncio import Redis
 
+from maveriq.bus import Unroutable
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.bus.queues import QueueSpec
@@ -48,6 +49,7 @@ from maveriq_ingress.inventory import Inventories
 from maveriq_ingress.models import Models
 from maveriq_ingress.statuses import Statuses
 from tests.fakes import ADMISSION, FACTS, FINGERPRINT, NOW, PLAN, placement
+from tests.fleets import FLEET_PLAN, LARGE, SMALL, routed
 
 SPY = "spy"
 REPLIES = "replies"
@@ -336,3 +338,43 @@ async def test_a_request_that_kills_every_engine_is_answered(ingress: Ingress, b
     await consumer.cancel()
     await streams.close()
     await answerer.cancel()
+
+
+async def test_a_fleets_queues_are_open_before_its_routes_are_told_and_close_with_it(
+    ingress: Ingress, bus: InProcessBus
+) -> None:
+    await ingress.send("intent.submitted.v1", intent())
+    await ingress.emitted("intent.accepted.v1", "deployment.changed.v1")
+    await ingress.tell(PlanComputed(deployment_id=ID, admission=ADMISSION, plan=FLEET_PLAN))
+    (changed,) = await ingress.emitted("deployment.changed.v1")
+    assert changed["deployment"]["routes"] == []  # nothing serves yet
+    request = RequestSubmitted(deployment_id=ID, request_id=uuid4(), prompt="x")
+    await bus.submit(request, reply_to=REPLIES, gpu_type=SMALL)
+
+    for replica, gpu_type in enumerate((LARGE, SMALL)):
+        placed = routed(gpu_type, replica, f"t{replica}")
+        await ingress.tell(PlacementReserved(deployment_id=ID, node="n1", placement=placed))
+        await ingress.tell(ReplicaReady(deployment_id=ID, replica=replica, token=f"t{replica}", node="n1", load_s=1))
+        _, changed = await ingress.emitted("deployment.changed.v1", "deployment.changed.v1")
+    routes = changed["deployment"]["routes"]
+    assert [[served["gpu_type"] for served in one["served_by"]] for one in routes] == [[SMALL, LARGE], [LARGE, SMALL]]
+
+    await ingress.tell(ReplicaFailed(deployment_id=ID, replica=1, token="t1", node="n1", detail="died"))
+    (changed,) = await ingress.emitted("deployment.changed.v1")
+    routes = changed["deployment"]["routes"]
+    assert [[served["gpu_type"] for served in one["served_by"]] for one in routes] == [[LARGE], [LARGE]]
+
+    await ingress.tell(DeploymentReleased(deployment_id=ID))
+    (changed,) = await ingress.emitted("deployment.changed.v1")
+    with pytest.raises(Unroutable):
+        await bus.submit(request, reply_to=REPLIES, gpu_type=SMALL)
+
+
+async def test_a_plan_that_comes_after_the_end_opens_no_queues(ingress: Ingress, bus: InProcessBus) -> None:
+    await ingress.send("intent.submitted.v1", intent())
+    await ingress.tell(DeploymentReleased(deployment_id=ID))
+    await ingress.tell(PlanComputed(deployment_id=ID, admission=ADMISSION, plan=FLEET_PLAN))
+    await ingress.emitted("intent.accepted.v1", *["deployment.changed.v1"] * 3)
+    with pytest.raises(Unroutable):
+        request = RequestSubmitted(deployment_id=ID, request_id=uuid4(), prompt="x")
+        await bus.submit(request, reply_to=REPLIES, gpu_type=SMALL)

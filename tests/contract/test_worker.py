@@ -16,6 +16,7 @@ from maveriq.contracts import (
     ConfirmationRequested,
     DeploymentDraining,
     FinishReason,
+    Lane,
     Message,
     MessageRefused,
     NodeReported,
@@ -168,6 +169,18 @@ async def test_a_placement_starts_a_replica_that_answers_requests(scene: Scene) 
     await scene.outside.submit(asked, reply_to=mailbox.address)
     await until(lambda: scene.engines[0].step() or len(client.chunks) == 3)
     assert client.chunks[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_a_replica_of_a_fleet_answers_its_own_types_requests_and_helps_out_others(scene: Scene) -> None:
+    await scene.outside.open_requests(scene.deployment_id, ["own", "other"])
+    lanes = (Lane(gpu_type="own"), Lane(gpu_type="other", rank=1))
+    await scene.reserve(placement().model_copy(update={"lanes": lanes}))
+    await scene.hears(ReplicaReady)
+    client = Heard()
+    mailbox = await scene.outside.mailbox(client)
+    for gpu_type in ("own", "other", None):
+        await scene.outside.submit(request(scene.deployment_id), reply_to=mailbox.address, gpu_type=gpu_type)
+    await until(lambda: scene.engines[0].step() or len([c for c in client.chunks if c.finish_reason]) == 3)
 
 
 async def test_the_same_placement_twice_is_answered_twice_and_started_once(scene: Scene) -> None:

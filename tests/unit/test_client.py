@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -27,12 +27,16 @@ from maveriq.contracts import (
     Message,
     ModelRegistered,
     ModelSubmitted,
+    Priority,
     ReleaseRequested,
     RequestCancelled,
     State,
 )
 from maveriq.ordering import Ordering
-from maveriq.topology import Service
+from maveriq.routing import serving
+from maveriq.topology import Service, request_queue
+from tests.fakes import PLAN
+from tests.fleets import FLEET, LARGE, ROUTES, SMALL
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WORDS = ("once", " upon", " a", " time")
@@ -147,6 +151,37 @@ async def test_generate_streams_text_and_ends_with_the_finish_reason(
     await answering
     assert "".join(chunk.text for chunk in chunks) == "once upon a time"
     assert chunks[-1].finish_reason is FinishReason.STOP
+
+
+async def test_a_request_goes_to_the_type_that_the_latest_routes_name(
+    client: Client, broker: InProcessBroker, deployment_id: UUID
+) -> None:
+    worker = Worker(InProcessBus(broker))
+    await worker.bus.open_requests(deployment_id, [SMALL, LARGE])
+    for gpu_type in (SMALL, LARGE):
+        await worker.bus.consume_requests(deployment_id, worker.arrived.put_nowait, slots=8, gpu_type=gpu_type)
+    plan = PLAN.model_copy(update={"fleet": FLEET})
+    both = Deployment(
+        deployment_id=deployment_id, state=State.READY, intent=Intent(model="m"), accepted_at=NOW, changed_at=NOW,
+        plan=plan, routes=ROUTES,
+    )  # fmt: skip
+
+    async def goes_to(deployment: Deployment | UUID) -> str:
+        asking = asyncio.ensure_future(anext(client.generate(deployment, "hello")))
+        delivery = await worker.arrived.get()
+        asking.cancel()
+        await delivery.ack()
+        return delivery.delivery.queue  # type: ignore[attr-defined, no-any-return]
+
+    assert await goes_to(both) == request_queue(deployment_id, Priority.NORMAL, SMALL)
+    await asyncio.sleep(0.01)
+    later = both.model_copy(
+        update={"routes": serving(ROUTES, frozenset({LARGE})), "changed_at": NOW + timedelta(seconds=1)}
+    )
+    await worker.bus.publish(DeploymentChanged(deployment_id=deployment_id, deployment=later))
+    await asyncio.sleep(0.01)
+    for given in (both, deployment_id):
+        assert await goes_to(given) == request_queue(deployment_id, Priority.NORMAL, LARGE)
 
 
 async def test_many_requests_of_one_client_are_told_apart(client: Client, worker: Worker, deployment_id: UUID) -> None:

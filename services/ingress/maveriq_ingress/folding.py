@@ -3,6 +3,7 @@
 Facts only ever add to the record, so they may come twice and in any order: the record ends the same.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -29,10 +30,12 @@ from maveriq.contracts import (
     ReplicaFailed,
     ReplicaLost,
     ReplicaReady,
+    Route,
     State,
     Value,
     advance,
 )
+from maveriq.routing import serving
 
 Fact = (
     IntentAccepted
@@ -78,6 +81,8 @@ class Record(Value):
     waiting: DeploymentWaiting | None = None
     """What was last said of memory that it waits for; it may have come since."""
     failure: Failure | None = None
+    lanes: tuple[str, ...] = ()
+    """GPU types that some plan of it has routed requests to: each has queues until the deployment ends."""
 
     @property
     def ended(self) -> bool:
@@ -91,6 +96,7 @@ class Record(Value):
             return None
         ready = set(self.ready_tokens) - set(self.lost_tokens)
         current = self._current()
+        serves = tuple(placement for placement in current if placement.token in ready)
         return Deployment(
             deployment_id=self.deployment_id,
             state=self.state,
@@ -103,10 +109,18 @@ class Record(Value):
             prediction_missed=self.prediction_missed,
             plan=self.plan,
             placements=current,
-            ready_replicas=tuple(placement.replica for placement in current if placement.token in ready),
+            ready_replicas=tuple(placement.replica for placement in serves),
+            routes=self._routes(serves),
             failure=self.failure,
             waiting=self.waiting.detail if self.waiting is not None and self._waits(self.waiting) else None,
         )
+
+    def _routes(self, serves: Iterable[Placement]) -> tuple[Route, ...]:
+        """To those GPU types of the plan that have a replica which takes them."""
+        if self.plan is None or self.plan.fleet is None:
+            return ()
+        own = (lane.gpu_type for placement in serves for lane in placement.lanes if lane.rank == 0)
+        return serving(self.plan.fleet.routes, frozenset(own))
 
     def _waits(self, waiting: DeploymentWaiting) -> bool:
         """Until something is placed after it, or all of it goes."""
@@ -168,6 +182,8 @@ def _learn(record: Record, fact: Fact) -> Record:
         learned["fingerprints"], learned["calibrations"] = fact.fingerprints, fact.calibrations
     elif isinstance(fact, PlanComputed | PlanPreviewed):
         learned["plan"] = fact.plan
+        if fact.plan.fleet is not None and isinstance(fact, PlanComputed):
+            learned["lanes"] = tuple(dict.fromkeys((*record.lanes, *fact.plan.fleet.gpu_types)))
     return record.model_copy(update=learned)
 
 

@@ -1,6 +1,6 @@
 """Messages in, messages out: intents are admitted, facts folded into their deployment, dead requests answered."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -52,9 +52,11 @@ log = get_logger()
 class RequestQueues(Protocol):
     """What of the bus the handlers need."""
 
-    async def open_requests(self, deployment_id: UUID) -> None: ...
+    async def open_requests(self, deployment_id: UUID, gpu_types: Sequence[str] = ()) -> None: ...
 
-    async def close_requests(self, deployment_id: UUID, answer: Callable[[DeadRequest], Awaitable[None]]) -> None: ...
+    async def close_requests(
+        self, deployment_id: UUID, answer: Callable[[DeadRequest], Awaitable[None]], gpu_types: Sequence[str] = ()
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,16 @@ class Handlers:
     async def on_fact(self, message: Fact) -> tuple[Message, ...]:
         return _changed(await self.statuses.learn(message, self.now()))
 
+    async def on_plan_computed(self, message: PlanComputed) -> tuple[Message, ...]:
+        """The queues of a fleet's GPU types are open before anybody is told to send there."""
+        record = await self.statuses.learn(message, self.now())
+        if record.lanes and not record.ended:
+            await self.queues.open_requests(message.deployment_id, record.lanes)
+            record = await self.statuses.record(message.deployment_id) or record
+            if record.ended:  # meanwhile
+                await self.queues.close_requests(message.deployment_id, self.answer, record.lanes)
+        return _changed(record)
+
     async def on_prediction_missed(self, message: PredictionMissed) -> tuple[Message, ...]:
         self.metrics.count_missed(message)
         return await self.on_fact(message)
@@ -114,7 +126,7 @@ class Handlers:
         record = await self.statuses.learn(message, self.now())
         if isinstance(message, DeploymentFailed) and replans(record, message):
             return ()
-        await self.queues.close_requests(message.deployment_id, self.answer)
+        await self.queues.close_requests(message.deployment_id, self.answer, record.lanes)
         return _changed(record)
 
     async def on_inventory_changed(self, message: InventoryChanged) -> None:
@@ -134,7 +146,7 @@ class Handlers:
             Handler(ReleaseRequested, self.on_release_requested),
             Handler(FingerprintMeasured, self.on_fact),
             Handler(PredictionMissed, self.on_prediction_missed),
-            Handler(PlanComputed, self.on_fact),
+            Handler(PlanComputed, self.on_plan_computed),
             Handler(PlanPreviewed, self.on_fact),
             Handler(DeploymentWaiting, self.on_fact),
             Handler(PlacementReserved, self.on_fact),

@@ -82,7 +82,12 @@ class OpenAi:
             messages=asked.messages,
             sampling=asked.sampling,
         )
-        chunks = self.streams.generate(submitted, priority=asked.priority, deadline_s=deadline_s(request))
+        chunks = self.streams.generate(
+            submitted,
+            priority=asked.priority,
+            deadline_s=deadline_s(request),
+            routes=self.changes.routes.by_size(heading.deployment_id),
+        )
         try:
             if asked.stream:
                 return await _streamed(request, answer, chunks, include_usage=asked.include_usage)

@@ -6,6 +6,7 @@ from enum import Enum
 from uuid import UUID
 
 from maveriq.contracts import Deployment, State
+from maveriq.contracts import Route as RouteBySize
 
 _ENDING = (State.DRAINING, State.RELEASED, State.FAILED)
 
@@ -29,6 +30,8 @@ class Route:
     """Some replica serves."""
     accepted_at: datetime
     changed_at: datetime
+    by_size: tuple[RouteBySize, ...] = ()
+    """Which GPU type answers requests of which size; empty: any replica does."""
 
     @classmethod
     def of(cls, deployment: Deployment) -> "Route":
@@ -40,6 +43,7 @@ class Route:
             running=bool(deployment.ready_replicas),
             accepted_at=deployment.accepted_at,
             changed_at=deployment.changed_at,
+            by_size=deployment.routes,
         )
 
 
@@ -90,6 +94,10 @@ class Routes:
             return self._by_id.get(UUID(name))
         except ValueError:
             return None
+
+    def by_size(self, deployment_id: UUID) -> tuple[RouteBySize, ...]:
+        route = self._by_id.get(deployment_id)
+        return () if route is None else route.by_size
 
     def pick(self, name: str) -> UUID | NoRoute:
         """The deployment to ask.

@@ -106,7 +106,7 @@ class Replica:
     async def _open(self) -> Serving:
         await self._engine.start(self._launch)
         slots = self.placement.candidate.configuration.max_batch
-        self._serving = Serving(self._bus, self._engine, self._deployment_id, slots)
+        self._serving = Serving(self._bus, self._engine, self._deployment_id, slots, lanes=self.placement.lanes)
         await self._serving.open()
         return self._serving
 

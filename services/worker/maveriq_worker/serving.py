@@ -3,15 +3,16 @@
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from uuid import UUID
 
 import structlog
 
-from maveriq.bus import Bus, Mailbox, RequestConsumer, RequestDelivery
-from maveriq.contracts import Chunk, FinishReason, Message, Priority, RequestCancelled
+from maveriq.bus import Bus, Mailbox, RequestDelivery
+from maveriq.contracts import Chunk, FinishReason, Lane, Message, Priority, RequestCancelled
 from maveriq_worker.answering import ENGINE_ERROR, LATE, Answer, Ending, generation
 from maveriq_worker.engine import Engine, EngineFailed, RequestRefused
+from maveriq_worker.lanes import Lanes
 from maveriq_worker.outbox import Outbox, Sent
 
 MAX_CANCELLED = 10_000  # ids remembered of requests that were cancelled before they got here
@@ -24,12 +25,20 @@ class Serving:
     """A request is in `_answers` from its arrival until it is acked or back in the queue."""
 
     def __init__(
-        self, bus: Bus, engine: Engine, deployment_id: UUID, slots: int, now: Callable[[], float] = time.time
+        self,
+        bus: Bus,
+        engine: Engine,
+        deployment_id: UUID,
+        slots: int,
+        now: Callable[[], float] = time.time,
+        *,
+        lanes: Sequence[Lane] = (),
     ) -> None:
         """
         Args:
             slots: requests that the engine decodes together.
             now: seconds since the epoch.
+            lanes: of a deployment whose requests are routed by size, those that it takes.
         """
         self._bus = bus
         self._engine = engine
@@ -45,7 +54,7 @@ class Serving:
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._mailbox: Mailbox | None = None
-        self._consumer: RequestConsumer | None = None
+        self._lanes = Lanes(bus, deployment_id, self._take, slots, lanes, self._has_room)
         self.failed: asyncio.Future[str] = self._loop.create_future()
         """Why the engine can serve no more. Who waits for it calls `give_back`."""
 
@@ -53,7 +62,7 @@ class Serving:
         """Begin to take requests, and to hear of cancelled ones."""
         self._mailbox = await self._bus.mailbox(self._hear, name="worker")
         await self._mailbox.bind(f"{RequestCancelled.topic}.{self._deployment_id}")
-        self._consumer = await self._bus.consume_requests(self._deployment_id, self._take, slots=self._slots)
+        await self._lanes.open()
 
     @property
     def is_busy(self) -> bool:
@@ -69,14 +78,14 @@ class Serving:
                 await asyncio.wait_for(self._changed.wait(), left_s if self._answers else min(quiet_s, left_s))
             except TimeoutError:
                 break
-        await self._stop_taking()
+        await self._lanes.close()
         while self._answers:
             self._changed.clear()
             await self._changed.wait()
 
     async def give_back(self) -> None:
         """Take no more, and put what is in hand back into the queue, unanswered. Again is harmless."""
-        await self._stop_taking()
+        await self._lanes.close()
         lasts = [a.task for a in self._answers.values() if a.task and not a.task.done() and not a.generating]
         if lasts:
             await asyncio.wait(lasts, timeout=LAST_CHUNKS_S)
@@ -97,10 +106,10 @@ class Serving:
             mailbox, self._mailbox = self._mailbox, None
             await mailbox.close()
 
-    async def _stop_taking(self) -> None:
-        if self._consumer is not None:
-            consumer, self._consumer = self._consumer, None
-            await consumer.cancel()
+    def _has_room(self) -> bool:
+        """Whether a request that came now would begin now."""
+        waiting = sum(map(len, self._waiting.values()))
+        return self._num_generating + waiting < self._slots and not self.failed.done()
 
     def _take(self, delivery: RequestDelivery) -> None:
         """A request arrived."""
@@ -126,6 +135,7 @@ class Serving:
         else:
             answer.timer = self._loop.call_later(left_s, self._end, answer, Ending.LATE)
             self._fill_slots()
+            self._lanes.note()
 
     def _fill_slots(self) -> None:
         """High before normal before low, each in order of arrival."""
@@ -226,6 +236,7 @@ class Serving:
             answer.generating = False
             self._num_generating -= 1
             self._fill_slots()
+            self._lanes.note()
 
     def _forget(self, answer: Answer) -> None:
         """It is no longer in hand."""

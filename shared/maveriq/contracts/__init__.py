@@ -134,7 +134,7 @@ from maveriq.contracts.plan import (
     Rejection,
     StageMemory,
 )
-from maveriq.contracts.routing import Route, ServedBy
+from maveriq.contracts.routing import Lane, Route, ServedBy
 
 __all__ = [
     "BYTES_PER_ELEMENT",
@@ -188,6 +188,7 @@ __all__ = [
     "IntentSubmitted",
     "Interval",
     "InventoryChanged",
+    "Lane",
     "LayerSensitivity",
     "LayerSpeed",
     "MeasurementRequested",

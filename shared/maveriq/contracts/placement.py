@@ -9,6 +9,7 @@ from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.message import Message, Value
 from maveriq.contracts.model import Model, Precision
 from maveriq.contracts.plan import Candidate
+from maveriq.contracts.routing import Lane
 
 
 class Stage(Value):
@@ -36,10 +37,8 @@ class Placement(Value):
     facts: ModelFacts | None = Field(default=None, description="The model's shape; None: not told.")
     candidate: Candidate
     stages: tuple[Stage, ...] = Field(min_length=1, description="In pipeline order.")
-    lanes: tuple[str, ...] = Field(
-        default=(),
-        description="GPU types whose requests it answers: its own first, then those that it helps out while it has a "
-        "slot free, in order of preference. Empty: requests are not told apart by size.",
+    lanes: tuple[Lane, ...] = Field(
+        default=(), description="Whose requests it answers. Empty: requests are not told apart by size."
     )
     gap: float = Field(
         default=0.0, ge=0, le=1,

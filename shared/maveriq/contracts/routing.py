@@ -10,6 +10,17 @@ class ServedBy(Value):
     share: float = Field(ge=0, le=1, description="Of the requests that go there first. 0: it only takes what is over.")
 
 
+class Lane(Value):
+    """The requests planned for one GPU type, as one replica takes them."""
+
+    gpu_type: str
+    rank: int = Field(
+        default=0, ge=0,
+        description="0: its own, which it takes as they come. Else it helps out while it has a slot free, after those "
+        "of a lower rank.",
+    )  # fmt: skip
+
+
 class Route(Value):
     """Requests of one size, and the GPU types that answer them."""
 

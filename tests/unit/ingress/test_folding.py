@@ -23,6 +23,7 @@ from maveriq.contracts import (
 )
 from maveriq_ingress.folding import Fact, Record, fold
 from tests.fakes import ADMISSION, FACTS, FINGERPRINT, NOW, PLAN, placement
+from tests.fleets import FLEET_PLAN, LARGE, SMALL, routed
 
 ID = uuid4()
 
@@ -189,3 +190,20 @@ def test_a_replica_that_moved_away_is_no_longer_shown_and_its_deployment_goes_on
         assert shown is not None
         assert (shown.state, shown.ready_replicas) == (State.READY, (1,))
         assert [one.token for one in shown.placements] == ["b"]
+
+
+def test_routes_lead_to_the_types_whose_replicas_serve_in_whatever_order_it_is_heard() -> None:
+    planned = PlanComputed(deployment_id=ID, admission=ADMISSION, plan=FLEET_PLAN)
+    placed = PlacementReserved(deployment_id=ID, node="n1", placement=routed(SMALL, 0, "a"))
+    unrouted = PlacementReserved(deployment_id=ID, node="n1", placement=placement(1, "b"))
+    facts: tuple[Fact, ...] = (accepted(), planned, placed, ready(0, "a"), unrouted, ready(1, "b"))
+    for order in permutations(facts):
+        record = known(*order)
+        seen = record.deployment()
+        assert seen is not None
+        assert [[served.gpu_type for served in one.served_by] for one in seen.routes] == [[SMALL], [SMALL]]
+        assert record.lanes == (SMALL, LARGE)
+
+
+def test_a_preview_has_no_lanes() -> None:
+    assert known(accepted(), PlanPreviewed(deployment_id=ID, admission=ADMISSION, plan=FLEET_PLAN)).lanes == ()
