@@ -39,7 +39,8 @@ async def test_smollm2_is_measured_as_transformers_would_and_what_cannot_be_is_s
     smollm2: Model, cache_dir: Path
 ) -> None:
     folder = await prepare(smollm2.source, Precision.FP32, cache_dir)
-    variants = (Variant(precision=Precision.FP32), Variant(precision=Precision.BF16), Variant(precision=Precision.INT8))
+    int8_kv = Variant(precision=Precision.FP32, kv_precision=Precision.INT8)
+    variants = (*(Variant(precision=each) for each in (Precision.FP32, Precision.BF16, Precision.INT8)), int8_kv)
     model = Model(name="smollm2", source=str(folder), variants=variants)
     asked = AccuracyRequested(accuracy_id=uuid4(), model=model, text=TEXT, max_tokens=NUM_TOKENS)
     rig = Rig("torch", "2", "cpu-1t", "cpu", 1, (Precision.FP32, Precision.BF16), 4)
@@ -52,15 +53,16 @@ async def test_smollm2_is_measured_as_transformers_would_and_what_cannot_be_is_s
     measured = await measuring.measure(asked, report)
     assert (measured.problem, measured.num_tokens, measured.reference) == ("", NUM_TOKENS, Precision.FP32)
     assert [(each.variant, each.num_done) for each in told] == [
-        ("fp32", 0), ("fp32", NUM_TOKENS), ("bf16", 0), ("bf16", NUM_TOKENS)
+        (label, done) for label in ("fp32", "bf16", "int8") for done in (0, NUM_TOKENS)
     ]  # fmt: skip
-    fp32, bf16, int8 = measured.variants
+    fp32, bf16, int8, cache = measured.variants
     assert fp32.perplexity == pytest.approx(_perplexity(folder), rel=1e-4)
     assert (fp32.agreement, fp32.relative) == (1.0, 1.0)
     assert bf16.agreement is not None and 0.9 < bf16.agreement < 1
     assert bf16.relative == pytest.approx(1.0, abs=0.03)
     assert bf16.perplexity is not None and bf16.relative == pytest.approx(fp32.perplexity / bf16.perplexity)
-    assert int8.relative is None and "only the serving engine makes int8" in int8.problem
+    assert int8.relative == pytest.approx(1.0, abs=0.05) and int8.agreement is not None and int8.agreement > 0.85
+    assert cache.relative is None and "only the serving engine keeps a KV cache in int8" in cache.problem
 
 
 def _perplexity(folder: Path) -> float:

@@ -92,7 +92,7 @@ async def test_whatever_ends_the_measuring_process_every_variant_has_a_reason() 
     shelf = Shelf({"/models/tiny": FACTS, "/models/p": FACTS.model_copy(update={"intermediate_size": 96})})
     variants = (
         Variant(precision=Precision.FP32),
-        Variant(precision=Precision.INT8),
+        Variant(precision=Precision.FP8),
         Variant(name="pruned", precision=Precision.BF16, source="/models/p"),
         Variant(name="gone", precision=Precision.BF16, source="/models/gone"),
     )
@@ -100,7 +100,7 @@ async def test_whatever_ends_the_measuring_process_every_variant_has_a_reason() 
     problems = {each.variant: each.problem for each in reply.variants}
     assert "register it as a model of its own" in problems["pruned"]
     assert "there is no such folder" in problems["gone"]
-    assert "register a checkpoint of it" in problems["int8"]
+    assert "register a checkpoint of it" in problems["fp8"]
     assert problems["fp32"] and reply.problem
     assert reply.reference is Precision.FP32
 

@@ -11,6 +11,7 @@ from math import exp, isfinite
 from maveriq.contracts import BYTES_PER_ELEMENT, ModelFacts, Precision, VariantAccuracy
 
 WINDOW_TOKENS = 1024
+PART_TOKENS = 512  # read at once to try single layers, of which every output is kept; as many as the engine's prefill
 MIN_TOKENS = 16
 _WORKSPACE = 1.1  # of the weights: what loading and the allocator take beside them
 _LARGEST_MEAN_NLL = 100.0  # guessing evenly among a million tokens is 14; beyond this nothing was computed
@@ -67,11 +68,16 @@ def compared(label: str, score: Score, reference: Score) -> VariantAccuracy:
     )
 
 
-def needed_bytes(facts: ModelFacts, precision: Precision) -> int:
-    """To run the model over one window, weights loaded."""
+def needed_bytes(facts: ModelFacts, precision: Precision, *, kept_tokens: int = 0) -> int:
+    """To run the model over one window, weights loaded.
+
+    Args:
+        kept_tokens: of which every layer's output is kept.
+    """
     ends = facts.embedding_params + (0 if facts.tied_embeddings else facts.lm_head_params)
     params = facts.num_layers * facts.layer_params + ends
     width = BYTES_PER_ELEMENT[precision]
     logits = WINDOW_TOKENS * facts.vocab_size * width
     layer = WINDOW_TOKENS * (8 * facts.hidden_size + 3 * facts.intermediate_size) * width
-    return int(params * width * _WORKSPACE + 2 * logits + layer)
+    kept = kept_tokens * facts.num_layers * facts.hidden_size * width
+    return int(params * width * _WORKSPACE + 2 * logits + layer + kept)

@@ -1,4 +1,4 @@
-"""Runs a model's variants over a text: `python -m maveriq_profiler.accuracy_child`, an order on stdin, lines on stdout.
+"""Runs a model's variants, or its layers, over a text: an order on stdin, lines on stdout.
 
 Real weights, in a process of its own with low priority: what serves and what is timed come first.
 """
@@ -21,8 +21,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from maveriq.contracts import Precision, VariantAccuracy
-from maveriq_profiler.accuracy import MIN_TOKENS, Score, Window, compared, windows
-from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, Step, Subject
+from maveriq.contracts.accuracy import layers_label
+from maveriq.torch_layers import quantise
+from maveriq_profiler.accuracy import MIN_TOKENS, PART_TOKENS, Score, Window, compared, windows
+from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, LayersLost, Step, Subject
+from maveriq_profiler.cutting import Unreadable, find_layers
+from maveriq_profiler.layer_losses import losses
 
 _ROWS = 128  # positions whose log-sum-exp is taken in fp32 at once
 _NICE = 10
@@ -110,14 +114,16 @@ def measure(order: AccuracyOrder, say: Say) -> None:
     tokens = torch.tensor(tokenizer(order.text)["input_ids"][: order.max_tokens], device=order.device)
     if len(tokens) < MIN_TOKENS:
         return say(AccuracyLine(failed=f"text: it has {len(tokens)} tokens; give at least {MIN_TOKENS}"))
+    say(AccuracyLine(read_tokens=len(tokens)))
     weights = Weights(order.source)
+    if order.layers:
+        return _measure_layers(order, weights, tokens, say)
 
     def scored(label: str, load_model: Callable[[], Any]) -> Score:
         say(_at(label, 0, len(tokens)))
         model = load_model().eval()
         model = model if model.device == tokens.device else model.to(tokens.device)
-        context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or len(tokens)
-        parts = windows(len(tokens), context)
+        parts = windows(len(tokens), _context(model, tokens))
         return score(model, tokens, parts, lambda done: say(_at(label, done, len(tokens))))
 
     try:
@@ -136,15 +142,48 @@ def measure(order: AccuracyOrder, say: Say) -> None:
     return None
 
 
+def _measure_layers(order: AccuracyOrder, weights: Weights, tokens: torch.Tensor, say: Say) -> None:
+    try:
+        model = weights.load(_DTYPES[order.reference]).eval().to(tokens.device)
+        layers = _layers_of(model)
+        parts = tokens.split(min(PART_TOKENS, _context(model, tokens)))
+        for precision in order.layers:
+            tell = partial(_tell_passes, say, layers_label(precision))
+            tell(0, len(layers) * len(parts))
+            lost = losses(model, layers, parts, precision, tell)
+            say(AccuracyLine(lost=LayersLost(precision=precision, nats_per_token=lost)))
+    except (CannotRun, Unreadable, *_CANNOT) as error:
+        say(AccuracyLine(failed=f"the layers cannot be measured here: {_first_line(error)}"))
+
+
+def _tell_passes(say: Say, label: str, done: int, of: int) -> None:
+    say(AccuracyLine(step=Step(variant=label, num_done=done, num_tokens=of)))
+
+
 def _load_subject(subject: Subject, weights: Weights, device: str) -> Any:
     dtype = _DTYPES[subject.computed_in]
     if subject.source is None:
-        return weights.load(dtype)
+        model = weights.load(dtype)
+        if subject.made is not None:
+            model = model.to(device)  # first: its kernels want the weights packed in their own way
+            for layer in _layers_of(model):
+                quantise(layer, subject.made)
+        return model
     model = load(subject.source, dtype, device if subject.quantised else None)
     quantised = subject.source.endswith(".gguf") or getattr(model.config, "quantization_config", None) is not None
     if subject.quantised and not quantised:
         raise CannotRun(f"{subject.source} holds no quantised weights; register it with the precision that it has")
     return model
+
+
+def _layers_of(model: Any) -> Any:
+    """An nn.ModuleList. Raises Unreadable."""
+    return find_layers(model, model.config.get_text_config(decoder=True).num_hidden_layers).all
+
+
+def _context(model: Any, tokens: torch.Tensor) -> int:
+    """Tokens that the model reads at once."""
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or len(tokens)
 
 
 def _place(source: str) -> tuple[str, dict[str, str]]:

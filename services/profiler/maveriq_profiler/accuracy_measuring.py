@@ -1,4 +1,4 @@
-"""Measures a model's variants against full precision: starts the process that does it where there is room for it."""
+"""Measures a model's variants, or its layers, against full precision, in a process where there is room for it."""
 
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -13,11 +13,14 @@ from maveriq.contracts import (
     AccuracyMeasured,
     AccuracyProgressed,
     AccuracyRequested,
+    LayerSensitivity,
     Precision,
     Variant,
     VariantAccuracy,
 )
-from maveriq_profiler.accuracy import needed_bytes
+from maveriq.contracts.accuracy import LAYER_PRECISIONS
+from maveriq.engine_version import engine_version
+from maveriq_profiler.accuracy import PART_TOKENS, needed_bytes
 from maveriq_profiler.accuracy_orders import AccuracyOrder, Step, Subject
 from maveriq_profiler.accuracy_process import Heard, run
 from maveriq_profiler.borrowing import NoMemory
@@ -67,29 +70,43 @@ class AccuracyMeasuring:
         heard = Heard()
         try:
             reading = await self._reader.read(asked.model.source)
-            async with self._place(reading) as (device, reference):
-                problems = await self._obstacles(asked, reading, reference)
-                runnable = [variant for variant in asked.model.variants if variant.label not in problems]
+            async with self._place(reading, asked) as (device, reference):
+                problems = {} if asked.layers else await self._obstacles(asked, reading, reference)
+                of_variants = () if asked.layers else asked.model.variants
+                runnable = [variant for variant in of_variants if variant.label not in problems]
                 order = self._order(asked, device, reference, runnable)
                 await run(order, heard, lambda step: report(_progress(asked, step)), self._limit_s)
         except (ModelUnreadable, NoMemory) as error:
             return AccuracyMeasured(
                 accuracy_id=asked.accuracy_id, model=asked.model, variants=(), num_tokens=0, problem=str(error)
             )
-        found = tuple(_result(variant.label, problems, heard) for variant in asked.model.variants)
+        of_variants = () if asked.layers else asked.model.variants
+        found = tuple(_result(variant.label, problems, heard) for variant in of_variants)
         log.info("accuracy measured", model=asked.model.name, reference=reference, num_tokens=heard.num_tokens)
         return AccuracyMeasured(
             accuracy_id=asked.accuracy_id, model=asked.model, reference=reference, variants=found,
-            num_tokens=heard.num_tokens, problem=heard.failed,
+            sensitivity=self._sensitivity(asked, reference, heard), num_tokens=heard.num_tokens, problem=heard.failed,
         )  # fmt: skip
 
+    def _sensitivity(self, asked: AccuracyRequested, reference: Precision, heard: Heard) -> LayerSensitivity | None:
+        """A column of zeros for full precision, then those that were asked for."""
+        if heard.failed or not asked.layers:
+            return None
+        columns = [heard.lost[precision] for precision in asked.layers]
+        return LayerSensitivity(
+            precisions=(reference, *asked.layers),
+            layers=tuple((0.0, *row) for row in zip(*columns, strict=True)),
+            evidence=f"nats a token over {heard.num_tokens} tokens of a text, one layer at a time as the torch engine "
+            f"quantises it; full precision is {reference}; torch {engine_version('torch')}",
+        )
+
     @asynccontextmanager
-    async def _place(self, reading: Reading) -> AsyncGenerator[tuple[str, Precision], None]:
+    async def _place(self, reading: Reading, asked: AccuracyRequested) -> AsyncGenerator[tuple[str, Precision], None]:
         """The device, and the best that fits as full precision. Raises NoMemory."""
         async with AsyncExitStack() as stack:
             problem = ""
-            for precision in _REFERENCES:
-                num_bytes = needed_bytes(reading.facts, precision)
+            for precision in references(asked):
+                num_bytes = needed_bytes(reading.facts, precision, kept_tokens=PART_TOKENS if asked.layers else 0)
                 try:
                     device = await stack.enter_async_context(self._held(num_bytes))
                 except NoMemory as error:
@@ -146,12 +163,14 @@ class AccuracyMeasuring:
                     computed_in=computed_in(each),
                     source=own_source(asked.model, each),
                     quantised=each.precision not in FULL_PRECISIONS,
+                    made=each.precision if each.precision in LAYER_PRECISIONS else None,
                 )
                 for each in runnable
                 if each not in same[:1]
             ),
             text=asked.text,
             max_tokens=asked.max_tokens,
+            layers=asked.layers,
             device=device,
             threads=self._rig.threads,
         )
@@ -160,6 +179,13 @@ class AccuracyMeasuring:
 def _result(label: str, problems: dict[str, str], heard: Heard) -> VariantAccuracy:
     problem = problems.get(label) or heard.failed or f"{label}: it was not measured"
     return heard.results.get(label) or VariantAccuracy(variant=label, problem=problem)
+
+
+def references(asked: AccuracyRequested) -> tuple[Precision, ...]:
+    """What may be taken for full precision, the best first. Layers are mixed with what the model is served in."""
+    own = {each.precision for each in asked.model.variants if own_source(asked.model, each) is None}
+    served = tuple(precision for precision in (*_REFERENCES, Precision.FP16) if precision in own)
+    return served if asked.layers and served else _REFERENCES
 
 
 def _progress(asked: AccuracyRequested, step: Step) -> AccuracyProgressed:

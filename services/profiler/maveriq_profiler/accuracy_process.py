@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from maveriq.contracts import VariantAccuracy
+from maveriq.contracts import Precision, VariantAccuracy
 from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, Step
 
 REPORT_S = 0.5  # a window may take milliseconds
@@ -20,6 +20,8 @@ class Heard:
     """What the process has said so far."""
 
     results: dict[str, VariantAccuracy] = field(default_factory=dict[str, VariantAccuracy])
+    lost: dict[Precision, tuple[float, ...]] = field(default_factory=dict[Precision, tuple[float, ...]])
+    """By each layer alone, nats a token."""
     num_tokens: int = 0
     failed: str = ""
     """Why nothing can be measured."""
@@ -48,7 +50,7 @@ async def run(order: AccuracyOrder, heard: Heard, report: Report, limit_s: float
     if ended and not heard.failed:
         left = [each.label for each in order.subjects if each.label not in heard.results]
         heard.results |= {label: VariantAccuracy(variant=label, problem=f"{label}: {ended}") for label in left}
-        heard.failed = "" if order.reference_label in heard.results else ended
+        heard.failed = "" if order.reference_label in heard.results and not order.layers else ended
 
 
 def _ended(code: int, words: str) -> str:
@@ -70,12 +72,15 @@ async def _hear(output: asyncio.StreamReader, heard: Heard, report: Report) -> N
     told_s = -REPORT_S
     async for text in output:
         line = AccuracyLine.model_validate_json(text)
-        if line.step is not None:
-            heard.num_tokens = line.step.num_tokens
+        if line.read_tokens is not None:
+            heard.num_tokens = line.read_tokens
+        elif line.step is not None:
             if line.step.num_done in (0, line.step.num_tokens) or loop.time() - told_s >= REPORT_S:
                 told_s = loop.time()
                 await report(line.step)
         elif line.result is not None:
             heard.results[line.result.variant] = line.result
+        elif line.lost is not None:
+            heard.lost[line.lost.precision] = line.lost.nats_per_token
         elif line.failed is not None:
             heard.failed = line.failed

@@ -17,7 +17,6 @@ import torch
 from maveriq.contracts import Precision
 from maveriq.torch_layers import quantise
 
-CHUNK_TOKENS = 512  # what is kept of one is small beside the weights; the engine reads prompts by as many
 _ROWS = 128  # positions whose distributions are compared at once
 
 Layers = Any
@@ -25,16 +24,16 @@ Layers = Any
 
 
 def losses(
-    model: Any, layers: Layers, tokens: torch.Tensor, precision: Precision, report: Callable[[int, int], None]
-) -> tuple[float, ...]:
+    model: Any, layers: Layers, parts: Sequence[torch.Tensor], precision: Precision,
+    report: Callable[[int, int], None],
+) -> tuple[float, ...]:  # fmt: skip
     """Mean Kullback-Leibler divergence of the next token from full precision's, in nats a token, of each layer.
 
     Args:
         layers: of the model, all at full precision; they are so again afterwards.
-        tokens: [number of tokens]
+        parts: [number of tokens] each; they are read apart.
         report: told how many passes are done, of how many.
     """
-    parts = tokens.split(CHUNK_TOKENS)
     total = [0.0] * len(layers)
     with torch.inference_mode():
         for number, part in enumerate(parts):
@@ -43,7 +42,7 @@ def losses(
                 with _begun_at(layers, place, outputs), _quantised(layers, place, precision):
                     total[place] += _divergence(full, _logits(model, part))
                 report(number * len(layers) + place + 1, len(parts) * len(layers))
-    return tuple(max(0.0, each / len(tokens)) for each in total)
+    return tuple(max(0.0, each / sum(map(len, parts))) for each in total)
 
 
 def _at_full_precision(model: Any, layers: Layers, part: torch.Tensor) -> tuple[list[Any], torch.Tensor]:

@@ -5,13 +5,13 @@ from typing import Any
 
 from maveriq.contracts import Precision
 from maveriq.engine_version import engine_version
+from maveriq.law.weights import TORCH_QUANTISED
 from maveriq.settings import BadSetting
 from maveriq_profiler.measuring import Rig
 from maveriq_profiler.settings import Settings
 
-_MADE = (Precision.INT8, Precision.INT4)  # by the torch engine, of the weights of layers
-_ON_CPU: tuple[Precision, ...] = (Precision.FP32, Precision.BF16, *_MADE)  # fp16 has no fast kernels on CPUs
-_ON_CUDA = (Precision.BF16, Precision.FP16, Precision.FP32, *_MADE)
+_ON_CPU = (Precision.FP32, Precision.BF16, *TORCH_QUANTISED)  # fp16 has no fast kernels on CPUs
+_ON_CUDA = (Precision.BF16, Precision.FP16, Precision.FP32, *TORCH_QUANTISED)
 _TRTLLM = (Precision.BF16, Precision.FP16)  # quantised engines need a checkpoint that says how
 
 

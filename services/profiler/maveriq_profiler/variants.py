@@ -1,6 +1,7 @@
 """Which variants of a model can be measured from their weights. Pure: a variant in, what stands against it out."""
 
 from maveriq.contracts import FULL_PRECISIONS, Model, ModelFacts, Precision, Variant
+from maveriq.contracts.accuracy import LAYER_PRECISIONS
 
 _SHAPE = ("num_layers", "hidden_size", "intermediate_size", "vocab_size", "num_heads", "num_kv_heads", "layer_params")
 
@@ -18,7 +19,7 @@ def obstacle(model: Model, variant: Variant) -> str:
             f"{label}: only the serving engine keeps a KV cache in {cache} beside {variant.precision} weights; "
             "enter its accuracy, or import it with --from-lm-eval"
         )
-    if variant.precision not in FULL_PRECISIONS and own_source(model, variant) is None:
+    if variant.precision not in (*FULL_PRECISIONS, *LAYER_PRECISIONS) and own_source(model, variant) is None:
         return (
             f"{label}: only the serving engine makes {variant.precision} of the model's weights; register a "
             f"checkpoint of it ({variant.precision}@SOURCE), enter its accuracy, or import it with --from-lm-eval"

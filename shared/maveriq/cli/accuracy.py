@@ -154,6 +154,6 @@ class Bars:
                     task = self._tasks[each.variant] = self._progress.add_task(each.variant, total=each.num_tokens)
                 self._progress.update(task, completed=each.num_done)
             elif self._console is not None and each.variant not in self._told:
-                how_far = f", all {each.num_tokens}" if record.layers else f" on {each.num_tokens} tokens"
+                how_far = f", {each.num_tokens} passes" if record.layers else f" on {each.num_tokens} tokens"
                 self._console.print(f"measuring {each.variant}{how_far}")
                 self._told.add(each.variant)

@@ -85,7 +85,7 @@ class AccuracyProgressed(Message):
 
     accuracy_id: UUID
     variant: str = Field(description="Its label; of layers, `layers in <precision>`.")
-    num_done: int = Field(ge=0, description="Tokens of the text read with this variant; layers measured.")
+    num_done: int = Field(ge=0, description="Tokens of the text read with this variant; of layers, passes made.")
     num_tokens: int = Field(gt=0)
 
 

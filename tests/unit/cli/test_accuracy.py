@@ -78,7 +78,7 @@ def test_layers_are_shown_each_with_what_it_loses_and_the_sum(ingress: ScriptedI
     called = call("accuracy", "org/tiny", "--layers", str(text))
     assert called.code == 0, called
     assert ingress.asked[0][1] == {"text": text.read_text(), "max_tokens": 1024, "layers": ["int8", "int4"]}
-    assert "measuring layers in int8, all 2" in called.out
+    assert "measuring layers in int8, 2 passes" in called.out
     rows = [line.split() for line in called.out.splitlines()]
     assert ["1", "0.0003", "0.0412"] in rows and ["all", "0.0004", "0.0612"] in rows
     told = json.loads(call("accuracy", "org/tiny", "--layers", str(text), "--json").out)
