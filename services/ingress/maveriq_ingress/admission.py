@@ -1,18 +1,20 @@
 """Whether an intent is admitted. Pure: IntentSubmitted and what is known in, Admission or faults out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
-from maveriq.contracts import Admission, Fault, IntentSubmitted, Model
+from maveriq.contracts import Admission, Fault, Fragment, IntentSubmitted, Model
 
 MAX_NAMES = 20  # listed in a remedy; more would bury it
 
 
-def admit(submitted: IntentSubmitted, models: Mapping[str, Model]) -> Admission | tuple[Fault, ...]:
+def admit(
+    submitted: IntentSubmitted, models: Mapping[str, Model], free: Sequence[Fragment] = ()
+) -> Admission | tuple[Fault, ...]:
     """The intent with its model resolved, or what is wrong with it.
 
     What the fields themselves rule out was refused when the message was read; whether the intent can be met
-    is the planner's to say.
+    is the planner's to say, which needs to know what is free where layers can be mixed in precision.
     """
     model = models.get(submitted.intent.model)
     if model is None:
@@ -23,7 +25,8 @@ def admit(submitted: IntentSubmitted, models: Mapping[str, Model]) -> Admission 
                 remedy=name_another(submitted.intent.model, models),
             ),
         )
-    return Admission(intent=submitted.intent, model=model, dry_run=submitted.dry_run)
+    fragments = tuple(free) if model.sensitivity is not None else ()
+    return Admission(intent=submitted.intent, model=model, dry_run=submitted.dry_run, fragments=fragments)
 
 
 def name_another(wanted: str, known: Iterable[str]) -> str:

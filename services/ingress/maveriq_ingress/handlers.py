@@ -41,6 +41,7 @@ from maveriq.contracts import (
 from maveriq_ingress.admission import admit, taken
 from maveriq_ingress.calibrations import Calibrations
 from maveriq_ingress.folding import Fact, Record, replans
+from maveriq_ingress.fragments import fragments_of
 from maveriq_ingress.inventory import Inventories
 from maveriq_ingress.metrics import Metrics
 from maveriq_ingress.models import Models
@@ -79,7 +80,8 @@ class Handlers:
         record = await self.statuses.record(message.deployment_id)
         if record is None or record.admission is None:
             registered = {name: one.model for name, one in (await self.models.all()).items()}
-            admitted = admit(message, registered)
+            heard = await self.inventories.all()
+            admitted = admit(message, registered, fragments_of((one.inventory, one.heard_at) for one in heard))
             if not isinstance(admitted, Admission):
                 raise Rejected(*admitted)
             accepted = IntentAccepted(deployment_id=message.deployment_id, admission=admitted)

@@ -2,7 +2,7 @@
 
 from uuid import uuid4
 
-from maveriq.contracts import Admission, Intent, IntentSubmitted
+from maveriq.contracts import Admission, Fragment, Intent, IntentSubmitted, LayerSensitivity, Precision
 from maveriq_ingress.admission import MAX_NAMES, admit, taken
 from tests.fakes import ADMISSION, INTENT, MODEL
 
@@ -13,6 +13,20 @@ def submitted(model: str = "smol", *, dry_run: bool = False) -> IntentSubmitted:
 
 def test_an_intent_for_a_registered_model_is_admitted_with_the_model_resolved() -> None:
     assert admit(submitted(dry_run=True), {"smol": MODEL}) == Admission(intent=INTENT, model=MODEL, dry_run=True)
+
+
+def test_what_is_free_goes_along_where_layers_may_be_mixed_and_asking_again_is_the_same_intent() -> None:
+    measured = MODEL.model_copy(
+        update={"sensitivity": LayerSensitivity(precisions=(Precision.INT8,), layers=((0.1,), (0.2,)))}
+    )
+    free = (Fragment(node="a", gpu="a/0", engine="torch", gpu_type="cpu-1t", free_bytes=5),)
+    admitted = admit(submitted(), {"smol": measured}, free)
+    assert isinstance(admitted, Admission)
+    assert admitted.fragments == free
+    assert taken(submitted(), admitted) is None
+    plain = admit(submitted(), {"smol": MODEL}, free)
+    assert isinstance(plain, Admission)
+    assert plain.fragments == ()
 
 
 def test_an_unknown_model_is_refused_with_the_close_name_and_the_known_ones() -> None:

@@ -1,0 +1,39 @@
+"""What is free for pipelines of mixed precisions. Pure: inventories and when they were heard in, fragments out."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from maveriq.contracts import Fragment, GpuState, InventoryChanged
+
+MOST = 256  # what an admission carries
+_SILENT = timedelta(seconds=60)  # behind the node that was heard last: allocators take as long to give a node up
+
+
+def fragments_of(heard: Iterable[tuple[InventoryChanged, datetime]]) -> tuple[Fragment, ...]:
+    """Of whole nodes, those with most free bytes first, at most MOST; silent nodes are left out."""
+    known = list(heard)
+    latest = max((at for _, at in known), default=None)
+    nodes = [
+        [
+            Fragment(
+                node=inventory.node, gpu=state.gpu.id, engine=inventory.engine, gpu_type=state.gpu.gpu_type,
+                free_bytes=free_bytes,
+            )
+            for state in inventory.gpus
+            if (free_bytes := _free_bytes(state)) > 0
+        ]
+        for inventory, at in known
+        if latest is not None and latest - at <= _SILENT
+    ]  # fmt: skip
+    found: list[Fragment] = []
+    for node in sorted(nodes, key=lambda node: (-sum(each.free_bytes for each in node), [each.gpu for each in node])):
+        if len(found) + len(node) <= MOST:
+            found += node
+    return tuple(found)
+
+
+def _free_bytes(state: GpuState) -> int:
+    """What calibrations hold is free to whoever needs it; of a GPU that drifts nobody knows."""
+    if state.drift is not None:
+        return 0
+    return state.free_bytes + sum(holding.bytes for holding in state.holdings if holding.calibration)
