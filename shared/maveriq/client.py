@@ -60,21 +60,25 @@ async def connect(url: str, *, name: str = "client") -> AsyncGenerator["Client",
 async def client_on(bus: Bus, *, name: str = "client") -> AsyncGenerator["Client", None]:
     """A client on a bus that is somebody else's to close."""
     streams = await Streams.open(bus, name)
-    book = RouteBook(streams)
+    client = Client(streams)
     try:
-        yield Client(streams, book)
+        yield client
     finally:
-        await book.close()
+        await client.close()
         await streams.close()
 
 
 class Client:
     """What a producer can ask for. Every method may be awaited many times at once."""
 
-    def __init__(self, streams: Streams, book: RouteBook) -> None:
+    def __init__(self, streams: Streams) -> None:
         """Use `connect`."""
         self._streams = streams
-        self._book = book
+        self._book = RouteBook(streams)
+
+    async def close(self) -> None:
+        """Follow no deployment any more."""
+        await self._book.close()
 
     async def register(self, model: Model) -> None:
         """Make a model known; intents may name it on return. Again replaces what was known.

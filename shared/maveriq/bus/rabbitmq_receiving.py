@@ -143,7 +143,9 @@ class Consumption:
 
     async def _begin(self, channel: Channel) -> None:
         self._has_taken = False
-        ranked = {"x-priority": -self._taking.rank} if self._taking.rank else None  # the highest comes first
+        ranked: dict[str, Any] = {
+            "x-priority": -self._taking.rank
+        }  # the highest comes first, and 0 where none is named
         self._tag = (await channel.basic_consume(self.queue, self._take, arguments=ranked)).consumer_tag
 
     async def _stop(self, channel: Channel | None) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.bars import draw
 from maveriq.cli.cluster import Cluster, cache_dir, running_cluster
-from maveriq.cli.figures import duration, shape, size
+from maveriq.cli.figures import duration, runs_as, size
 from maveriq.cli.story import Story, comparison
 from maveriq.cli.tables import candidates, failure_view, placement_line, rejections
 from maveriq.client import Client, DeploymentFailedError, Refused, RequestFailed
@@ -100,10 +100,12 @@ async def _tell(story: Story, cluster: Cluster) -> None:
     story.section("cluster", _where(cluster.env), draw(await asyncio.to_thread(api.inventory), {}))
     bus = await cluster.connect()
     streams = await Streams.open(bus, "demo")
+    client = Client(streams)
     try:
         async with streams.subscribed(ReplicaReady) as replicas:
-            await _intent_to_answer(story, Client(streams), api, replicas)
+            await _intent_to_answer(story, client, api, replicas)
     finally:
+        await client.close()
         await streams.close()
         await bus.close()
 
@@ -183,7 +185,7 @@ class Teller:
         nodes = await asyncio.to_thread(self._api.inventory)
         names = {deployment.deployment_id: MODEL}
         placed = deployment.placements[0]
-        words = Text(f"{shape(placed.candidate.configuration)}: {placement_line(placed)}", style="bold")
+        words = Text(f"{runs_as(placed.candidate)}: {placement_line(placed)}", style="bold")
         passed_over = _passed_over(deployment, placed)
         self._story.section("fragments taken, engine ready", words, *passed_over, draw(nodes, names))
 

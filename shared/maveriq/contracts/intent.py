@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from math import ceil
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from uuid import UUID
 
 from pydantic import Field, ValidationError, model_validator
@@ -13,6 +13,7 @@ from maveriq.contracts.message import DoorMessage, DoorValue, Message, Value
 from maveriq.contracts.model import Model, Precision
 
 DAY_MS = 86_400_000.0
+MAX_BUCKETS = 100  # of a histogram; finer ones do not route better
 MAX_TOKENS = 10_000_000  # no model reads more; a larger number is a typo
 
 
@@ -92,23 +93,27 @@ class Workload(DoorValue):
     @model_validator(mode="before")
     @classmethod
     def _a_histogram_says_the_means(cls, given: Any) -> Any:
-        told = given.get("histogram") if isinstance(given, Mapping) else None
-        if told is None:
+        if not isinstance(given, Mapping):
             return given
+        fields = cast("Mapping[str, object]", given)
+        if fields.get("histogram") is None:
+            return fields
         try:
-            histogram = Histogram.model_validate(told)
+            histogram = Histogram.model_validate(fields["histogram"])
         except ValidationError:
-            return given  # told where the field itself is looked at
-        return _means(histogram) | dict(given)
+            return fields  # told where the field itself is looked at
+        return _means(histogram) | dict(fields)
 
     @model_validator(mode="after")
     def _context_holds_the_mean(self) -> "Workload":
         if self.context_tokens is not None and self.context_tokens < self.input_tokens + self.output_tokens:
             raise ValueError("context_tokens must hold input_tokens + output_tokens")
+        if self.histogram is not None and len(self.histogram.buckets) > MAX_BUCKETS:
+            raise ValueError(f"histogram: has {len(self.histogram.buckets)} buckets with requests, give {MAX_BUCKETS}")
         return self
 
 
-def _means(histogram: Histogram) -> dict[str, float]:
+def _means(histogram: Histogram) -> dict[str, object]:
     buckets = histogram.buckets
     return {
         "input_tokens": ceil(sum(share * input_up_to for input_up_to, _, share in buckets)),
