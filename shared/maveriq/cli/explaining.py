@@ -10,7 +10,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from maveriq.cli.figures import SCORE_UNIT, amount, counted_shape, digits, duration, limit, missed_by, shape, size
+from maveriq.cli.figures import (
+    SCORE_UNIT,
+    amount,
+    counted_shape,
+    digits,
+    duration,
+    gpus_of,
+    limit,
+    missed_by,
+    mix,
+    shape,
+    size,
+)
 from maveriq.cli.tables import candidates, columns
 from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Plan, Rejection
 
@@ -35,8 +47,8 @@ def explanation(plan: Plan, intent: Intent, shown: int) -> Group:
     best = plan.candidates[0]
     parts: list[RenderableType] = [
         _titled("asked"), asked(intent), Text(),
-        _titled("chosen", f"{counted_shape(best)} on {best.configuration.gpu_type}"),
-        _expected(best), Text(),
+        _titled("chosen", f"{counted_shape(best)} on {gpus_of(best)}"),
+        *_split(best), _expected(best), Text(),
         _titled("why", f"{BEST[intent.objective]} of all that meet the intent"), *reasons(plan, intent.objective),
     ]  # fmt: skip
     if plan.front:
@@ -97,7 +109,7 @@ def reasons(plan: Plan, objective: Objective) -> Iterator[RenderableType]:
     table = columns("", "", "", "E2E", "memory", f"score ({SCORE_UNIT[objective]})", "", right=(2, 3, 4, 5, 6))
     for which, each in (("chosen", best), *rivals):
         c = each.configuration
-        elsewhere = "" if c.gpu_type == best.configuration.gpu_type else f" on {c.gpu_type}"
+        elsewhere = "" if gpus_of(each) == gpus_of(best) else f" on {gpus_of(each)}"
         table.add_row(
             f"  {which}", counted_shape(each) + elsewhere, f"batch {c.max_batch}", duration(each.prediction.e2e_ms),
             size(each.prediction.memory_bytes * each.replicas), amount(abs(each.score)),
@@ -114,6 +126,23 @@ def reasons(plan: Plan, objective: Objective) -> Iterator[RenderableType]:
 def _kind(candidate: Candidate) -> tuple[object, ...]:
     c = candidate.configuration
     return (c.gpu_type, c.engine, c.tp, c.pp, c.precision, c.kv_precision, c.variant)
+
+
+def _split(best: Candidate) -> Iterator[RenderableType]:
+    """What the planner has split, stage by stage; first layer 0."""
+    if not best.stages:
+        return
+    table = columns("  stage", "GPU type", "layers", "precisions", "holds", right=(4,))
+    first = 0
+    for number, stage in enumerate(best.stages):
+        table.add_row(
+            f"  {number}", stage.gpu_type, f"{first} to {first + stage.num_layers - 1}", mix(stage.precisions),
+            size(stage.reserved_bytes),
+        )  # fmt: skip
+        first += stage.num_layers
+    yield table
+    yield Text("  accuracy is exp(-sum) of what each layer costs the output, measured one at a time")
+    yield Text()
 
 
 def _expected(best: Candidate) -> Group:

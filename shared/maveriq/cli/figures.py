@@ -1,8 +1,10 @@
 """Numbers as people read them: significant digits, never a 0 that is none. Pure: figures in, short text out."""
 
+from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 
-from maveriq.contracts import Candidate, Configuration, Objective
+from maveriq.contracts import BYTES_PER_ELEMENT, Candidate, Configuration, Objective, Precision
 
 MIB = 1024.0**2
 GIB = 1024.0**3
@@ -77,7 +79,31 @@ def missed_by(wanted: float, predicted: float | None) -> str:
 def counted_shape(candidate: Candidate) -> str:
     """All replicas of a shape: `2 x bf16 · 3 stages`."""
     times = f"{candidate.replicas} x " if candidate.replicas > 1 else ""
-    return f"{times}{shape(candidate.configuration)}"
+    return f"{times}{runs_as(candidate)}"
+
+
+def runs_as(candidate: Candidate) -> str:
+    """One replica; with what the planner has split: `mixed · 14 x fp32 + 16 x int8 | 22+8 layers`."""
+    c = candidate.configuration
+    if not candidate.stages:
+        return shape(c)
+    parts = [c.variant, mix([precision for stage in candidate.stages for precision in stage.precisions])]
+    if c.kv_precision != c.precision:
+        parts.append(f"KV {c.kv_precision}")
+    return f"{' · '.join(parts)} | {'+'.join(str(stage.num_layers) for stage in candidate.stages)} layers"
+
+
+def mix(precisions: Sequence[Precision]) -> str:
+    """How many layers have which precision, the widest first: `14 x fp32 + 16 x int8`."""
+    counts = Counter(precisions)
+    widest = sorted(counts, key=lambda precision: -BYTES_PER_ELEMENT[precision])
+    return " + ".join(f"{counts[precision]} x {precision}" for precision in widest)
+
+
+def gpus_of(candidate: Candidate) -> str:
+    """Its GPU types: `NVIDIA A100`, or `NVIDIA A100 + NVIDIA L4` where stages are on several."""
+    types = dict.fromkeys(stage.gpu_type for stage in candidate.stages)
+    return " + ".join(types) or candidate.configuration.gpu_type
 
 
 def shape(configuration: Configuration) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maveriq.cli.api import CommandFailed
-from maveriq.cli.figures import GIB, MIB, counted_shape
+from maveriq.cli.figures import GIB, MIB, counted_shape, gpus_of
 from maveriq.contracts import Candidate, Intent, Interval, Plan, Precision
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -62,9 +62,7 @@ def draw_plan(plan: Plan, intent: Intent, path: Path) -> None:
             _label(axes, [c for c in shown if c in plan.front], of)
             axes.legend(frameon=False, fontsize=8)
     best = plan.candidates[0]
-    figure.suptitle(
-        f"{intent.model}, {intent.objective}: {counted_shape(best)} on {best.configuration.gpu_type}", fontsize=11
-    )
+    figure.suptitle(f"{intent.model}, {intent.objective}: {counted_shape(best)} on {gpus_of(best)}", fontsize=11)
     try:
         figure.savefig(path, dpi=DOTS_PER_INCH)  # by its suffix: Agg, SVG or PDF, never a screen
     except OSError as error:

@@ -7,7 +7,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from maveriq.cli.figures import SCORE_UNIT, amount, counted_shape, digits, duration, limit, missed_by, shape, size
+from maveriq.cli.figures import (
+    SCORE_UNIT,
+    amount,
+    counted_shape,
+    digits,
+    duration,
+    gpus_of,
+    limit,
+    missed_by,
+    mix,
+    runs_as,
+    shape,
+    size,
+)
 from maveriq.contracts import Candidate, Deployment, Failure, Intent, Placement, Plan, Slo, State
 
 STYLE = {
@@ -35,7 +48,7 @@ def deployments(found: Sequence[Deployment]) -> RenderableType:
             each.intent.model,
             Text(str(each.state), style=STYLE.get(each.state, "cyan")),
             f"{len(each.ready_replicas)}/{wanted_replicas(each) or '?'}",
-            shape(first.candidate.configuration) if first else "",
+            runs_as(first.candidate) if first else "",
             size(held) if held else "",
             " + ".join(str(n) for n in first.layers) if first else "",
         )
@@ -89,8 +102,8 @@ def candidates(found: Sequence[Candidate], intent: Intent, shown: int, chosen: C
 def _columns_of(found: Sequence[Candidate], intent: Intent) -> list[tuple[str, Callable[[Candidate], str]]]:
     """Those whose rows differ, and those that are always shown."""
     told: list[tuple[str, Callable[[Candidate], str]]] = [("runs as", counted_shape)]
-    if len({each.configuration.gpu_type for each in found}) > 1:
-        told.append(("GPU type", lambda c: c.configuration.gpu_type.removeprefix("NVIDIA ")))
+    if len({gpus_of(each) for each in found}) > 1:
+        told.append(("GPU type", lambda c: gpus_of(c).replace("NVIDIA ", "")))
     told.append(("batch", lambda c: str(c.configuration.max_batch)))
     told.extend(_latencies(intent.slo))
     told.append(("memory", lambda c: size(c.prediction.memory_bytes * c.replicas)))
@@ -171,9 +184,11 @@ def failure_view(failure: Failure, intent: Intent) -> Group:
 
 
 def placement_line(placement: Placement) -> str:
-    """Where a replica's layers sit: `18 layers on cpu:0, 12 on cpu:1`."""
+    """Where a replica's layers sit: `18 on cpu:0, 12 on cpu:1`, or `18 (6 x fp32 + 12 x int8) on cpu:0, ...`."""
     stages = [
-        f"{stage.num_layers} on {', '.join(gpu.split('/')[-1] for gpu in stage.gpus)}" for stage in placement.stages
+        f"{stage.num_layers}{f' ({mix(stage.precisions)})' if stage.precisions else ''} on "
+        f"{', '.join(gpu.split('/')[-1] for gpu in stage.gpus)}"
+        for stage in placement.stages
     ]
     return f"layers {', '.join(stages)}"
 

@@ -8,6 +8,7 @@ from maveriq.contracts import (
     Intent,
     Interval,
     Plan,
+    PlannedStage,
     Precision,
     Prediction,
     Rejection,
@@ -48,6 +49,19 @@ FP8 = able(Precision.FP8, 2100, 9 * GIB, 18.1, accuracy=0.99)
 SAME_SHAPE = able(Precision.FP8, 2120, 10 * GIB, 18.9, accuracy=0.99, batch=8)
 INT4 = able(Precision.INT4, 1900, 5 * GIB, 19.4, accuracy=0.981, replicas=2)
 ELSEWHERE = able(Precision.BF16, 4100, 17 * GIB, 30, gpu_type="NVIDIA A10", price=None)
+MIXED_STAGES = (
+    PlannedStage(
+        gpu_type="NVIDIA L4", precisions=(Precision.BF16,) * 14 + (Precision.INT8,) * 8, reserved_bytes=7 * GIB
+    ),
+    PlannedStage(gpu_type="NVIDIA A10", precisions=(Precision.INT8,) * 8, reserved_bytes=3 * GIB),
+)
+
+
+def mixed() -> Candidate:
+    """As the planner splits: 30 layers on two GPU types."""
+    found = able(Precision.BF16, 2000, 10 * GIB, 18.0, pp=2, accuracy=0.985)
+    shape = found.configuration.model_copy(update={"variant": "mixed"})
+    return found.model_copy(update={"configuration": shape, "stages": MIXED_STAGES})
 
 
 def missed(by: Candidate, constraint: str, wanted: float, predicted: float | None) -> Rejection:

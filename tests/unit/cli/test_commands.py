@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from maveriq.cli.tables import placement_line
 from maveriq.contracts import Gpu, GpuState, Holding, InventoryChanged, PredictionMissed, State
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
-from tests.unit.cli.records import FIRST, MIB, SECOND, candidate, deployment, listed, plan
+from tests.unit.cli.plans import mixed
+from tests.unit.cli.records import FIRST, MIB, SECOND, candidate, deployment, listed, placement, plan
 
 Call = Callable[..., Called]
 
@@ -78,6 +80,19 @@ def test_ps_hides_what_has_ended_unless_asked(ingress: ScriptedIngress, call: Ca
     ingress.answer("GET /v1/deployments", listed(deployment(), deployment(State.RELEASED, deployment_id=SECOND)))
     assert "12222222" not in call("ps").out
     assert "12222222" in call("ps", "--all").out
+
+
+def test_ps_and_deploy_say_which_layers_have_which_precision(ingress: ScriptedIngress, call: Call) -> None:
+    stages = tuple(
+        stage.model_copy(update={"precisions": planned.precisions})
+        for stage, planned in zip(placement().stages, mixed().stages, strict=True)
+    )
+    placed = placement().model_copy(update={"candidate": mixed(), "stages": stages})
+    found = deployment().model_copy(update={"placements": (placed,)})
+    ingress.answer("GET /v1/deployments", listed(found))
+    told = " ".join(call("ps").out.split())
+    assert "mixed · 14 x bf16 + 16 x int8 | 22+8 layers" in told
+    assert placement_line(placed) == "layers 22 (14 x bf16 + 8 x int8) on cpu:0, 8 (8 x int8) on cpu:1"
 
 
 def test_ps_counts_the_replicas_that_the_plan_chose_and_names_what_is_off_its_prediction(

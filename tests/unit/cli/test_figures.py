@@ -4,8 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from maveriq.cli.figures import amount, digits, duration, limit, missed_by, shape, size
+from maveriq.cli.figures import (
+    amount,
+    counted_shape,
+    digits,
+    duration,
+    gpus_of,
+    limit,
+    missed_by,
+    mix,
+    runs_as,
+    shape,
+    size,
+)
 from maveriq.contracts import Precision
+from tests.unit.cli.plans import FP8, mixed
 from tests.unit.cli.records import configuration
 
 
@@ -44,3 +57,11 @@ def test_a_variant_with_a_name_of_its_own_is_named() -> None:
     assert shape(plain) == "int8 · 1 stage"
     assert shape(plain.model_copy(update={"variant": "int8"})) == "int8 · 1 stage"
     assert shape(plain.model_copy(update={"variant": "pruned"})) == "pruned (int8) · 1 stage"
+
+
+def test_a_mixed_pipeline_says_how_many_layers_have_which_precision_and_how_they_are_split() -> None:
+    assert mix((Precision.INT4, Precision.FP32, Precision.INT8, Precision.INT8)) == "1 x fp32 + 2 x int8 + 1 x int4"
+    assert runs_as(mixed()) == "mixed · 14 x bf16 + 16 x int8 | 22+8 layers"
+    assert counted_shape(mixed().model_copy(update={"replicas": 2})).startswith("2 x mixed · 14 x bf16")
+    assert gpus_of(mixed()) == "NVIDIA L4 + NVIDIA A10"
+    assert (runs_as(FP8), gpus_of(FP8)) == (shape(FP8.configuration), "NVIDIA L4")

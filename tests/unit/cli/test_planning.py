@@ -9,7 +9,7 @@ import pytest
 
 from maveriq.contracts import Counteroffer, Failure, FailureReason, Intent, Plan, Precision, State
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
-from tests.unit.cli.plans import ASKED, FP8, FULL, PICTURES, begins_as_it_should
+from tests.unit.cli.plans import ASKED, FP8, FULL, PICTURES, begins_as_it_should, mixed
 from tests.unit.cli.records import FIRST, deployment
 
 Call = Callable[..., Called]
@@ -48,6 +48,17 @@ def test_an_explanation_gives_the_winner_with_percentiles_intervals_and_what_the
     assert "E2E 2.10 s 2.94 s 2.02 s to 2.18 s" in told
     assert "TPOT 16.2 ms 17.5 ms not known" in told
     assert any(line.startswith("from the calibration: the law") for line in told)
+
+
+def test_a_mixed_pipeline_is_explained_stage_by_stage(ingress: ScriptedIngress, call: Call) -> None:
+    plans(ingress, FULL.model_copy(update={"candidates": (mixed(), *FULL.candidates), "front": (mixed(), FP8)}))
+    told = lines(call("plan", "llama", "--explain"))
+    assert "chosen mixed · 14 x bf16 + 16 x int8 | 22+8 layers on NVIDIA L4 + NVIDIA A10" in told
+    assert "0 NVIDIA L4 0 to 21 14 x bf16 + 8 x int8 7.00 GiB" in told
+    assert "1 NVIDIA A10 22 to 29 8 x int8 3.00 GiB" in told
+    assert "accuracy 0.985 of full precision" in told
+    shown = json.loads(call("plan", "llama", "--json").out)
+    assert [len(stage["precisions"]) for stage in shown["candidates"][0]["stages"]] == [22, 8]
 
 
 def test_an_explanation_says_why_it_won_against_the_next_and_against_the_next_of_another_kind(
