@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -106,20 +106,17 @@ def lost_by_layers(record: AccuracyRecord, sensitivity: LayerSensitivity) -> Ren
     full = record.reference
     shown = [place for place, precision in enumerate(sensitivity.precisions) if precision is not full]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_footer=True)
-    table.caption = Text(
-        f"nats a token by one layer alone, {full} everywhere else; {record.num_tokens} tokens. Sums of layers say what "
-        f"a mix keeps: about exp(-sum) of {full}. Kept with {record.model}: intents with --min-accuracy are planned in "
-        "mixed precisions",
-        style="dim",
-    )
-    table.caption_justify = "left"
     table.add_column("layer", "all", justify="right", no_wrap=True)
     for place in shown:
         total = sum(row[place] for row in sensitivity.layers)
         table.add_column(sensitivity.precisions[place], digits(total), justify="right", no_wrap=True)
     for number, row in enumerate(sensitivity.layers):
         table.add_row(f"{number}", *(digits(row[place]) for place in shown))
-    return table
+    note = (
+        f"nats a token by one layer alone, {full} everywhere else, on {record.num_tokens} tokens; a mix keeps about "
+        f"exp(-sum) of {full}. Kept with {record.model}, whose intents are planned in mixed precisions from now on"
+    )
+    return Group(table, Text(note, style="dim"))
 
 
 def _told(value: float | None, words: Callable[[float], str]) -> str:

@@ -46,7 +46,8 @@ def quantize(
         list[str] | None, typer.Option(help='NAME=TYPE:FREE[@PRICE], e.g. "a=NVIDIA L4:9.5GiB@0.7". Repeatable.')
     ] = None,
     sensitivity: Annotated[
-        Path | None, typer.Option(help='JSON: {"precisions": [...], "layers": [[...], ...]}, a row for each layer.')
+        Path | None,
+        typer.Option(help='JSON: {"precisions": [...], "layers": [[...], ...]}; by default the model\'s in --law.'),
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help="Held at the same time.")] = 1,
     input_tokens: o.InputTokens = None,
@@ -111,8 +112,6 @@ def _runs(stage: QuantizedStage) -> str:
 
 
 def _question(law: Path, sensitivity: Path | None, plain: Mapping[str, object]) -> LawQuestion:
-    if sensitivity is None:
-        raise CommandFailed("say what each layer loses in each precision", field="--sensitivity", exit_code=2)
     kept = read_json(law, "--law")
     if not isinstance(kept, dict):
         raise CommandFailed(f"{law} holds no law; write one with maveriq provision --save-law", field="--law",
@@ -120,8 +119,20 @@ def _question(law: Path, sensitivity: Path | None, plain: Mapping[str, object]) 
     known = cast("dict[str, object]", kept)
     names: tuple[str, ...] = ("model", "facts", "calibrations")
     sources = {name: known[name] for name in names if name in known}
-    body: dict[str, object] = {**sources, **plain, "sensitivity": read_json(sensitivity, "--sensitivity")}
+    lost = _stored(sources.get("model")) if sensitivity is None else read_json(sensitivity, "--sensitivity")
+    body: dict[str, object] = {**sources, **plain, "sensitivity": lost}
     return checked(LawQuestion, body, _OPTIONS)
+
+
+def _stored(model: object) -> object:
+    """As `maveriq accuracy --layers` left it with the model. Raises CommandFailed."""
+    lost = cast("dict[str, object]", model).get("sensitivity") if isinstance(model, dict) else None
+    if lost is None:
+        raise CommandFailed(
+            "say what each layer loses in each precision, or measure it before the law is saved: maveriq accuracy "
+            "MODEL --layers FILE", field="--sensitivity", exit_code=2,
+        )  # fmt: skip
+    return lost
 
 
 def _gpu(text: str) -> dict[str, object]:

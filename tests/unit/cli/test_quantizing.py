@@ -70,6 +70,17 @@ def test_a_model_is_split_over_fragments_by_its_law(law: list[str]) -> None:
     assert all(len(set(stage["precisions"])) == 1 for stage in kept["stages"])
 
 
+def test_without_a_file_of_it_the_sensitivity_that_is_stored_with_the_model_is_taken(
+    law: list[str], tmp_path: Path
+) -> None:
+    arguments = ["--gpu", "a=NVIDIA RTX A6000:9GiB", "--requests", "4", "--json"]
+    given = json.loads(run(*law, *arguments))
+    kept = json.loads((tmp_path / "law.json").read_text())
+    kept["model"]["sensitivity"] = json.loads((tmp_path / "lost.json").read_text())
+    (tmp_path / "law.json").write_text(json.dumps(kept))
+    assert json.loads(run(*law[:2], *arguments)) == given
+
+
 def test_what_is_wrong_is_said_with_its_option(tables: str, law: list[str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps({**SMALL, "theta": "high"}))
