@@ -24,8 +24,7 @@ def part(gpu_type: str, replicas: int = 1) -> Candidate:
 
 
 FLEET = PlannedFleet(
-    parts=(part(SMALL, 2), part(LARGE)), routes=ROUTES, price_per_hour=4.0, bound_per_hour=4.0,
-    single_price_per_hour=6.0,
+    parts=(part(SMALL, 2), part(LARGE)), routes=ROUTES, score=4.0, bound=4.0, single_score=6.0, price_per_hour=4.0,
 )  # fmt: skip
 
 FLEET_PLAN = PLAN.model_copy(update={"fleet": FLEET})

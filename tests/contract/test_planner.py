@@ -22,7 +22,8 @@ from maveriq.contracts import (
 from maveriq.topology import PLANNER, Service
 from maveriq_planner.__main__ import run
 from maveriq_planner.handlers import Handlers
-from tests.unit.planner.measurements import BIG, BIG_MODEL, DEPLOYMENT, calibration, intent, measured
+from tests.unit.planner.measurements import BIG, BIG_MODEL, DEPLOYMENT, MODEL, calibration, intent, measured
+from tests.unit.planner.test_fleets import NEW, OLD, PRICES, free, wanted
 
 
 async def answer(event: FingerprintMeasured) -> Message:
@@ -136,3 +137,18 @@ async def test_the_service_runs_as_the_topology_says_with_depth_and_prices_from_
     assert max(candidate.configuration.pp for candidate in reply.plan.candidates) == 2
     best = reply.plan.candidates[0]
     assert best.prediction.price_per_hour == pytest.approx(0.05 * best.configuration.num_gpus)
+
+
+async def test_gpu_types_that_share_requests_by_size_more_cheaply_than_one_are_planned_as_a_fleet() -> None:
+    admission = Admission(intent=wanted(), model=MODEL, fragments=free(cheap=8, fast=8))
+    event = measured(wanted(), admission=admission, fingerprints=(OLD, NEW))
+    cause = decode(FingerprintMeasured, FingerprintMeasured.topic, event.model_dump_json().encode())
+    reply = await Handlers(max_pp=1, prices=PRICES).on_fingerprint_measured(cause)
+    assert isinstance(reply, PlanComputed)
+    sent = decode(PlanComputed, PlanComputed.topic, reply.model_dump_json().encode())
+    assert sent == reply
+    fleet = sent.plan.fleet
+    assert fleet is not None
+    assert fleet.single_score is not None
+    assert fleet.score < fleet.single_score
+    assert {served.gpu_type for one in fleet.routes for served in one.served_by} == set(fleet.gpu_types)

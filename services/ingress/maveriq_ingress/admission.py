@@ -14,7 +14,8 @@ def admit(
     """The intent with its model resolved, or what is wrong with it.
 
     What the fields themselves rule out was refused when the message was read; whether the intent can be met
-    is the planner's to say, which needs to know what is free where layers can be mixed in precision.
+    is the planner's to say, which needs to know what is free where layers can be mixed in precision, or GPU types
+    share requests by their sizes.
     """
     model = models.get(submitted.intent.model)
     if model is None:
@@ -25,7 +26,8 @@ def admit(
                 remedy=name_another(submitted.intent.model, models),
             ),
         )
-    fragments = tuple(free) if model.sensitivity is not None else ()
+    is_asked = model.sensitivity is not None or submitted.intent.workload.histogram is not None
+    fragments = tuple(free) if is_asked else ()
     return Admission(intent=submitted.intent, model=model, dry_run=submitted.dry_run, fragments=fragments)
 
 

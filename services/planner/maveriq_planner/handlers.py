@@ -1,7 +1,10 @@
 """fingerprint.measured -> plan.computed | plan.previewed | deployment.failed"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
+
+import structlog
 
 from maveriq.contracts import (
     DeploymentFailed,
@@ -9,14 +12,19 @@ from maveriq.contracts import (
     FingerprintMeasured,
     Plan,
     PlanComputed,
+    PlannedFleet,
     PlanPreviewed,
 )
+from maveriq.contracts.provisioning import ProvisioningRefused
 from maveriq_planner.counteroffers import counteroffers
 from maveriq_planner.explanation import explain
 from maveriq_planner.families import mixing
+from maveriq_planner.fleets import fleet_of
 from maveriq_planner.listing import listing
 from maveriq_planner.search import search
 from maveriq_planner.space import Sources, Space, by_law
+
+log = structlog.stdlib.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +33,8 @@ class Handlers:
     prices: Mapping[str, float] = field(default_factory=dict[str, float])
     sources: Sources = by_law
     """Which law speaks for what."""
+    clock: Callable[[], float] = monotonic
+    """Seconds since whenever, for time limits."""
 
     async def on_fingerprint_measured(
         self, event: FingerprintMeasured
@@ -52,5 +62,14 @@ class Handlers:
             rejected=listed.rejected,
             front=listed.front,
             num_considered=outcome.num_considered,
+            fleet=self._fleet(event, space),
         )
         return answer(deployment_id=event.deployment_id, admission=event.admission, plan=plan)
+
+    def _fleet(self, event: FingerprintMeasured, space: Space) -> PlannedFleet | None:
+        """Without one the plan is still good: a fleet that does not pass its check is reported, and left out."""
+        try:
+            return fleet_of(event.admission.intent, space, event.admission.fragments, self.clock)
+        except ProvisioningRefused as refused:
+            log.error("fleet left out", deployment_id=str(event.deployment_id), error=str(refused))
+            return None

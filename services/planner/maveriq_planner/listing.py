@@ -71,6 +71,13 @@ def costs_of(judged: Judged) -> Array:
     return np.stack([e2e_ms, judged.memory_bytes, money, -accuracy], axis=1)
 
 
+def candidates_of(judged: Judged, chosen: Indices) -> tuple[Candidate, ...]:
+    """Of configurations whether they meet the intent or not."""
+    known = dict(zip(chosen.tolist(), predictions(judged, chosen), strict=True))
+    found = _candidates(judged, chosen, known)
+    return tuple(found[i] for i in chosen.tolist())
+
+
 def _candidates(judged: Judged, chosen: Indices, known: Mapping[int, Row]) -> dict[int, Candidate]:
     mixed = mixable(judged, chosen)
     numbers = chosen.tolist()

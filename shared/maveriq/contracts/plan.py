@@ -164,11 +164,12 @@ class PlannedFleet(Value):
         min_length=2, description="Each of another GPU type, with its own number of replicas; predicted for its share."
     )
     routes: tuple[Route, ...] = Field(min_length=1, description="Which of them answers requests of which size.")
-    price_per_hour: float = Field(description="Of all replicas.")
-    bound_per_hour: float = Field(description="No fleet of these configurations costs less: proven.")
-    single_price_per_hour: float | None = Field(
-        default=None, description="Of the cheapest fleet of one type for the same requests; None: no type serves alone."
+    score: float = Field(description="The objective's value, of all replicas; lower is better.")
+    bound: float = Field(description="No fleet of these configurations does better: proven.")
+    single_score: float | None = Field(
+        default=None, description="Of the best fleet of one type for the same requests; None: no type serves alone."
     )
+    price_per_hour: float | None = Field(default=None, description="Of all replicas; None: a price is not known.")
 
     @property
     def gpu_types(self) -> tuple[str, ...]:

@@ -79,15 +79,20 @@ def _accurate(intent: Intent, estimator: Estimator) -> bool:
 def _fits(c: Columns, gpu: RentableGpu, law: LawSources) -> Flags:
     """Whether the fullest stage fits a GPU of the row, layers split evenly, and the replica its instance."""
     of_type = np.array([e.kind.gpu_type == gpu.kind for e in c.estimators])
-    layers = law.facts.num_layers
-    alone = c.pp == 1
-    first = c.runtime_bytes + np.ceil(layers / c.pp) * c.layer_bytes + c.first_bytes
-    first += np.where(alone, c.last_bytes - c.tied_saving_bytes, 0.0)
-    last = c.runtime_bytes + np.floor(layers / c.pp) * c.layer_bytes + c.last_bytes
-    fullest = np.where(alone, first, np.maximum(first, last))
+    fullest = fullest_stage_bytes(c, law.facts.num_layers)
     memory_bytes = (gpu.memory_gib or 0.0) * GIB
     fits: Flags = of_type[c.which] & (c.tp * c.pp <= gpu.num_gpus) & (fullest <= memory_bytes)
     return fits
+
+
+def fullest_stage_bytes(c: Columns, num_layers: int) -> Array:
+    """On each GPU of it, layers split evenly."""
+    alone = c.pp == 1
+    first = c.runtime_bytes + np.ceil(num_layers / c.pp) * c.layer_bytes + c.first_bytes
+    first += np.where(alone, c.last_bytes - c.tied_saving_bytes, 0.0)
+    last = c.runtime_bytes + np.floor(num_layers / c.pp) * c.layer_bytes + c.last_bytes
+    fullest: Array = np.where(alone, first, np.maximum(first, last))
+    return fullest
 
 
 def _best(intent: Intent, columns: Columns) -> Iterator[tuple[_Key, float]]:
