@@ -24,6 +24,7 @@ from maveriq.contracts import (
     Placement,
     PlacementConfirmed,
     PlacementReserved,
+    Precision,
     ReplicaFailed,
     ReplicaReady,
     ReplicaStopped,
@@ -335,6 +336,24 @@ async def test_a_replica_that_is_idle_or_whose_model_nobody_described_says_no_ti
     scene.engines[1].timed = (TIME,)
     await scene.hears(NodeReported, len(scene.said(NodeReported)) + 3)
     assert not scene.said(ServiceTimed)
+
+
+async def test_a_replica_says_times_in_the_precision_of_its_layers_and_of_a_mix_none(scene: Scene) -> None:
+    def planned(token: str, replica: int, *precisions: Precision) -> Placement:
+        where = placement(token=token, replica=replica, gpus=(f"{NODE}/cpu:0", f"{NODE}/cpu:1"), facts=FACTS)
+        pairs = zip(where.stages, precisions, strict=True)
+        stages = tuple(stage.model_copy(update={"precisions": (each,)}) for stage, each in pairs)
+        return where.model_copy(update={"stages": stages})
+
+    await scene.reserve(planned("token-1", 0, Precision.INT8, Precision.INT8))
+    await scene.reserve(planned("token-2", 1, Precision.FP32, Precision.INT8))
+    await scene.hears(ReplicaReady, 2)
+    scene.engines[1].timed = (TIME,)
+    scene.engines[0].timed = (TIME,)
+    said = await scene.hears(ServiceTimed)
+    assert (said.precision, said.kv_precision) == (Precision.INT8, Precision.FP32)
+    await scene.hears(NodeReported, len(scene.said(NodeReported)) + 2)
+    assert len(scene.said(ServiceTimed)) == 1
 
 
 async def test_a_device_is_reported_busy_while_a_replica_on_it_generates(scene: Scene) -> None:

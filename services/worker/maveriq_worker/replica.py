@@ -158,11 +158,15 @@ class Replica:
         return self._serving is not None and self._serving.is_busy
 
     def timed(self) -> ServiceTimed | None:
-        """What its passes took since this was last asked; None: nothing ran, or nobody said what the model is."""
+        """What its passes took since this was last asked.
+
+        None: nothing ran, nobody said what the model is, or its layers have several precisions: a sample has one.
+        """
         times, facts = self._engine.times(), self.placement.facts
-        if not times or facts is None:
-            return None
         configuration = self.placement.candidate.configuration
+        precisions = {each for stage in self.placement.stages for each in stage.precisions} or {configuration.precision}
+        if not times or facts is None or len(precisions) > 1:
+            return None
         return ServiceTimed(
             deployment_id=self._deployment_id,
             node=self.placement.node,
@@ -170,7 +174,7 @@ class Replica:
             engine_version=engine_version(configuration.engine),
             gpu_types=tuple(stage.gpu_type or configuration.gpu_type for stage in self.placement.stages),
             facts=facts,
-            precision=configuration.precision,
+            precision=precisions.pop(),
             kv_precision=configuration.kv_precision,
             tp=configuration.tp,
             layers=self.placement.layers,
