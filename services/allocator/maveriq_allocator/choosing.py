@@ -33,6 +33,8 @@ class Choice:
     rank: int
     """Of the candidate in its plan."""
     seats: tuple[Seat, ...]
+    parts: tuple[Candidate, ...] = ()
+    """Of each seat, where it is the plan's fleet that is placed."""
 
 
 def choose(

@@ -21,11 +21,12 @@ from maveriq.contracts import (
     Precision,
     Value,
 )
-from maveriq_allocator.choosing import Choice, Seat
+from maveriq_allocator.choosing import Choice
+from maveriq_allocator.parts import FLEET, lanes_in
 from maveriq_allocator.waiting import Missing, Waiting
 
 MAX_STRAYS = 32  # remembered of a deployment: the node's next report tells of what runs without being held
-REPLANNED = -1  # rank of what was placed by an earlier plan
+REPLANNED = FLEET  # rank of what was placed by an earlier plan: whatever follows it begins at the best
 
 
 class Phase(StrEnum):
@@ -46,7 +47,7 @@ class Held(Value):
 
     placement: Placement
     rank: int
-    """Of its candidate in the plan; REPLANNED: of an earlier one."""
+    """Of its candidate in the plan; FLEET: of the plan's fleet; REPLANNED: of an earlier plan."""
     phase: Phase
 
 
@@ -96,8 +97,8 @@ class Record(Value):
 def placed(record: Record, plan: PlanComputed, choice: Choice) -> Record:
     """All replicas get their seats."""
     record = record.model_copy(update={"planned": True, "waiting": None})
-    for replica, seat in enumerate(choice.seats):
-        record = _seated(record, plan, replica, choice.rank, seat)
+    for replica in range(len(choice.seats)):
+        record = _seated(record, plan, replica, choice, replica)
     return record
 
 
@@ -106,14 +107,18 @@ def replanned(record: Record) -> Record:
     held = tuple(held.model_copy(update={"rank": REPLANNED}) for held in record.held)
     waiting = record.waiting
     if waiting is not None:
-        missing = tuple(missing.model_copy(update={"rank": 0}) for missing in waiting.missing)
+        ranks = [FLEET if missing.part else 0 for missing in waiting.missing]
+        missing = tuple(
+            missing.model_copy(update={"rank": rank}) for missing, rank in zip(waiting.missing, ranks, strict=True)
+        )
         waiting = waiting.model_copy(update={"missing": missing})
     return record.model_copy(update={"held": held, "waiting": waiting})
 
 
 def moved(record: Record, plan: PlanComputed, old: Held, choice: Choice) -> Record:
     """One replica gets another seat."""
-    return _seated(lost(record, old), plan, old.placement.replica, choice.rank, choice.seats[0])
+    is_routed = bool(old.placement.lanes)
+    return _seated(lost(record, old), plan, old.placement.replica, choice, is_routed=is_routed)
 
 
 def waits(record: Record, waiting: Waiting, gone: Held | None = None) -> Record:
@@ -130,7 +135,7 @@ def seated(record: Record, plan: PlanComputed, missing: Missing, choice: Choice)
         rest = tuple(other for other in waiting.missing if other.replica != missing.replica)
         waiting = waiting.model_copy(update={"missing": rest, "num_missing": len(rest)}) if rest else None
     record = record.model_copy(update={"waiting": waiting})
-    return _seated(record, plan, missing.replica, choice.rank, choice.seats[0])
+    return _seated(record, plan, missing.replica, choice, is_routed=bool(missing.part))
 
 
 def after_checkpoint(plan: PlanComputed, lost: Held, start: int) -> int:
@@ -149,7 +154,17 @@ def _checkpoint(plan: PlanComputed, candidate: Candidate) -> tuple[str, frozense
     return (variant.source if variant else None) or model.source, made or frozenset({configuration.precision})
 
 
-def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: Seat) -> Record:
+def _seated(
+    record: Record, plan: PlanComputed, replica: int, choice: Choice, at: int = 0, *, is_routed: bool = False
+) -> Record:
+    """
+    Args:
+        at: of the seat in the choice.
+        is_routed: the replica that it follows takes requests by their size.
+    """
+    seat, rank = choice.seats[at], choice.rank
+    candidate = choice.parts[at] if choice.parts else plan.plan.candidates[rank]
+    is_routed = is_routed or bool(choice.parts) or any(held.placement.lanes for held in record.held)
     placement = Placement(
         replica=replica,
         token=f"{record.deployment_id}.{replica}.{record.num_issued}",
@@ -158,8 +173,9 @@ def _seated(record: Record, plan: PlanComputed, replica: int, rank: int, seat: S
         tenant=plan.admission.intent.tenant,
         model=plan.admission.model,
         facts=plan.plan.facts,
-        candidate=plan.plan.candidates[rank],
+        candidate=candidate,
         stages=seat.stages,
+        lanes=lanes_in(plan.plan, candidate, is_routed=is_routed),
         gap=seat.gap,
     )
     held = Held(placement=placement, rank=rank, phase=Phase.RESERVED)

@@ -12,6 +12,7 @@ from maveriq.contracts import PlanComputed
 from maveriq_allocator import lifecycle
 from maveriq_allocator.lifecycle import Record
 from maveriq_allocator.line import Line
+from maveriq_allocator.parts import FLEET
 from maveriq_allocator.quotas import OverQuota
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
 from maveriq_allocator.trying import Attempt, Loss, Trying
@@ -127,7 +128,7 @@ class Placing:
 class _Tries:
     """What was refused so far, and so where the next try begins."""
 
-    further: int = 0
+    further: int = FLEET
     """The rank to start from."""
     over: OverQuota | None = None
     _taken: int = 0

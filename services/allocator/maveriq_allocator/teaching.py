@@ -56,7 +56,11 @@ def taught(plan: PlanComputed, lessons: Mapping[str, Lesson]) -> PlanComputed:
     candidates = tuple(
         _raised(each, lessons.get(lesson_key(plan.admission.model, each))) for each in plan.plan.candidates
     )
-    return plan.model_copy(update={"plan": plan.plan.model_copy(update={"candidates": candidates})})
+    fleet = plan.plan.fleet
+    if fleet is not None:
+        parts = tuple(_raised(each, lessons.get(lesson_key(plan.admission.model, each))) for each in fleet.parts)
+        fleet = fleet.model_copy(update={"parts": parts})
+    return plan.model_copy(update={"plan": plan.plan.model_copy(update={"candidates": candidates, "fleet": fleet})})
 
 
 def _raised(candidate: Candidate, lesson: Lesson | None) -> Candidate:

@@ -10,12 +10,13 @@ from uuid import UUID
 from maveriq.contracts import Failure, FailureReason, PlanComputed, Strategy
 from maveriq_allocator import lifecycle, moving
 from maveriq_allocator.capacity import could_ever, why_not
-from maveriq_allocator.choosing import Choice, choose, manner_of
+from maveriq_allocator.choosing import Choice, manner_of
 from maveriq_allocator.holds import Holds
 from maveriq_allocator.inventory import Inventory, NodeState
 from maveriq_allocator.lessons import Lessons
 from maveriq_allocator.lifecycle import Held, Phase, Record
 from maveriq_allocator.line import Line
+from maveriq_allocator.parts import FLEET, choose_with_fleet, part_of
 from maveriq_allocator.quotas import OverQuota
 from maveriq_allocator.situation import Situation
 from maveriq_allocator.teaching import taught
@@ -103,10 +104,10 @@ class Trying:
             return await self.first_seats(record, plan, further, over)
         plan, situation = await self._facing(record, plan)
         for missing in waiting.missing:
-            choice = await self._choose(plan, situation, 1, max(missing.rank, further))
+            choice = await self._choose(plan, situation, 1, max(missing.rank, further), part=missing.part)
             if choice is not None:
                 return Attempt(lifecycle.seated(record, plan, missing, choice), choice.rank, situation.nodes)
-        start = min(missing.rank for missing in waiting.missing)
+        start = max(0, min(missing.rank for missing in waiting.missing))
         detail = await self.reason(plan, situation, 1, start) if over is None else str(over)
         return Attempt(
             await self._wait_or_fail(record, _Lack(plan, situation, start, detail, waiting.missing, waiting.cause))
@@ -121,22 +122,25 @@ class Trying:
             return Attempt(lifecycle.stopped(record, gone.placement.token))
         if moving.is_replaced(record, gone):
             return Attempt(lifecycle.lost(record, gone))
-        start = max(0, gone.rank + (not loss.blameless and gone.phase is not Phase.READY))
+        is_to_blame = not loss.blameless and gone.phase is not Phase.READY
+        start = max(0, gone.rank + is_to_blame)
         if plan is not None and loss.checkpoint_unusable:
             start = lifecycle.after_checkpoint(plan, gone, start)
         if plan is None or start >= len(plan.plan.candidates):
             failure = Failure(reason=FailureReason.ENGINE_FAILED, detail=f"{loss.detail}; no candidate is left to try")
             return Attempt(lifecycle.failed(record, failure, gone))
         at = gone.placement
+        part = part_of(plan.plan, at.candidate.configuration.gpu_type) if at.lanes else ""
+        first = FLEET if part and not is_to_blame and not loss.checkpoint_unusable else start
         plan, situation = await self._facing(record, plan, in_line=False)
         if loss.node_lost:
             situation = situation.avoiding(at.nodes)
         holder = (record.deployment_id, at.replica)
-        choice = await self._choose(plan, situation, 1, max(start, further), holder)
+        choice = await self._choose(plan, situation, 1, max(first, further), holder, part)
         if choice is not None:
             return Attempt(lifecycle.moved(record, plan, gone, choice), choice.rank, situation.nodes)
         waiting = record.waiting
-        missing = (*(waiting.missing if waiting else ()), Missing(replica=at.replica, rank=start))
+        missing = (*(waiting.missing if waiting else ()), Missing(replica=at.replica, rank=first, part=part))
         cause = f"replica {at.replica} {'is lost' if loss.blameless else 'failed'} ({loss.detail}): "
         detail = (
             await self.reason(plan, situation, 1, start, (record.deployment_id, at.replica))
@@ -177,11 +181,11 @@ class Trying:
 
     async def _choose(
         self, plan: PlanComputed, situation: Situation, num_replicas: int | None, start: int,
-        apart_from: tuple[UUID, int] | None = None,
+        apart_from: tuple[UUID, int] | None = None, part: str = "",
     ) -> Choice | None:  # fmt: skip
         decide = partial(
-            choose, plan.plan, situation.free(apart_from), num_replicas=num_replicas, start=start,
-            manner=manner_of(plan.admission.intent, self.strategy),
+            choose_with_fleet, plan.plan, situation.free(apart_from), num_replicas=num_replicas, start=start,
+            manner=manner_of(plan.admission.intent, self.strategy), part=part,
         )  # fmt: skip
         return await asyncio.to_thread(decide)  # a second, for a thousand replicas on a thousand nodes
 

@@ -25,7 +25,9 @@ class Missing(Value):
 
     replica: int
     rank: int
-    """Of the first candidate that it may get."""
+    """Of the first candidate that it may get; FLEET: its part of the plan's fleet."""
+    part: str = ""
+    """GPU type of the part of the fleet that it is; '': of none."""
 
 
 class Waiting(Value):
@@ -64,7 +66,7 @@ class Waiter:
 
     @property
     def start(self) -> int:
-        return min((missing.rank for missing in self.waiting.missing), default=0)
+        return max(0, min((missing.rank for missing in self.waiting.missing), default=0))
 
 
 @dataclass(frozen=True, slots=True)
