@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from maveriq.cli import options as o
+from maveriq.cli.histograms import sizes_of
 from maveriq.cli.intents import build_intent
 from maveriq.cli.reading import read_text
 from maveriq.contracts import Intent
@@ -43,6 +44,8 @@ def read_intent(
     rate: o.Rate = None,
     concurrency: o.Concurrency = None,
     context_tokens: o.ContextTokens = None,
+    histogram: o.HistogramFile = None,
+    trace: o.TraceFile = None,
     min_accuracy: o.MinAccuracy = None,
     allow_unmeasured: o.AllowUnmeasured = None,
     gpu_types: o.GpuTypes = None,
@@ -63,7 +66,7 @@ def read_intent(
         "slo.ttft_ms": ttft_ms, "slo.tpot_ms": tpot_ms, "slo.e2e_ms": e2e_ms,
         "workload.input_tokens": input_tokens, "workload.output_tokens": output_tokens,
         "workload.request_rate_per_s": rate, "workload.concurrency": concurrency,
-        "workload.context_tokens": context_tokens,
+        "workload.context_tokens": context_tokens, "workload.histogram": sizes_of(histogram, trace),
         "min_accuracy": min_accuracy, "allow_unmeasured_accuracy": allow_unmeasured,
         "gpu_types": gpu_types or None, "precisions": precisions or None,
         "max_price_per_hour": max_price, "max_gpus": max_gpus, "replicas": replicas,

@@ -23,7 +23,7 @@ from maveriq.cli.figures import (
     shape,
     size,
 )
-from maveriq.cli.tables import candidates, columns
+from maveriq.cli.tables import candidates, columns, fleet_view
 from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Plan, Rejection
 
 BASIS = {
@@ -51,6 +51,9 @@ def explanation(plan: Plan, intent: Intent, shown: int) -> Group:
         *_split(best), _expected(best), Text(),
         _titled("why", f"{BEST[intent.objective]} of all that meet the intent"), *reasons(plan, intent.objective),
     ]  # fmt: skip
+    if plan.fleet is not None:
+        parts += [Text(), _titled("fleet", "GPU types that share the requests by size; placed where all of it fits")]
+        parts += fleet_view(plan.fleet)
     if plan.front:
         words = "none other is as good in latency, memory, price and accuracy"
         parts += [Text(), _titled("front", words), candidates(plan.front, intent, shown, best)]

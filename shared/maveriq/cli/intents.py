@@ -23,6 +23,7 @@ OPTIONS = {
     "workload.request_rate_per_s": "--rate",
     "workload.concurrency": "--concurrency",
     "workload.context_tokens": "--context-tokens",
+    "workload.histogram": "--histogram",
     "min_accuracy": "--min-accuracy",
     "allow_unmeasured_accuracy": "--allow-unmeasured-accuracy",
     "gpu_types": "--gpu-type",
@@ -84,6 +85,8 @@ def as_command(command: str, intent: Intent, url: str | None = None) -> str:
 def _spelled(option: str, value: object) -> list[str]:
     if value is True:
         return [option]
+    if isinstance(value, dict):
+        return [option, "FILE"]  # theirs: more than fits on a line
     return [option, f"{value:.12g}" if isinstance(value, float) else str(value)]
 
 

@@ -58,6 +58,12 @@ WaitPriority = Annotated[Priority | None, typer.Option("--priority", help="Among
 MaxWaitS = Annotated[
     float | None, typer.Option("--max-wait-s", help="Give up after waiting so long for memory; by default never.")
 ]
+HistogramFile = Annotated[
+    Path | None, typer.Option("--histogram", help="JSON: sizes of the requests; then GPU types may share them.")
+]
+TraceFile = Annotated[
+    Path | None, typer.Option("--trace", help="CSV of requests, in place of --histogram, as `provision` reads it.")
+]
 IntentFile = Annotated[
     Path | None, typer.Option("--intent", help="JSON file with an intent to start from; '-' is standard input.")
 ]

@@ -9,6 +9,7 @@ from rich.status import Status
 from rich.text import Text
 
 from maveriq.cli.figures import counted_shape, duration, size
+from maveriq.cli.routes_view import fleet_words
 from maveriq.cli.tables import placement_line, wanted_replicas
 from maveriq.contracts import Deployment, State
 
@@ -81,6 +82,8 @@ def facts(state: State, deployment: Deployment) -> str:
     if state is State.MEASURED:
         return "; ".join([*_sampled(deployment), *_calibrated(deployment)])
     if state is State.PLANNED and deployment.plan:
+        if deployment.plan.fleet is not None:
+            return f"fleet of {fleet_words(deployment.plan.fleet)}"
         best = deployment.plan.candidates[0]
         return (
             f"best of {deployment.plan.num_considered}: {counted_shape(best)}, "

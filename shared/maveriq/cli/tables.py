@@ -21,7 +21,8 @@ from maveriq.cli.figures import (
     shape,
     size,
 )
-from maveriq.contracts import Candidate, Deployment, Failure, Intent, Placement, Plan, Slo, State
+from maveriq.cli.routes_view import fleet_words, is_fleet, routes_lines
+from maveriq.contracts import Candidate, Deployment, Failure, Intent, Placement, Plan, PlannedFleet, Slo, State
 
 STYLE = {
     State.READY: "green",
@@ -53,8 +54,16 @@ def deployments(found: Sequence[Deployment]) -> RenderableType:
             " + ".join(str(n) for n in first.layers) if first else "",
         )
     return Group(
-        table, *(Text(line, style="yellow") for each in found for line in (*_waiting(each), *_off_prediction(each)))
+        table,
+        *(Text(line, style="yellow") for each in found for line in (*_waiting(each), *_off_prediction(each))),
+        *(Text(line, style="dim") for each in found for line in _routed(each)),
     )
+
+
+def _routed(deployment: Deployment) -> Iterator[str]:
+    if deployment.routes:
+        yield f"{str(deployment.deployment_id)[:8]} answers requests by size"
+        yield from (f"  {line}" for line in routes_lines(deployment.routes))
 
 
 def _waiting(deployment: Deployment) -> Iterator[str]:
@@ -153,12 +162,21 @@ def rejections(plan: Plan, shown: int) -> Table:
 
 def plan_view(plan: Plan, intent: Intent, shown: int) -> Group:
     """The whole plan, `shown` rows of each kind at most."""
-    parts: list[RenderableType] = [candidates(plan.candidates, intent, shown)]
+    parts: list[RenderableType] = []
+    if plan.fleet is not None:
+        parts += [*fleet_view(plan.fleet), Text()]
+    parts.append(candidates(plan.candidates, intent, shown))
     if plan.rejected:
         parts += [Text(), rejections(plan, shown)]
     tally = f"{plan.num_considered} configurations considered"
     parts += [Text(), Text(f"{tally}, best {len(plan.candidates)} kept, ranked by {intent.objective}", style="dim")]
     return Group(*parts)
+
+
+def fleet_view(fleet: PlannedFleet) -> Iterator[RenderableType]:
+    """A fleet that comes before all candidates, and who serves what."""
+    yield Text(f"fleet: {fleet_words(fleet)}", style="bold")
+    yield from (Text(f"  {line}") for line in routes_lines(fleet.routes))
 
 
 def failure_view(failure: Failure, intent: Intent) -> Group:
@@ -195,6 +213,8 @@ def placement_line(placement: Placement) -> str:
 
 def wanted_replicas(deployment: Deployment) -> int | None:
     """How many are to serve; None: not planned yet."""
+    if deployment.plan is not None and deployment.plan.fleet is not None and is_fleet(deployment):
+        return sum(part.replicas for part in deployment.plan.fleet.parts)
     if deployment.placements:
         return deployment.placements[0].candidate.replicas
     return deployment.plan.candidates[0].replicas if deployment.plan else deployment.intent.replicas

@@ -192,7 +192,7 @@ class Admission(Value):
     fragments: tuple[Fragment, ...] = Field(
         default=(), max_length=256,
         description="Free when it was admitted, whole nodes, those with most free bytes first: what pipelines of mixed "
-        "precisions, and fleets of several GPU types, are planned over. The allocator seats them on whatever is free then.",
+        "precisions, and fleets of several GPU types, are planned over. The allocator seats them on what is free then.",
     )  # fmt: skip
 
 
