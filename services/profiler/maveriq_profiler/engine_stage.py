@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from maveriq.contracts import Precision
-from maveriq.torch_layers import quantise, use_blocks
+from maveriq.torch_layers import CacheStore, quantise, use_blocks
 from maveriq_profiler.cutting import build, find_layers
 from maveriq_profiler.formats import Format
 
@@ -68,9 +68,9 @@ def build_for_engine(config: Any, device: str, wanted: Format) -> Any:
 class Rows:
     """The cache: what transformers' layers call of one."""
 
-    def __init__(self, num_rows: int, context_tokens: int) -> None:
-        self._num_rows, self._context_tokens = num_rows, context_tokens
-        self._stores: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    def __init__(self, num_rows: int, context_tokens: int, *, int8: bool) -> None:
+        self._num_rows, self._context_tokens, self._int8 = num_rows, context_tokens, int8
+        self._stores: dict[int, tuple[CacheStore, CacheStore]] = {}
         self._num_used, self._start = 0, 0
 
     def place(self, num_rows: int, start: int) -> None:
@@ -83,28 +83,32 @@ class Rows:
         """Write [rows, heads, tokens, head size] of both; all of each row's from its position 0."""
         if layer_idx not in self._stores:
             self._stores[layer_idx] = (self._room(keys), self._room(values))
-        end = self._start + keys.shape[2]
+        rows, end = slice(0, self._num_used), self._start + keys.shape[2]
         held: list[torch.Tensor] = []
         for store, new in zip(self._stores[layer_idx], (keys, values), strict=True):
-            store[: self._num_used, :, self._start : end] = new
-            held.append(store[: self._num_used, :, :end])
+            store.write((rows, slice(None), slice(self._start, end)), new)
+            held.append(store.read(rows, end))
         return held[0], held[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._start
 
-    def _room(self, like: torch.Tensor) -> torch.Tensor:
-        return like.new_zeros((self._num_rows, like.shape[1], self._context_tokens, like.shape[3]))
+    def _room(self, like: torch.Tensor) -> CacheStore:
+        shape = (self._num_rows, like.shape[1], self._context_tokens, like.shape[3])
+        return CacheStore(shape, like.dtype, like.device, int8=self._int8)
 
 
 class EngineStage:
     """Some consecutive layers of a model, with the embedding or the head at the ends."""
 
-    def __init__(self, model: Any, *, first_layer: int, num_layers: int, is_last: bool) -> None:
+    def __init__(
+        self, model: Any, *, first_layer: int, num_layers: int, is_last: bool, int8_cache: bool = False
+    ) -> None:
         """
         Args:
             model: of transformers; keeps only these layers from now on.
         """
+        self._int8_cache = int8_cache
         self._model, self._decoder = model, model.base_model
         self._config: Any = self._decoder.config
         self._float_masks: bool = self._config._attn_implementation == "eager"
@@ -143,7 +147,7 @@ class EngineStage:
         num_tokens = len(step.token_ids[0])
         starts = torch.tensor(step.starts, device=self.device)
         positions = starts[:, None] + torch.arange(num_tokens, device=self.device)  # [rows, tokens]
-        rows = self._rooms.setdefault(step.room, Rows(*step.room))
+        rows = self._rooms.setdefault(step.room, Rows(*step.room, int8=self._int8_cache))
         rows.place(len(step.starts), step.starts[0])
         inputs: dict[str, Any] = {
             "attention_mask": self._masks(positions, max(step.starts) + num_tokens),

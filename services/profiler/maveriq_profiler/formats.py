@@ -23,13 +23,14 @@ class Format:
         return Precision.BF16
 
     def runs_in(self, precisions: Collection[Precision]) -> bool:
-        """Whether an engine that runs these runs it. Only a quantised weight has another format than its cache."""
-        quantised = self.precision not in FULL_PRECISIONS
-        return (
-            self.precision in precisions
-            and self.kv_precision in FULL_PRECISIONS
-            and (self.kv_precision in precisions if quantised else self.kv_precision is self.precision)
-        )
+        """Whether an engine that runs these runs it. Who makes int8 of weights makes it of a cache; never of a full
+        precision another.
+        """
+        if self.kv_precision not in FULL_PRECISIONS:
+            cached = self.kv_precision is Precision.INT8
+        else:
+            cached = self.precision not in FULL_PRECISIONS or self.kv_precision is self.precision
+        return cached and {self.precision, self.kv_precision, self.computed_in} <= set(precisions)
 
 
 def formats_of(model: Model) -> tuple[Format, ...]:

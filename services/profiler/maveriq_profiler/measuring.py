@@ -48,8 +48,11 @@ class Rig:
         return next(each for each in self.precisions if each in FULL_PRECISIONS)
 
     def teaches(self, measured: Format) -> bool:
-        """Whether readings tell of the GPU type: a quantised weight costs another time in each format computed in."""
-        return measured.precision in FULL_PRECISIONS or measured.kv_precision is self.full
+        """Whether readings tell of the GPU type: a quantised weight costs another time in each format computed in, and
+        the law knows no cache that is made whole on the CPU each time it is read.
+        """
+        quantised = measured.precision not in FULL_PRECISIONS
+        return measured.kv_precision in FULL_PRECISIONS and (not quantised or measured.kv_precision is self.full)
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from maveriq.contracts import Sample
+from maveriq.contracts import Precision, Sample
 from maveriq_profiler.cutting import config_from, with_layers
 from maveriq_profiler.engine_stage import (
     EngineStage,
@@ -35,7 +35,8 @@ class Cut:
     def __init__(self, config_json: str, num_layers: int, device: torch.device, wanted: Format) -> None:
         model = build_for_engine(with_layers(config_from(config_json), num_layers), str(device), wanted)
         self.device = device
-        self._stage = EngineStage(model, first_layer=0, num_layers=num_layers, is_last=True)
+        int8_cache = wanted.kv_precision is Precision.INT8
+        self._stage = EngineStage(model, first_layer=0, num_layers=num_layers, is_last=True, int8_cache=int8_cache)
 
     def use(self, num_layers: int) -> None:
         self._stage.use(0, num_layers)

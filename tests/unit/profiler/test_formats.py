@@ -34,7 +34,8 @@ def test_a_rig_runs_what_it_has_weights_and_arithmetic_for() -> None:
     assert Format(INT8, FP32).runs_in(ON_CPU) and Format(BF16, BF16).runs_in(ON_CPU)
     assert not Format(INT8, Precision.FP16).runs_in(ON_CPU)
     assert not Format(BF16, FP32).runs_in(ON_CPU)
-    assert not Format(INT8, INT8).runs_in(ON_CPU)
+    assert Format(INT8, INT8).runs_in(ON_CPU) and Format(FP32, INT8).runs_in(ON_CPU)
+    assert not Format(FP32, INT4).runs_in(ON_CPU) and not Format(INT4, Precision.FP8).runs_in(ON_CPU)
     assert not Format(INT8, BF16).runs_in((BF16,))
 
 

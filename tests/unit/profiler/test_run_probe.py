@@ -64,6 +64,19 @@ def test_pieces_and_cached_steps_choose_as_transformers_own_forward_does() -> No
         assert torch.allclose(logits[0], reference[at], atol=1e-4)
 
 
+@pytest.mark.parametrize(("precision", "alike"), [(Precision.INT8, 0.99), (Precision.INT4, 0.9)])
+def test_a_quantised_double_computes_nearly_what_the_whole_one_does(precision: Precision, alike: float) -> None:
+    torch.manual_seed(1)
+    quantised = build_for_engine(config_from(json.dumps(TINY)), "cpu", Format(precision, Precision.FP32))
+    for int8_cache in (False, True):
+        told = EngineStage(quantised, first_layer=0, num_layers=4, is_last=True, int8_cache=int8_cache)
+        whole = EngineStage(model(), first_layer=0, num_layers=4, is_last=True)
+        for step in passes():
+            ours, theirs = told.forward(step, None), whole.forward(step, None)
+            assert not torch.equal(ours, theirs)
+            assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > alike
+
+
 def test_prompts_are_read_as_the_engine_divides_them() -> None:
     assert [len(step.token_ids) for step in prompt_passes(8, 128, 136)] == [4, 4]
     assert [(len(step.token_ids[0]), bool(step.picks)) for step in prompt_passes(1, 600, 608)] == [
