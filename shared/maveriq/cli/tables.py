@@ -32,6 +32,7 @@ STYLE = {
     State.WAITING: "yellow",
 }
 ROOMY = 7  # columns, beyond which they stand closer together
+MIXED_WIDTH = 28  # of what a mixed pipeline runs as: it breaks between its precisions and its layers
 
 
 def deployments(found: Sequence[Deployment]) -> RenderableType:
@@ -97,8 +98,11 @@ def candidates(found: Sequence[Candidate], intent: Intent, shown: int, chosen: C
     told = _columns_of(found, intent)
     figures = [number for number, (title, _) in enumerate(told, start=1) if title not in ("runs as", "GPU type")]
     table = columns("#", *(title for title, _ in told), right=(0, *figures))
-    for number in (1, *figures):
+    split = any(each.stages for each in found[:shown])
+    for number in figures if split else (1, *figures):
         table.columns[number].no_wrap = True
+    if split:
+        table.columns[1].min_width = MIXED_WIDTH
     if len(told) > ROOMY:
         table.padding = (0, 1, 0, 0)
     for rank, each in enumerate(found[:shown], start=1):
