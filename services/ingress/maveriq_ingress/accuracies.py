@@ -56,9 +56,9 @@ def folded(record: AccuracyRecord, news: AccuracyProgressed | AccuracyMeasured) 
     if record.finished:
         return record
     if isinstance(news, AccuracyMeasured):
-        done = {"finished": True, "reference": news.reference, "results": news.variants}
-        done |= {"sensitivity": news.sensitivity, "num_tokens": news.num_tokens, "problem": news.problem}
-        return record.model_copy(update=done)
+        found: dict[str, object] = {"reference": news.reference, "results": news.variants}
+        found |= {"sensitivity": news.sensitivity, "num_tokens": news.num_tokens, "problem": news.problem}
+        return record.model_copy(update={"finished": True, **found})
     now = VariantProgress(variant=news.variant, num_done=news.num_done, num_tokens=news.num_tokens)
     known = {each.variant: each for each in record.progress}
     known[news.variant] = now

@@ -146,7 +146,7 @@ def _measure_layers(order: AccuracyOrder, weights: Weights, tokens: torch.Tensor
     try:
         model = weights.load(_DTYPES[order.reference]).eval().to(tokens.device)
         layers = _layers_of(model)
-        parts = tokens.split(min(PART_TOKENS, _context(model, tokens)))
+        parts = torch.split(tokens, min(PART_TOKENS, _context(model, tokens)))
         for precision in order.layers:
             tell = partial(_tell_passes, say, layers_label(precision))
             tell(0, len(layers) * len(parts))

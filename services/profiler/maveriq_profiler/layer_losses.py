@@ -8,7 +8,7 @@ forward runs, whatever it does around its layers.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,11 @@ def losses(
 def _at_full_precision(model: Any, layers: Layers, part: torch.Tensor) -> tuple[list[Any], torch.Tensor]:
     """What each layer gives on, and the logits [tokens, vocabulary]."""
     outputs: list[Any] = []
-    hooks = [layer.register_forward_hook(lambda *call: outputs.append(call[2])) for layer in layers]
+
+    def keep(layer: Any, given: Any, output: Any) -> None:
+        outputs.append(output)
+
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:
         return outputs, _logits(model, part)
     finally:
@@ -63,11 +67,14 @@ def _logits(model: Any, part: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _begun_at(layers: Layers, place: int, outputs: Sequence[Any]) -> Iterator[None]:
+def _begun_at(layers: Layers, place: int, outputs: Sequence[Any]) -> Generator[None]:
     """The layers before give what they gave at full precision, without computing it."""
+
+    def known(*_: object, **__: object) -> Any:
+        return outputs[place - 1]  # whatever stands before: only the last one's is looked at
+
     for before in range(place):
-        known = outputs[place - 1]  # only the last one's is looked at
-        layers[before].forward = lambda *_, known=known, **__: known
+        layers[before].forward = known
     try:
         yield
     finally:
@@ -76,7 +83,7 @@ def _begun_at(layers: Layers, place: int, outputs: Sequence[Any]) -> Iterator[No
 
 
 @contextmanager
-def _quantised(layers: Layers, place: int, precision: Precision) -> Iterator[None]:
+def _quantised(layers: Layers, place: int, precision: Precision) -> Generator[None]:
     whole = layers[place]
     layers[place] = copy.deepcopy(whole)
     try:

@@ -10,8 +10,8 @@ from maveriq.settings import BadSetting
 from maveriq_profiler.measuring import Rig
 from maveriq_profiler.settings import Settings
 
-_ON_CPU = (Precision.FP32, Precision.BF16, *TORCH_QUANTISED)  # fp16 has no fast kernels on CPUs
-_ON_CUDA = (Precision.BF16, Precision.FP16, Precision.FP32, *TORCH_QUANTISED)
+_ON_CPU: tuple[Precision, ...] = (Precision.FP32, Precision.BF16, *TORCH_QUANTISED)  # fp16 has no fast kernels on CPUs
+_ON_CUDA: tuple[Precision, ...] = (Precision.BF16, Precision.FP16, Precision.FP32, *TORCH_QUANTISED)
 _TRTLLM = (Precision.BF16, Precision.FP16)  # quantised engines need a checkpoint that says how
 
 
