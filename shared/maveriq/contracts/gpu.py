@@ -93,6 +93,7 @@ class InventoryChanged(Message):
     node: str = Field(pattern=NODE_PATTERN)
     engine: str
     gpus: tuple[GpuState, ...]
+    headroom_bytes: int = Field(default=0, ge=0, description="That nobody takes, of its GPUs together.")
 
 
 class SweepDue(Message):
