@@ -64,7 +64,9 @@ class NodeState:
     """By GPU; another one: what is held on it, or its limit, has changed."""
 
     def message(self) -> InventoryChanged:
-        return InventoryChanged(node=self.name, engine=self.engine, gpus=self.gpus)
+        return InventoryChanged(
+            node=self.name, engine=self.engine, gpus=self.gpus, headroom_bytes=self.headroom_bytes
+        )  # fmt: skip
 
     def fragments(self, apart_from: tuple[UUID, int] | None = None) -> Node:
         """What is free here, taking as free what is held for the replica `apart_from`."""

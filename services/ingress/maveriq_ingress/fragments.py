@@ -13,23 +13,28 @@ def fragments_of(heard: Iterable[tuple[InventoryChanged, datetime]]) -> tuple[Fr
     """Of whole nodes, those with most free bytes first, at most MOST; silent nodes are left out."""
     known = list(heard)
     latest = max((at for _, at in known), default=None)
-    nodes = [
-        [
-            Fragment(
-                node=inventory.node, gpu=state.gpu.id, engine=inventory.engine, gpu_type=state.gpu.gpu_type,
-                free_bytes=free_bytes,
-            )
-            for state in inventory.gpus
-            if (free_bytes := _free_bytes(state)) > 0
-        ]
-        for inventory, at in known
-        if latest is not None and latest - at <= _SILENT
-    ]  # fmt: skip
+    nodes = [_of(inventory) for inventory, at in known if latest is not None and latest - at <= _SILENT]
     found: list[Fragment] = []
     for node in sorted(nodes, key=lambda node: (-sum(each.free_bytes for each in node), [each.gpu for each in node])):
         if len(found) + len(node) <= MOST:
             found += node
     return tuple(found)
+
+
+def _of(inventory: InventoryChanged) -> list[Fragment]:
+    """The node's headroom is kept on its roomiest GPUs: whatever is planned over the rest keeps it."""
+    found: list[Fragment] = []
+    kept_bytes = inventory.headroom_bytes
+    for state in sorted(inventory.gpus, key=lambda state: (-_free_bytes(state), state.gpu.id)):
+        free_bytes = _free_bytes(state)
+        spared = min(kept_bytes, free_bytes)
+        kept_bytes -= spared
+        if free_bytes > spared:
+            found.append(Fragment(
+                node=inventory.node, gpu=state.gpu.id, engine=inventory.engine, gpu_type=state.gpu.gpu_type,
+                free_bytes=free_bytes - spared,
+            ))  # fmt: skip
+    return found
 
 
 def _free_bytes(state: GpuState) -> int:

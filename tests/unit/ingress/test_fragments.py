@@ -36,6 +36,14 @@ def test_free_is_what_nobody_but_a_calibration_holds() -> None:
     assert (fragment.node, fragment.engine, fragment.gpu_type) == ("a", "torch", "cpu-1t")
 
 
+def test_a_nodes_headroom_is_kept_on_its_roomiest_gpus() -> None:
+    here = node("a", gpu("a/0"), gpu("a/1", total=300), gpu("a/2", total=50))
+    assert free(fragments_of([(here, NOW)])) == {"a/1": 300, "a/0": 100, "a/2": 50}
+    kept = here.model_copy(update={"headroom_bytes": 120})
+    assert free(fragments_of([(kept, NOW)])) == {"a/1": 180, "a/0": 100, "a/2": 50}
+    assert free(fragments_of([(here.model_copy(update={"headroom_bytes": 420}), NOW)])) == {"a/2": 30}
+
+
 def test_nodes_with_most_free_bytes_come_first_and_whole() -> None:
     small, large = node("s", gpu("s/0"), gpu("s/1")), node("l", gpu("l/0", total=300))
     assert list(free(fragments_of([(small, NOW), (large, NOW)]))) == ["l/0", "s/0", "s/1"]
