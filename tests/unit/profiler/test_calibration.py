@@ -239,3 +239,18 @@ def test_one_served_model_that_is_off_where_another_is_not_is_no_drift() -> None
 def test_a_batch_that_was_never_measured_tells_no_drift() -> None:
     beyond = [sample.model_copy(update={"batch": 32}) for sample in served(SHAPES[3:], 3.0)]
     assert fit([*samples_of(SHAPES, 0.002), *beyond]).decode_drift == 1.0
+
+
+def test_a_precision_is_known_from_two_models_on_and_as_it_was_computed() -> None:
+    full = samples_of(SHAPES[:2], 0.0)
+
+    def as_int8(samples: Iterable[RunSample]) -> list[RunSample]:
+        return [sample.model_copy(update={"precision": Precision.INT8}) for sample in samples]
+
+    one = calibration.scope_of([*full, *as_int8(samples_of(SHAPES[:1], 0.0))])
+    two = calibration.scope_of([*full, *as_int8(full)])
+    alone = calibration.scope_of(as_int8(samples_of(SHAPES[:1], 0.0)))
+    assert one.precisions == (Precision.FP16,)
+    assert two.precisions == (Precision.FP16, Precision.INT8)
+    assert alone.precisions == (Precision.INT8,), "one model is refused for being one"
+    assert two.computed_in == ((Precision.INT8, Precision.FP16),)
