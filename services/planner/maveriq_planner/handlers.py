@@ -1,5 +1,6 @@
 """fingerprint.measured -> plan.computed | plan.previewed | deployment.failed"""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -62,7 +63,7 @@ class Handlers:
             rejected=listed.rejected,
             front=listed.front,
             num_considered=outcome.num_considered,
-            fleet=self._fleet(event, space),
+            fleet=await asyncio.to_thread(self._fleet, event, space),  # seconds, for a hundred buckets
         )
         return answer(deployment_id=event.deployment_id, admission=event.admission, plan=plan)
 
