@@ -70,7 +70,7 @@ async def test_a_readable_model_yields_a_fingerprint_of_each_variant_that_runs_h
     assert [f.precision for f in reply.fingerprints] == [Precision.FP32, Precision.BF16]
 
 
-async def test_a_model_whose_layers_may_be_mixed_is_measured_in_each_precision_with_the_full_ones_cache(
+async def test_a_model_whose_layers_may_be_mixed_is_measured_in_each_precision_beside_each_full_one(
     redis_url: str,
 ) -> None:
     event = accepted(Precision.FP32, Precision.BF16)
@@ -86,6 +86,8 @@ async def test_a_model_whose_layers_may_be_mixed_is_measured_in_each_precision_w
         (Precision.BF16, Precision.BF16),
         (Precision.INT8, Precision.FP32),
         (Precision.INT4, Precision.FP32),
+        (Precision.INT8, Precision.BF16),
+        (Precision.INT4, Precision.BF16),
     ]
 
 

@@ -50,8 +50,15 @@ def measurable(model: Model) -> tuple[Format, ...]:
 
 
 def _mixed(model: Model) -> tuple[Format, ...]:
-    """One KV cache serves all layers of a mix: that of the full precision which their sensitivity was measured from."""
-    known = () if model.sensitivity is None else model.sensitivity.precisions
-    own = (variant.precision for variant in model.variants)
-    full = next((each for each in (*known, *own) if each in FULL_PRECISIONS), Precision.BF16)
-    return tuple(Format(precision, full) for precision in known)
+    """One KV cache serves all layers of a mix: that of the full precision which its other layers have."""
+    if model.sensitivity is None:
+        return ()
+    own = [each.precision for each in model.variants if own_source(model, each) is None]
+    served = [full for full in (Precision.FP32, Precision.BF16) if full in own]  # fp16 is as large as bf16
+    known = [each for each in (*own, *model.sensitivity.precisions) if each in FULL_PRECISIONS]
+    return tuple(
+        Format(precision, full)
+        for full in served or known[:1]
+        for precision in model.sensitivity.precisions
+        if precision not in FULL_PRECISIONS
+    )

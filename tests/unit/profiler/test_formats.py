@@ -17,11 +17,16 @@ def test_a_quantised_variant_keeps_the_cache_that_it_says_or_16_bits() -> None:
     assert formats_of(model(*variants)) == (Format(INT8, BF16), Format(INT8, FP32), Format(FP32, FP32))
 
 
-def test_layers_are_mixed_with_the_cache_of_the_full_precision_they_were_measured_from() -> None:
-    mixed = model(Variant(precision=BF16), mixed=(INT4, FP32))
-    assert formats_of(mixed) == (Format(BF16, BF16), Format(INT4, FP32), Format(FP32, FP32))
-    only_quantised = model(Variant(precision=BF16), mixed=(INT4,))
-    assert formats_of(only_quantised) == (Format(BF16, BF16), Format(INT4, BF16))
+def test_layers_are_mixed_with_each_full_precision_that_the_model_is_served_in() -> None:
+    fp16 = Precision.FP16
+    usual = model(*(Variant(precision=each) for each in (FP32, BF16, fp16)), mixed=(FP32, INT8, INT4))
+    assert formats_of(usual)[3:] == measurable(usual)[3:] == (
+        Format(INT8, FP32), Format(INT4, FP32), Format(INT8, BF16), Format(INT4, BF16)
+    )  # fmt: skip
+    assert formats_of(model(Variant(precision=BF16), mixed=(FP32, INT4))) == (Format(BF16, BF16), Format(INT4, BF16))
+    assert formats_of(model(Variant(precision=fp16), mixed=(INT4,)))[1:] == (Format(INT4, fp16),)
+    pruned = Variant(name="pruned", precision=BF16, source="/p")
+    assert formats_of(model(pruned, mixed=(FP32, INT4)))[1:] == (Format(INT4, FP32),)
 
 
 def test_only_what_an_engine_makes_of_the_models_weights_can_be_measured() -> None:
