@@ -62,12 +62,12 @@ async def test_without_a_name_every_gpu_type_of_the_cluster_is_calibrated_once(
     door: Door, broker: InProcessBroker
 ) -> None:
     profilers(broker, "torch-cpu-1t", "torch-nvidia-l4")
-    answer = await door.http.post("/v1/calibrations", json={"budget_s": 45})
+    answer = await door.http.post("/v1/calibrations", json={"budget_s": 45, "precisions": ["int4"]})
     assert answer.status_code == 202
     told = answer.json()["data"]
     assert [one["node"] for one in told] == ["torch-cpu-1t", "torch-nvidia-l4"]
     assert [asked(broker, one["node"]) for one in told] == [[one] for one in told]
-    assert {one["budget_s"] for one in told} == {45}
+    assert [(one["budget_s"], one["precisions"]) for one in told] == [(45, ["int4"])] * 2
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,7 @@ async def test_a_node_a_rig_and_a_gpu_type_name_what_is_meant(
         ({"gpu_type": "H100"}, 404, "gpu_type", "c (NVIDIA L4)"),
         ({"node": "a", "gpu_type": "NVIDIA L4"}, 404, "gpu_type", "a (cpu-1t)"),
         ({"budget_s": 0}, 400, "budget_s", "greater than 0"),
+        ({"precisions": ["fp8"]}, 400, "precisions", "no engine makes fp8 of single layers"),
         ({"budget": 9}, 400, "budget", ""),
         ({"node": "c"}, 503, None, "no profiler measures torch-nvidia-l4"),
     ],

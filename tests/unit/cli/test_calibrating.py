@@ -38,9 +38,9 @@ def test_a_calibration_is_followed_and_summed_up_with_its_cost_and_residuals(
     ingress: ScriptedIngress, call: Call
 ) -> None:
     starts(ingress, [news(0, 0, measuring="deep"), news(0, 1, measuring="wide"), news(0, 2, finished=True)])
-    called = call("calibrate", "--node", "vm", "--budget-s", "60")
+    called = call("calibrate", "--node", "vm", "--budget-s", "60", "--precision", "int8")
     assert called.code == 0
-    assert ingress.asked[0] == ("POST /v1/calibrations", {"node": "vm", "budget_s": 60.0})
+    assert ingress.asked[0] == ("POST /v1/calibrations", {"node": "vm", "budget_s": 60.0, "precisions": ["int8"]})
     assert "0 of 2 models, 0 of 60 GPU-seconds; measuring deep" in called.out
     assert "2 of 2 models, 15 of 60 GPU-seconds" in called.out
     assert "9 GPU-seconds" in called.out and "1 % (median), 10 % (nine in ten)" in called.out
