@@ -7,6 +7,8 @@ with four variants, TP 1 to 8, PP 1 to 8, up to 64 slots. The load grows with th
 and the SLO is a percentile: so replicas are sought for every configuration. Medians of interleaved repeats, in ms;
 `cpu` is the processor's time alone, about what a machine with nothing else to do would take: there is one thread.
 `json` is the same with the message decoded from, and the answer encoded to, what the broker carries.
+`mixed`: the same model with its layers' sensitivity, and 8, 64 and 256 fragments of nodes of eight GPUs of two types,
+none of which holds it in full precision: pipelines of mixed precisions are sought over them.
 """
 
 import argparse
@@ -26,7 +28,9 @@ from maveriq.contracts import (
     Calibration,
     Constant,
     FingerprintMeasured,
+    Fragment,
     Intent,
+    LayerSensitivity,
     Model,
     ModelFacts,
     Objective,
@@ -44,6 +48,9 @@ RESULT = Path(__file__).parent / "results" / "planning.json"
 CLUSTERS = {8: 1, 100: 2, 1000: 4, 10_000: 8}
 """GPUs: types."""
 TYPES = 8
+FRAGMENTS = (8, 64, 256)
+NODE_GPUS = 8
+GIB = 2**30
 MODEL = Model(
     name="llama-8b",
     source="meta-llama/Llama-3.1-8B-Instruct",
@@ -108,12 +115,32 @@ def event(num_gpus: int, num_types: int) -> FingerprintMeasured:
     )  # fmt: skip
 
 
+def mixed_event(num_fragments: int) -> FingerprintMeasured:
+    """Nodes of one type each, 4 to 12 GiB free on a GPU."""
+    lost = tuple((0.0005 + 0.0001 * (7 * layer % 32), 0.01 + 0.001 * (11 * layer % 32)) for layer in range(32))
+    sensitivity = LayerSensitivity(precisions=(Precision.INT8, Precision.INT4), layers=lost)
+    fragments = tuple(
+        Fragment(
+            node=f"node {i // NODE_GPUS}", gpu=f"{i}", engine="tensorrt_llm", gpu_type=f"type {i // NODE_GPUS % 2}",
+            free_bytes=4 * GIB + (5 * i + 3 * (i // NODE_GPUS)) % 33 * GIB // 4,
+        )
+        for i in range(num_fragments)
+    )  # fmt: skip
+    plain = event(num_fragments, 2)
+    model = MODEL.model_copy(update={"sensitivity": sensitivity})
+    wanted = plain.admission.intent.model_copy(
+        update={"workload": Workload(input_tokens=800, output_tokens=200, request_rate_per_s=1.0)}
+    )
+    return plain.model_copy(update={"admission": Admission(intent=wanted, model=model, fragments=fragments)})
+
+
 def main() -> None:
     arguments = parse()
     prices = {f"type {number}": 0.8 + 0.5 * number for number in range(TYPES)}
     handlers = Handlers(max_pp=8, prices=prices)
     cases = {f"{n}": event(n, types) for n, types in CLUSTERS.items()}
     cases |= {f"{n} of {TYPES} types": event(n, TYPES) for n, types in CLUSTERS.items() if types < TYPES}
+    cases |= {f"mixed {n}": mixed_event(n) for n in FRAGMENTS}
     bodies = {name: case.model_dump_json() for name, case in cases.items()}
 
     loop = asyncio.new_event_loop()  # asyncio.run would add what a service does once
@@ -138,6 +165,7 @@ def main() -> None:
         "ms_median_of_8_types": {str(n): times[str(n) if t == TYPES else f"{n} of {TYPES} types"]
                                  for n, t in CLUSTERS.items()},
         "ms_median_with_json": {name: whole[name] for name in map(str, CLUSTERS)},
+        "ms_median_mixed": {str(n): times[f"mixed {n}"] for n in FRAGMENTS},
         "configurations": {name: considered[name] for name in map(str, CLUSTERS)},
         "growth": growth(cpu_times, considered),
     }  # fmt: skip
@@ -180,6 +208,7 @@ def table(shown: dict[str, object], considered: dict[str, int]) -> str:
     for n, types in CLUSTERS.items():
         figures = [column[str(n)] for column in columns if isinstance(column, dict)]
         rows.append(f"{n:7,} {types:6} {considered[str(n)]:15,} " + " ".join(f"{value:8.1f}" for value in figures))
+    rows.append(f"mixed precisions, by fragments, ms: {json.dumps(shown['ms_median_mixed'])}")
     return "\n".join([*rows, f"growth: {shown['growth']}"])
 
 

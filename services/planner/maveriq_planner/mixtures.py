@@ -23,9 +23,9 @@ from maveriq_planner.space import Space
 
 LABEL = "mixed"
 _SHAPES = 2  # nodes whose fragments differ
-_SLOTS_STEP = 4
+_SLOTS_STEP = 8
 _STAGE_COUNTS = 2
-_EFFORT = Effort(tolerance=5e-3, max_patterns=20_000, max_entries=2_000_000, count_s=0.05, closes=False)
+_EFFORT = Effort(tolerance=1e-2, max_patterns=20_000, max_entries=2_000_000, count_s=0.05, closes=False)
 _WORTH = 0.01  # of a split's time: what all of its sensitivity is worth to the fastest
 _ABOVE_ALL = 100.0  # and to the one that loses least
 _ROUNDING = 1 - 1e-8
@@ -96,7 +96,7 @@ class _Mixture:
         return sorted(differing.values(), key=lambda node: -sum(f.free_bytes for f in node))[:_SHAPES]
 
     def _slots(self) -> list[int]:
-        """Powers of four up to what every law speaks for, and no more than may be in flight."""
+        """Powers of eight up to what every law speaks for, and no more than may be in flight."""
         laws = [law for (name, _), law in self.family.laws.items() if name in self.gpu_types]
         most = min(law.max_batch for law in laws)
         most = min(most, self.intent.workload.concurrency or most)

@@ -25,8 +25,8 @@ def best_single(
     if not counts.shape[1]:
         return None, np.inf
     worth = pipeline.weights.theta
-    times = _times(pipeline, counts)
-    least = times + worth * pipeline.sensitivity.min(axis=1).sum()
+    times, lossless = _times(pipeline, counts), _least_lost(pipeline.sensitivity, counts)
+    least = np.where(lossless > most_sensitivity * (1 + ROUNDING), np.inf, times + worth * lossless)
     best, bound = None, np.inf
     for k in np.argsort(least, kind="stable"):
         if least[k] >= beat:
@@ -64,6 +64,14 @@ def _fitting(pipeline: Pipeline, limit: int) -> Indices | None:
         full = found.bytes + (each[better] - each[worse]) > spare_bytes
         good &= full | (counts[worse] == 0)
     return counts[:, good]
+
+
+def _least_lost(sensitivity: Array, counts: Indices) -> Array:
+    """[K]: no assignment loses less: each precision has the layers that lose least in it, were they its alone."""
+    sums = np.vstack([np.zeros(sensitivity.shape[1]), np.sort(sensitivity, axis=0).cumsum(axis=0)])
+    whole: Array = sum((sums[counts[b], b] for b in range(len(counts))), np.zeros(counts.shape[1]))
+    floor = sensitivity.min(axis=1).sum()
+    return np.maximum(whole, floor) * (1 - ROUNDING)
 
 
 def _times(pipeline: Pipeline, counts: Indices) -> Array:
