@@ -9,7 +9,7 @@ from maveriq.cli.api import Api
 from maveriq.cli.finding import ENDED, find
 from maveriq.cli.progress import Progress
 from maveriq.cli.tables import deployments
-from maveriq.contracts import Model, State, Variant
+from maveriq.contracts import FULL_PRECISIONS, Model, State, Variant
 
 
 def show_deployments(api: Api, everything: bool, console: Console | None) -> None:
@@ -36,8 +36,16 @@ def show_models(api: Api, console: Console | None) -> None:
     for each in found:
         registered = each.get("registered")
         model = None if registered is None else Model.model_validate(registered)
-        table.add_row(str(each["id"]), ", ".join(_kept(variant) for variant in model.variants) if model else "")
+        table.add_row(str(each["id"]), _described(model) if model else "")
     console.print(table)
+
+
+def _described(model: Model) -> str:
+    told = ", ".join(_kept(variant) for variant in model.variants)
+    if model.sensitivity is None:
+        return told
+    quantised = [precision for precision in model.sensitivity.precisions if precision not in FULL_PRECISIONS]
+    return f"{told}; layers measured in {', '.join(quantised)}"
 
 
 def _kept(variant: Variant) -> str:
