@@ -343,3 +343,36 @@ async def test_requests_of_a_gpu_type_wait_in_its_own_queue(side: Side, deployme
     await bus.close_requests(deployment_id, answer, [kind])
     assert [(one.request, one.reason) for one in dead] == [(left, "closed")]
     assert await side.waiting(request_queue(deployment_id, Priority.NORMAL, kind)) == []
+
+
+async def test_a_gpu_types_queue_has_the_bounds_deadlines_and_dead_letters_of_the_shared_one(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "REQUEST_QUEUE_LENGTH", 3)
+    bus, ours, kind = await side.bus(), uuid4(), "L4"
+    await bus.open_requests(ours, [kind])
+    dead = await _dead_requests(bus)
+    late, deadly = request_to(ours), request_to(ours)
+    await bus.submit(late, reply_to="c", gpu_type=kind, deadline_s=0.05)
+    await until(lambda: dead)
+    assert [(d.request, d.reason) for d in dead] == [(late, "expired")]
+
+    given_back: list[asyncio.Future[None]] = []
+    guest = await bus.consume_requests(
+        ours, lambda delivery: given_back.append(asyncio.ensure_future(delivery.requeue())), slots=1,
+        gpu_type=kind, rank=1,
+    )  # fmt: skip
+    await bus.submit(deadly, reply_to="c", gpu_type=kind)
+    await until(lambda: len(dead) == 2)
+    assert (dead[1].request, dead[1].reason, len(given_back)) == (deadly, "delivery_limit", MAX_ATTEMPTS)
+    await guest.cancel()
+
+    with pytest.raises(QueueFull):
+        for _ in range(10):
+            await bus.submit(request_to(ours), reply_to="c", gpu_type=kind)
+    await bus.submit(request_to(ours), reply_to="c")  # the shared queue has its own bound
+
+    async def answer(closed: DeadRequest) -> None:
+        assert closed.reason == "closed"
+
+    await bus.close_requests(ours, answer, [kind])

@@ -250,8 +250,9 @@ def _part(
     rate = demand.rate_per_s * shares[unit]
     if rate.sum() <= 0:
         return None
-    means = (float(tokens @ rate / rate.sum()) for tokens in (demand.input_tokens, demand.output_tokens))
-    asked = sized(intent, *means, float(rate.sum())).model_copy(update={"replicas": int(counts[unit])})
+    total = float(rate.sum())
+    inputs, outputs = float(demand.input_tokens @ rate) / total, float(demand.output_tokens @ rate) / total
+    asked = sized(intent, inputs, outputs, total).model_copy(update={"replicas": int(counts[unit])})
     columns = columns_of(asked, space)
     if columns is None:
         return None
