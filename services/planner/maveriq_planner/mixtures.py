@@ -22,7 +22,7 @@ from maveriq_planner.quantizing.pipeline import Pipeline
 from maveriq_planner.space import Space
 
 LABEL = "mixed"
-_SHAPES = 2  # nodes whose fragments differ
+_SHAPES = 2  # nodes whose fragments differ; of all families together, at least one each
 _SLOTS_STEP = 8
 _STAGE_COUNTS = 2
 _EFFORT = Effort(tolerance=1e-2, max_patterns=20_000, max_entries=2_000_000, count_s=0.05, closes=False)
@@ -93,7 +93,8 @@ class _Mixture:
             if one.engine == self.family.engine and one.gpu_type in self.gpu_types:
                 by_node[one.node].append(Fragment(one.gpu, one.gpu_type, float(one.free_bytes)))
         differing = {tuple(sorted((f.gpu_type, f.free_bytes) for f in node)): node for node in by_node.values()}
-        return sorted(differing.values(), key=lambda node: -sum(f.free_bytes for f in node))[:_SHAPES]
+        most = max(1, _SHAPES // len(self.space.families))
+        return sorted(differing.values(), key=lambda node: -sum(f.free_bytes for f in node))[:most]
 
     def _slots(self) -> list[int]:
         """Powers of eight up to what every law speaks for, and no more than may be in flight."""
