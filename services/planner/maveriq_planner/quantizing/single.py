@@ -71,7 +71,8 @@ def _least_lost(sensitivity: Array, counts: Indices) -> Array:
     sums = np.vstack([np.zeros(sensitivity.shape[1]), np.sort(sensitivity, axis=0).cumsum(axis=0)])
     whole: Array = sum((sums[counts[b], b] for b in range(len(counts))), np.zeros(counts.shape[1]))
     floor = sensitivity.min(axis=1).sum()
-    return np.maximum(whole, floor) * (1 - ROUNDING)
+    least: Array = np.maximum(whole, floor) * (1 - ROUNDING)
+    return least
 
 
 def _times(pipeline: Pipeline, counts: Indices) -> Array:
