@@ -73,7 +73,8 @@ def node(*free_mib: float, name: str = "n0", gpu_type: str = "cpu-1t", engine: s
 def measured(
     fragments: tuple[Fragment, ...], *, model: Model = SMOL, dry_run: bool = False, **asked: Any
 ) -> FingerprintMeasured:
-    wanted = intent(**{"rate": 0.05, **asked})
+    given: dict[str, Any] = {"rate": 0.05, **asked}
+    wanted = intent(**given)
     admission = Admission(intent=wanted, model=model, fragments=fragments, dry_run=dry_run)
     return FingerprintMeasured(deployment_id=DEPLOYMENT, facts=FACTS, fingerprints=PRINTS, admission=admission)
 
@@ -148,7 +149,7 @@ def test_an_uneven_mix_over_two_gpu_types_takes_the_sum_of_what_its_layers_take(
     fp16, pps, work = Precision.FP16, np.array([2.0]), intent().workload
     fast, slow = Segment(FAST, (fp16,) * 12 + (INT8,) * 10), Segment(SLOW, (INT8,) * 4 + (fp16,) * 6)
     one = pipeline(CALIBRATED, fp16, fast, slow)
-    law = {place: one.family.laws[place] for place in product((FAST, SLOW), (fp16, INT8))}
+    law = dict(one.family.laws)
     for batch in (1.0, 4.0):
         parts = {place: each.steps(np.array([batch / min(2, batch)]), work) for place, each in law.items()}
         first = 12 * parts[FAST, fp16].layer + 10 * parts[FAST, INT8].layer
