@@ -2,7 +2,7 @@
 
 A reservation is what the allocator commits: the deployment's record, and bytes of four GPUs of one node, checked and
 held in one Lua script. Each is given back by a second commit, which counts too. The clients are handlers of one
-allocator: they share its pool of connections, and what they commit at the same moment travels in one round trip. PING
+allocator: they share its pool of connections, and what they commit at the same moment is one command. PING
 by as many clients of the same pool in the same run is what a client pays for a round trip without any work. Packing is
 one decision for a 70B model over the cluster.
 

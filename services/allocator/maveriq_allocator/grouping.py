@@ -1,7 +1,7 @@
-"""Calls of one script that are made at the same moment travel to Redis together: one round trip for all of them.
+"""Calls of one script that are made at the same moment are one command to Redis, with one answer for all.
 
 While groups are under way the next one gathers, as in a database's group commit. A client of Redis pays far more for a
-round trip than the script takes (benchmarks/reservations.py), and a lone call still goes at once.
+command and its answer than the script takes (benchmarks/reservations.py), and a lone call still goes at once.
 """
 
 import asyncio
@@ -9,12 +9,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from maveriq_allocator.store import Store
 
 MAX_UNDER_WAY = 2  # groups: one is put together while Redis works on the other
 MAX_TOGETHER = 128  # several milliseconds of Redis' time
+
+_EACH = """
+local function call(KEYS, ARGV)
+%s
+end
+-- ARGV: how many calls; of each its numbers of keys and of arguments; then the arguments of all. KEYS: those of all.
+local answers, key, arg = {}, 0, 1 + 2 * ARGV[1]
+for number = 1, ARGV[1] do
+  local keys, args = {}, {}
+  for i = 1, ARGV[2 * number] do
+    key = key + 1
+    keys[i] = KEYS[key]
+  end
+  for i = 1, ARGV[2 * number + 1] do
+    arg = arg + 1
+    args[i] = ARGV[arg]
+  end
+  local is_well, answer = pcall(call, keys, args)
+  answers[number] = is_well and answer or {err = type(answer) == 'table' and answer.err or tostring(answer)}
+end
+return answers
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,50 +49,53 @@ class _Call:
 class GroupedScript:
     def __init__(self, redis: Store, text: str) -> None:
         self._redis = redis
-        self._text = text
+        self._text = _EACH.replace("%s", text)
         self._sha: str | None = None
         self._gathered: list[_Call] = []
+        self._num_sending = 0
         self._sending: set[asyncio.Task[None]] = set()
+        """Kept, or they might be collected while they run."""
 
     async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes]) -> Any:
         call = _Call(keys, args, asyncio.get_running_loop().create_future())
         self._gathered.append(call)
-        if len(self._sending) < MAX_UNDER_WAY:
+        if self._num_sending < MAX_UNDER_WAY:
+            self._num_sending += 1
             task = asyncio.create_task(self._send())
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
         return await call.answer
 
     async def _send(self) -> None:
-        while self._gathered:
-            group, self._gathered = self._gathered[:MAX_TOGETHER], self._gathered[MAX_TOGETHER:]
-            running = asyncio.ensure_future(self._run(group))
-            await asyncio.wait({running})
-            failed = running.exception()
-            answers: list[Any] = [failed] * len(group) if failed else running.result()
-            for call, answer in zip(group, answers, strict=True):
-                if call.answer.done():  # whoever asked is gone
-                    continue
-                if isinstance(answer, BaseException):
-                    call.answer.set_exception(answer)
-                else:
-                    call.answer.set_result(answer)
+        try:
+            while self._gathered:
+                group, self._gathered = self._gathered[:MAX_TOGETHER], self._gathered[MAX_TOGETHER:]
+                await self._answer(group)
+        finally:  # in the same step that found nobody waiting: whoever comes next is not left behind
+            self._num_sending -= 1
+
+    async def _answer(self, group: Sequence[_Call]) -> None:
+        running = asyncio.ensure_future(self._run(group))
+        await asyncio.wait({running})
+        failed = running.exception()
+        answers: list[Any] = [failed] * len(group) if failed else running.result()
+        for call, answer in zip(group, answers, strict=True):
+            if call.answer.done():  # whoever asked is gone
+                continue
+            if isinstance(answer, BaseException):
+                call.answer.set_exception(answer)
+            else:
+                call.answer.set_result(answer)
 
     async def _run(self, group: Sequence[_Call]) -> list[Any]:
+        sizes = [size for call in group for size in (len(call.keys), len(call.args))]
+        touched = [key for call in group for key in call.keys]
+        told = [len(group), *sizes, *(arg for call in group for arg in call.args)]
         if self._sha is None:
             self._sha = await self._redis.script_load(self._text)
-        answers = await self._execute(group)
-        unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if unknown:  # Redis restarted
+        try:
+            answers: list[Any] = await self._redis.evalsha(self._sha, len(touched), *touched, *told)
+        except NoScriptError:  # Redis restarted
             await self._redis.script_load(self._text)
-            again = await self._execute([group[number] for number in unknown])
-            for number, answer in zip(unknown, again, strict=True):
-                answers[number] = answer
-        return answers
-
-    async def _execute(self, group: Sequence[_Call]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for call in group:
-                pipeline.evalsha(self._sha, len(call.keys), *call.keys, *call.args)
-            answers: list[Any | RedisError] = await pipeline.execute(raise_on_error=False)
+            answers = await self._redis.evalsha(self._sha, len(touched), *touched, *told)
         return answers
