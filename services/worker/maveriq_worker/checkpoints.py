@@ -37,15 +37,17 @@ async def prepare(source: str, precision: Precision, cache_dir: Path) -> Path:
 
     Args:
         source: Hugging Face id, local folder with config.json, or path of a .gguf file.
-        precision: what will be served; a conversion is stored in it. Other sources are cast while loading.
+        precision: what is computed in; a conversion is stored in it, and quantised while loading where that is asked.
+            Other sources are cast while loading.
 
     Raises:
         CheckpointFailed
     """
     if precision not in FULL_PRECISIONS:
-        raise CheckpointFailed(f"the torch engine serves {', '.join(FULL_PRECISIONS)}, not {precision}")
+        raise CheckpointFailed(f"the torch engine computes in {', '.join(FULL_PRECISIONS)}, not {precision}")
     found = await asyncio.to_thread(_locate, source)
     if found.is_dir() and any(found.glob("*.safetensors")):
+        _check_whole(found)
         return found
     target = cache_dir / "checkpoints" / _name(found, precision)
     if not target.exists():
@@ -64,6 +66,15 @@ def _locate(source: str) -> Path:
     if source.startswith(("/", ".", "~")):
         raise CheckpointFailed(f"{source} does not exist on this node; copy it there or register another source")
     return _download(source)
+
+
+def _check_whole(folder: Path) -> None:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    if "quantization_config" in config or (folder / "hf_quant_config.json").exists():
+        raise CheckpointFailed(
+            f"{folder} holds quantised weights, and the torch engine reads whole ones and quantises them itself: "
+            "register the variant without a source, or serve it with TensorRT-LLM"
+        )
 
 
 def _download(model_id: str) -> Path:

@@ -14,6 +14,7 @@ from maveriq.contracts import (
     InferenceError,
     Model,
     PositionLogprobs,
+    Precision,
     Sampling,
     ServedTime,
 )
@@ -41,6 +42,8 @@ class LocalStage:
     num_layers: int
     reserved_bytes: int
     """On each device; weights, KV cache and activations stay within it."""
+    precisions: tuple[Precision, ...] = ()
+    """Of its layers' weights, first to last. Empty: the configuration's."""
 
 
 @dataclass(frozen=True, slots=True)

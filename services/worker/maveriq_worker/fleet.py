@@ -192,7 +192,7 @@ class Fleet:
                 if device is None:
                     return f"this node has no GPU {gpu}"
                 found.append(device)
-            stages.append(LocalStage(tuple(found), stage.num_layers, stage.reserved_bytes))
+            stages.append(LocalStage(tuple(found), stage.num_layers, stage.reserved_bytes, stage.precisions))
         return Launch(
             placement.model, configuration, tuple(stages), self.cache_dir, self.threads_per_stage, self.stage_spin_ms
         )

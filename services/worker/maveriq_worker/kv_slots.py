@@ -5,6 +5,9 @@
 
 import torch
 
+from maveriq.law.weights import SCALE_BYTES
+from maveriq.torch_layers import CacheStore
+
 
 class KvShapes:
     """Stands in for a cache in a model's first forward, to see what each layer keeps of a token."""
@@ -21,24 +24,33 @@ class KvShapes:
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
 
-    def num_bytes(self, num_rows: int, context_tokens: int, element_bytes: int) -> int:
-        elements = sum(keys.numel() + values.numel() for keys, values in self.of_layer.values())
-        return elements * num_rows * context_tokens * element_bytes
+    def num_bytes(self, num_rows: int, context_tokens: int, element_bytes: int, *, int8: bool) -> int:
+        """What `KvSlots` takes."""
+        kept = [shape for pair in self.of_layer.values() for shape in pair]
+        of_head = (shape[3] + SCALE_BYTES if int8 else shape[3] * element_bytes for shape in kept)
+        return num_rows * context_tokens * sum(shape[1] * size for shape, size in zip(kept, of_head, strict=True))
 
 
 class KvSlots:
     """What transformers' layers ask of a cache: `update`. A step's batch is a run of rows."""
 
     def __init__(
-        self, shapes: KvShapes, num_rows: int, context_tokens: int, dtype: torch.dtype, device: torch.device
+        self,
+        shapes: KvShapes,
+        num_rows: int,
+        context_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        int8: bool = False,
     ) -> None:
-        # Zeros, because a masked row still meets its weight of 0, and 0 x NaN is NaN.
+        """dtype: of what the layers write and read."""
+
+        def store(shape: torch.Size) -> CacheStore:
+            return CacheStore((num_rows, shape[1], context_tokens, shape[3]), dtype, device, int8=int8)
+
         self._keys, self._values = (
-            {
-                layer: torch.zeros(num_rows, pair[which][1], context_tokens, pair[which][3], dtype=dtype, device=device)
-                for layer, pair in shapes.of_layer.items()
-            }
-            for which in (0, 1)
+            {layer: store(pair[which]) for layer, pair in shapes.of_layer.items()} for which in (0, 1)
         )
         self._rows = slice(0, 0)
         self._start: int | None = None
@@ -47,12 +59,12 @@ class KvSlots:
 
     @property
     def num_bytes(self) -> int:
-        return sum(store.nbytes for part in (self._keys, self._values) for store in part.values())
+        return sum(store.num_bytes for part in (self._keys, self._values) for store in part.values())
 
     def move(self, source: int, target: int, num_tokens: int) -> None:
         for part in (self._keys, self._values):
             for store in part.values():
-                store[target, :, :num_tokens] = store[source, :, :num_tokens]
+                store.copy_row(source, target, num_tokens)
 
     def place(self, first_row: int, positions: torch.Tensor, starts: tuple[int, ...], num_tokens: int) -> None:
         """Say where the next forward's tokens belong. positions: [rows, num_tokens], as the layers see them."""
@@ -68,13 +80,14 @@ class KvSlots:
         """Write a step's keys and values [rows, heads, tokens, head size]; all of each row's from its position 0."""
         return self._write(self._keys[layer_idx], keys), self._write(self._values[layer_idx], values)
 
-    def _write(self, store: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def _write(self, store: CacheStore, new: torch.Tensor) -> torch.Tensor:
         if self._start is not None:
-            store[self._rows, :, self._start : self._start + new.shape[2]] = new
+            store.write((self._rows, slice(None), slice(self._start, self._start + new.shape[2])), new)
         elif self._at is not None:
             rows, positions = self._at
-            store[rows, :, positions] = new.transpose(1, 2)  # index tensors apart put their shape first
-        return store[self._rows, :, : self._end]
+            # index tensors apart put their shape first
+            store.write((rows, slice(None), positions), new.transpose(1, 2))
+        return store.read(self._rows, self._end)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._start or 0

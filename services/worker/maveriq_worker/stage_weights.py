@@ -5,6 +5,8 @@
 # pyright: reportPrivateUsage=false
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,23 @@ class TensorsMissing(Exception):
     """The checkpoint lacks tensors that the model needs."""
 
 
-def tensor_files(checkpoint: Path) -> dict[str, Path]:
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    folder: Path
+    files: Mapping[str, Path]
     """In which file each tensor is."""
-    index = checkpoint / INDEX
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    index = folder / INDEX
     if index.exists():
         where: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        return {name: checkpoint / file for name, file in where.items()}
+        return Checkpoint(folder, {name: folder / file for name, file in where.items()})
     found: dict[str, Path] = {}
-    for file in sorted(checkpoint.glob("*.safetensors")):
+    for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
             found |= dict.fromkeys(opened.keys(), file)
-    return found
+    return Checkpoint(folder, found)
 
 
 def materialise_buffers(model: Any, device: torch.device) -> None:
@@ -42,13 +50,13 @@ def materialise_buffers(model: Any, device: torch.device) -> None:
             model._init_weights(module)  # its parameters are still on meta, where this does nothing
 
 
-def load_weights(model: nn.Module, wanted_ids: set[int], checkpoint: Path, device: torch.device) -> int:
-    """Fill in the meta parameters and buffers whose id is in `wanted_ids`; tied ones are read once. Returns bytes.
+def load_weights(model: nn.Module, wanted_ids: set[int], checkpoint: Checkpoint, device: torch.device) -> None:
+    """Fill in the meta parameters and buffers whose id is in `wanted_ids`; tied ones are read once.
 
     Raises:
         TensorsMissing: naming the first few.
     """
-    files = tensor_files(checkpoint)
+    files = checkpoint.files
     names: dict[int, list[str]] = {}
     wanted: dict[int, torch.Tensor] = {}
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
@@ -57,15 +65,14 @@ def load_weights(model: nn.Module, wanted_ids: set[int], checkpoint: Path, devic
             wanted[id(tensor)] = tensor
     missing = [aliases[0] for aliases in names.values() if not any(alias in files for alias in aliases)]
     if missing:
-        raise TensorsMissing(f"the checkpoint {checkpoint} lacks {len(missing)} tensors, such as {missing[:3]}")
-    num_bytes = 0
+        raise TensorsMissing(f"the checkpoint {checkpoint.folder} lacks {len(missing)} tensors, such as {missing[:3]}")
     for number, aliases in names.items():
         stored = next(alias for alias in aliases if alias in files)
         loaded = _read(files[stored], stored, wanted[number], device)
-        num_bytes += loaded.nbytes
+        if isinstance(wanted[number], nn.Parameter):
+            loaded = nn.Parameter(loaded, requires_grad=False)
         for alias in aliases:
-            _assign(model, alias, loaded, is_parameter=isinstance(wanted[number], nn.Parameter))
-    return num_bytes
+            _assign(model, alias, loaded)
 
 
 def _read(file: Path, name: str, like: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -77,10 +84,10 @@ def _read(file: Path, name: str, like: torch.Tensor, device: torch.device) -> to
         return stored.to(device=device, dtype=like.dtype, copy=True)
 
 
-def _assign(model: nn.Module, name: str, tensor: torch.Tensor, *, is_parameter: bool) -> None:
+def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
-    if is_parameter:
-        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    if isinstance(tensor, nn.Parameter):
+        owner._parameters[leaf] = tensor
     else:
         owner._buffers[leaf] = tensor

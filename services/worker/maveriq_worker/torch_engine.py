@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 
-from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, Precision, ServedTime, TokenLogprob
+from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, ServedTime, TokenLogprob
 from maveriq_worker.answer_text import AnswerText
-from maveriq_worker.checkpoints import CheckpointFailed, eos_ids, prepare
+from maveriq_worker.checkpoints import CheckpointFailed, prepare
 from maveriq_worker.engine import (
     CheckpointUnusable,
     EngineFailed,
@@ -24,6 +23,7 @@ from maveriq_worker.engine import (
 from maveriq_worker.prompts import Prompts, TokenizerFailed, field_of, load_prompts
 from maveriq_worker.stage_link import Gone
 from maveriq_worker.stage_processes import StageProcesses, StagesFailed
+from maveriq_worker.stage_specs import check, computed_in, source, stage_specs
 from maveriq_worker.timings import Timings
 from maveriq_worker.torch_steps import Cancel, Choice, Emitted, SamplerSpec, StageSpec, Stepped, Submit
 
@@ -64,7 +64,9 @@ class TorchEngine:
 
     async def start(self, launch: Launch) -> None:
         try:
-            specs = stage_specs(launch, await prepare(source(launch), launch.configuration.precision, launch.cache_dir))
+            check(launch)
+            precision = computed_in(launch.configuration)
+            specs = stage_specs(launch, await prepare(source(launch), precision, launch.cache_dir))
             self._prompts, self._stages = await self._load(specs)
         except (CheckpointFailed, TokenizerFailed) as error:
             await self.stop()
@@ -205,49 +207,3 @@ class TorchEngine:
         self._reason = self._reason or reason
         for answer in self._answers.values():
             answer.news.set()
-
-
-def source(launch: Launch) -> str:
-    """Where the checkpoint of the variant asked for is."""
-    variant = launch.model.variant(launch.configuration.variant, launch.configuration.precision)
-    return (variant.source if variant else None) or launch.model.source
-
-
-def stage_specs(launch: Launch, checkpoint: Path) -> tuple[StageSpec, ...]:
-    """What each stage's process is told.
-
-    Raises:
-        EngineFailed: this engine cannot run such a configuration.
-    """
-    asked, stages = launch.configuration, launch.stages
-    if asked.tp != 1 or any(len(stage.devices) != 1 for stage in stages):
-        raise EngineFailed(f"the torch engine runs each stage on one device, not tp {asked.tp}; plan with tp 1")
-    if asked.kv_precision != asked.precision:
-        raise EngineFailed(f"the torch engine keeps its KV cache in {asked.precision}, not {asked.kv_precision}")
-    devices = [stage.devices[0] for stage in stages]
-    if asked.precision is Precision.FP16 and any(device.kind == "cpu" for device in devices):
-        raise EngineFailed("the torch engine serves fp16 on CUDA devices only; choose fp32 or bf16 on CPUs")
-    apart = len({device.index for device in devices}) == len(devices)
-    nccl = apart and all(device.kind == "cuda" for device in devices)
-    layers = [stage.num_layers for stage in stages]
-    return tuple(
-        StageSpec(
-            rank=rank,
-            num_stages=len(stages),
-            first_layer=sum(layers[:rank]),
-            num_layers=layers[rank],
-            total_layers=sum(layers),
-            checkpoint=checkpoint,
-            precision=asked.precision,
-            device="cpu" if devices[rank].kind == "cpu" else f"cuda:{devices[rank].index}",
-            backend="nccl" if nccl else "gloo",
-            rendezvous=Path(),  # chosen when the processes start
-            max_batch=asked.max_batch,
-            context_tokens=asked.context_tokens,
-            reserved_bytes=stages[rank].reserved_bytes,
-            threads=launch.threads_per_stage,
-            spin_s=launch.spin_ms / 1e3,
-            eos_ids=eos_ids(checkpoint),
-        )
-        for rank in range(len(stages))
-    )

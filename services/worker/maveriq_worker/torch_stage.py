@@ -15,9 +15,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from maveriq.contracts import Precision
-from maveriq.torch_layers import use_blocks
+from maveriq.torch_layers import quantise, quantised_bytes, use_blocks, weight_bytes
 from maveriq_worker.kv_slots import KvShapes, KvSlots
-from maveriq_worker.stage_weights import TensorsMissing, load_weights, materialise_buffers
+from maveriq_worker.stage_weights import TensorsMissing, load_weights, materialise_buffers, open_checkpoint
 from maveriq_worker.torch_steps import StageSpec, Step
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
@@ -53,9 +53,10 @@ class TorchStage:
         if not self.is_first:
             self._check_passes_through()
         shapes = self._kv_shapes()
-        kv_cache_bytes = shapes.num_bytes(spec.max_batch, spec.context_tokens, self.dtype.itemsize)
+        rows, tokens = spec.max_batch, spec.context_tokens
+        kv_cache_bytes = shapes.num_bytes(rows, tokens, self.dtype.itemsize, int8=spec.kv_int8)
         self._check_reserved(self.weight_bytes + kv_cache_bytes)
-        self._kv = KvSlots(shapes, spec.max_batch, spec.context_tokens, self.dtype, self.device)
+        self._kv = KvSlots(shapes, rows, tokens, self.dtype, self.device, int8=spec.kv_int8)
         self.kv_cache_bytes = self._kv.num_bytes
 
     @torch.inference_mode()
@@ -140,23 +141,35 @@ class TorchStage:
         return lists[0], others[0] if others else None
 
     def _load(self) -> int:
-        """This stage's weights and no others; checked against the reservation before any is read."""
-        model, mine = self._model, set[int]()
-        first, last = self.spec.first_layer, self.spec.first_layer + self.spec.num_layers
-        parts: list[nn.Module] = list(getattr(self._decoder, self._layers)[first:last])
-        if self.is_first:
-            parts.append(model.get_input_embeddings())
-        if self.is_last:
-            parts.append(model.get_output_embeddings())
-            parts += [getattr(self._decoder, self._norm)] if self._norm else []
-        tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-        mine = {id(tensor) for tensor in tensors}
-        self._check_reserved(sum({id(tensor): tensor.nbytes for tensor in tensors}.values()))
-        materialise_buffers(model, self.device)
+        """This stage's weights and no others, layer by layer: no more than one is ever whole that is quantised.
+
+        Checked against the reservation before any is read. Returns bytes.
+        """
+        layers, ends = self._mine()
+        precisions = self.spec.layer_precisions
+        quantised = sum(quantised_bytes(*each) for each in zip(layers, precisions, strict=True))
+        self._check_reserved(quantised + weight_bytes(*ends))
+        materialise_buffers(self._model, self.device)
+        checkpoint = open_checkpoint(self.spec.checkpoint)
         try:
-            return load_weights(model, mine, self.spec.checkpoint, self.device)
+            load_weights(self._model, _tensor_ids(*ends), checkpoint, self.device)
+            for layer, precision in zip(layers, precisions, strict=True):
+                load_weights(self._model, _tensor_ids(layer), checkpoint, self.device)
+                quantise(layer, precision)
         except TensorsMissing as error:
             raise self._unsupported(str(error)) from error
+        return weight_bytes(*layers, *ends)
+
+    def _mine(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """This stage's layers, and what else it has weights of."""
+        first = self.spec.first_layer
+        ends: list[nn.Module] = []
+        if self.is_first:
+            ends.append(self._model.get_input_embeddings())
+        if self.is_last:
+            ends.append(self._model.get_output_embeddings())
+            ends += [getattr(self._decoder, self._norm)] if self._norm else []
+        return list(getattr(self._decoder, self._layers)[first : first + self.spec.num_layers]), ends
 
     def _cut(self) -> None:
         """Drop the other stages' layers, and the norm but on the last stage."""
@@ -225,6 +238,10 @@ def _on_meta(spec: StageSpec, dtype: torch.dtype) -> Any:
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+
+
+def _tensor_ids(*modules: nn.Module) -> set[int]:
+    return {id(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())}
 
 
 def _has_weights(module: nn.Module) -> bool:

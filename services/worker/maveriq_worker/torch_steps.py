@@ -20,6 +20,7 @@ class StageSpec:
     """Of the whole placement; must be the model's."""
     checkpoint: Path
     precision: Precision
+    """Of what is computed, of embedding, norms and lm_head, and of the layers unless they say otherwise."""
     device: str
     """As torch names it: cpu, cuda:0."""
     backend: Literal["gloo", "nccl"]
@@ -32,6 +33,14 @@ class StageSpec:
     spin_s: float
     """How long to stay awake for what the stage before has begun to compute."""
     eos_ids: tuple[int, ...]
+    precisions: tuple[Precision, ...] = ()
+    """Of its layers' weights, first to last. Empty: all as they are computed."""
+    kv_int8: bool = False
+    """The KV cache is kept in int8, not as it is computed."""
+
+    @property
+    def layer_precisions(self) -> tuple[Precision, ...]:
+        return self.precisions or (self.precision,) * self.num_layers
 
 
 @dataclass(frozen=True, slots=True)

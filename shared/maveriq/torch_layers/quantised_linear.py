@@ -1,13 +1,14 @@
 """Linear layers whose weights are kept, and read, in 8 or 4 bits; nothing else of them is quantised.
 
-They multiply with the kernels of torch itself, those that torchao packs its CPU weights for. On CPUs these compute in
-bf16 and add up in fp32: the weights lose nothing by it (they fit its 8 bits), activations an eighth of what rounding
-the weights to int8 costs.
+They multiply with the kernels of torch itself, those that torchao packs its CPU weights for. On CPUs these take
+activations in bf16, add up in fp32 and give bf16. Weights of 8 bits lose nothing by it; on SmolLM2 in int8 it makes a
+twentieth of the divergence from full precision (0.0002 of 0.0034 nats a token).
 """
 
 # torch is typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from maveriq.law.weights import int4_group
 
 MOST_KERNEL_ROWS = 63  # with more, whole blocks made from int8 are faster: measured from 576 x 1536 to 5632 x 2048
 _KERNEL_INPUTS = 16  # torch's int8 kernel reads past the end of rows that this does not divide
-_BLOCK_BYTES = 2 << 20  # of a weight made whole to multiply with: stays in the second-level cache
+_BLOCK_BYTES = 2 << 20  # of a weight in fp32 at a time, so that it stays in the second-level cache
 _TILES = (8, 4, 2)  # of 16 inputs that CUDA's int4 kernel keeps together
 _ATEN: Any = torch.ops.aten
 
@@ -33,29 +34,34 @@ class Int8Linear(nn.Module):
         """weight: [out, in], of any full precision; not kept."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        exact = weight.float()
-        scale = (exact.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(torch.float32).tiny).bfloat16()
-        packed = exact.div_(scale.float()[:, None]) if exact is not weight else exact / scale.float()[:, None]
-        self.register_buffer("packed", packed.round_().clamp_(-127, 127).to(torch.int8).contiguous())
-        self.register_buffer("scale", scale)
+        self.register_buffer(
+            "packed", torch.empty_like(weight, dtype=torch.int8, memory_format=torch.contiguous_format)
+        )
+        self.register_buffer("scale", weight.new_empty(self.out_features, dtype=torch.bfloat16))
+        for rows in _in_turn(weight):
+            part = weight[rows].float()
+            scale = (part.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(torch.float32).tiny).bfloat16()
+            self.scale[rows] = scale
+            self.packed[rows] = (part / scale.float()[:, None]).round_().clamp_(-127, 127)
         self.bias = bias
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """input: [..., in features]"""
         rows = input.reshape(-1, self.in_features)
-        few = len(rows) <= MOST_KERNEL_ROWS and self.in_features % _KERNEL_INPUTS == 0
-        if few and input.device.type == "cpu":
-            product = _ATEN._weight_int8pack_mm(rows.bfloat16().contiguous(), self.packed, self.scale).to(input.dtype)
+        if input.device.type != "cpu":
+            product = functional.linear(rows, self.packed.to(rows.dtype)).mul_(self.scale.to(rows.dtype))
+            return _shaped(product, self.bias, input, self.out_features)
+        if len(rows) <= MOST_KERNEL_ROWS and self.in_features % _KERNEL_INPUTS == 0:
+            product = _ATEN._weight_int8pack_mm(rows.bfloat16().contiguous(), self.packed, self.scale)
         else:
-            product = self._in_blocks(rows).mul_(self.scale.to(input.dtype))
-        return _shaped(product, self.bias, input, self.out_features)
+            product = self._in_blocks(rows.bfloat16().float()).mul_(self.scale.float()).bfloat16()
+        return _shaped(product.to(input.dtype), self.bias, input, self.out_features)
 
     def _in_blocks(self, rows: torch.Tensor) -> torch.Tensor:
-        size = max(64, _BLOCK_BYTES // (self.in_features * rows.element_size()))
-        if rows.device.type != "cpu" or size >= self.out_features:
-            return functional.linear(rows, self.packed.to(rows.dtype))
+        """As the kernel computes, so that a request's tokens do not depend on how many are read with it."""
+        size = max(64, _BLOCK_BYTES // (4 * self.in_features))
         blocks = torch.split(self.packed, size)
-        return torch.cat([functional.linear(rows, block.to(rows.dtype)) for block in blocks], dim=-1)
+        return torch.cat([functional.linear(rows, block.float()) for block in blocks], dim=-1)
 
 
 class Int4Linear(nn.Module):
@@ -69,14 +75,19 @@ class Int4Linear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.group = int4_group(self.in_features)
-        grouped = weight.float().reshape(self.out_features, -1, self.group)  # [out, groups, group]
-        low, high = grouped.amin(dim=2, keepdim=True), grouped.amax(dim=2, keepdim=True)
-        scale = ((high - low) / 15).clamp_(min=1e-6).bfloat16()
-        zero = (low + 8 * scale.float()).bfloat16()
-        values = ((grouped - zero.float()) / scale.float()).add_(8).round_().clamp_(0, 15)
-        self.register_buffer("packed", _packed(values.view(self.out_features, self.in_features).to(torch.int32)))
-        both = torch.cat((scale, zero), dim=2)  # [out, groups, 2]
-        self.register_buffer("scale_and_zero", both.transpose(0, 1).contiguous())
+        values = torch.empty_like(weight, dtype=torch.int32, memory_format=torch.contiguous_format)
+        groups = self.in_features // self.group
+        both = weight.new_empty((groups, self.out_features, 2), dtype=torch.bfloat16)
+        for rows in _in_turn(weight):
+            part = weight[rows].float().reshape(-1, groups, self.group)
+            low, high = part.amin(dim=2), part.amax(dim=2)
+            scale = ((high - low) / 15).clamp_(min=1e-6).bfloat16()
+            zero = (low + 8 * scale.float()).bfloat16()
+            part = (part - zero.float()[..., None]) / scale.float()[..., None]
+            values[rows] = part.add_(8).round_().clamp_(0, 15).reshape(-1, self.in_features).to(torch.int32)
+            both[:, rows, 0], both[:, rows, 1] = scale.t(), zero.t()
+        self.register_buffer("packed", _packed(values))
+        self.register_buffer("scale_and_zero", both)
         self.bias = bias
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -86,6 +97,12 @@ class Int4Linear(nn.Module):
         multiply = _ATEN._weight_int4pack_mm_for_cpu if on_cpu else _ATEN._weight_int4pack_mm
         product: torch.Tensor = multiply(rows, self.packed, self.group, self.scale_and_zero)
         return _shaped(product.to(input.dtype), self.bias, input, self.out_features)
+
+
+def _in_turn(weight: torch.Tensor) -> Iterator[slice]:
+    """Rows to quantise together: few, so that what this takes beside the weight stays small."""
+    size = max(1, _BLOCK_BYTES // (4 * weight.shape[1]))
+    return (slice(first, first + size) for first in range(0, len(weight), size))
 
 
 def _packed(values: torch.Tensor) -> torch.Tensor:
