@@ -53,7 +53,7 @@ async def test_smollm2_is_measured_as_transformers_would_and_what_cannot_be_is_s
     measured = await measuring.measure(asked, report)
     assert (measured.problem, measured.num_tokens, measured.reference) == ("", NUM_TOKENS, Precision.FP32)
     assert [(each.variant, each.num_done) for each in told] == [
-        (label, done) for label in ("fp32", "bf16", "int8") for done in (0, NUM_TOKENS)
+        (label, done) for label in ("fp32", "bf16", "int8", "fp32+kv-int8") for done in (0, NUM_TOKENS)
     ]  # fmt: skip
     fp32, bf16, int8, cache = measured.variants
     assert fp32.perplexity == pytest.approx(_perplexity(folder), rel=1e-4)
@@ -62,7 +62,7 @@ async def test_smollm2_is_measured_as_transformers_would_and_what_cannot_be_is_s
     assert bf16.relative == pytest.approx(1.0, abs=0.03)
     assert bf16.perplexity is not None and bf16.relative == pytest.approx(fp32.perplexity / bf16.perplexity)
     assert int8.relative == pytest.approx(1.0, abs=0.05) and int8.agreement is not None and int8.agreement > 0.85
-    assert cache.relative is None and "only the serving engine keeps a KV cache in int8" in cache.problem
+    assert cache.relative == pytest.approx(1.0, abs=0.02) and cache.agreement is not None and cache.agreement > 0.95
 
 
 def _perplexity(folder: Path) -> float:

@@ -26,6 +26,7 @@ from maveriq.torch_layers import quantise
 from maveriq_profiler.accuracy import MIN_TOKENS, PART_TOKENS, Score, Window, compared, windows
 from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, LayersLost, Step, Subject
 from maveriq_profiler.cutting import Unreadable, find_layers
+from maveriq_profiler.int8_cache import Int8Cache
 from maveriq_profiler.layer_losses import losses
 
 _ROWS = 128  # positions whose log-sum-exp is taken in fp32 at once
@@ -85,10 +86,14 @@ def load(source: str, dtype: torch.dtype, device: str | None = None) -> Any:
     return model
 
 
-def score(model: Any, tokens: torch.Tensor, parts: tuple[Window, ...], report: Callable[[int], None]) -> Score:
+def score(
+    model: Any, tokens: torch.Tensor, parts: tuple[Window, ...], report: Callable[[int], None], *,
+    int8_cache: bool = False,
+) -> Score:  # fmt: skip
     """
     Args:
         tokens: [number of tokens]
+        int8_cache: attention reads keys and values as 8 bits keep them.
     """
     keep = "logits_to_keep" in inspect.signature(model.forward).parameters
     total = Score()
@@ -96,8 +101,12 @@ def score(model: Any, tokens: torch.Tensor, parts: tuple[Window, ...], report: C
         for part in parts:
             seen = tokens[None, part.begin : part.end]  # [1, width]
             wanted = part.num_scored + 1
-            options = {"logits_to_keep": wanted} if keep else {}
-            logits = model(input_ids=seen, use_cache=False, **options).logits[0, -wanted:-1]  # [scored, vocabulary]
+            options: dict[str, Any] = {"logits_to_keep": wanted} if keep else {}
+            if int8_cache:
+                options["past_key_values"] = Int8Cache(config=model.config)
+            logits = model(input_ids=seen, use_cache=int8_cache, **options).logits[
+                0, -wanted:-1
+            ]  # [scored, vocabulary]
             targets = seen[0, -part.num_scored :]
             for row in range(0, part.num_scored, _ROWS):
                 some = logits[row : row + _ROWS].float()
@@ -119,12 +128,13 @@ def measure(order: AccuracyOrder, say: Say) -> None:
     if order.layers:
         return _measure_layers(order, weights, tokens, say)
 
-    def scored(label: str, load_model: Callable[[], Any]) -> Score:
-        say(_at(label, 0, len(tokens)))
+    def scored(label: str, load_model: Callable[[], Any], *, int8_cache: bool = False) -> Score:
+        _tell(say, label, len(tokens), 0)
         model = load_model().eval()
         model = model if model.device == tokens.device else model.to(tokens.device)
         parts = windows(len(tokens), _context(model, tokens))
-        return score(model, tokens, parts, lambda done: say(_at(label, done, len(tokens))))
+        tell = partial(_tell, say, label, len(tokens))
+        return score(model, tokens, parts, tell, int8_cache=int8_cache)
 
     try:
         full = scored(order.reference_label, lambda: weights.load(_DTYPES[order.reference]))
@@ -134,7 +144,8 @@ def measure(order: AccuracyOrder, say: Say) -> None:
     for subject in order.subjects:
         gc.collect()
         try:
-            theirs = scored(subject.label, partial(_load_subject, subject, weights, order.device))
+            load_it = partial(_load_subject, subject, weights, order.device)
+            theirs = scored(subject.label, load_it, int8_cache=subject.int8_cache)
         except (CannotRun, *_CANNOT) as error:
             say(AccuracyLine(result=VariantAccuracy(variant=subject.label, problem=_words(subject, error))))
         else:
@@ -148,16 +159,12 @@ def _measure_layers(order: AccuracyOrder, weights: Weights, tokens: torch.Tensor
         layers = _layers_of(model)
         parts = torch.split(tokens, min(PART_TOKENS, _context(model, tokens)))
         for precision in order.layers:
-            tell = partial(_tell_passes, say, layers_label(precision))
-            tell(0, len(layers) * len(parts))
+            tell = partial(_tell, say, layers_label(precision), len(layers) * len(parts))
+            tell(0)
             lost = losses(model, layers, parts, precision, tell)
             say(AccuracyLine(lost=LayersLost(precision=precision, nats_per_token=lost)))
     except (CannotRun, Unreadable, *_CANNOT) as error:
         say(AccuracyLine(failed=f"the layers cannot be measured here: {_first_line(error)}"))
-
-
-def _tell_passes(say: Say, label: str, done: int, of: int) -> None:
-    say(AccuracyLine(step=Step(variant=label, num_done=done, num_tokens=of)))
 
 
 def _load_subject(subject: Subject, weights: Weights, device: str) -> Any:
@@ -194,8 +201,8 @@ def _place(source: str) -> tuple[str, dict[str, str]]:
     return (str(path) if path.exists() else source), {}
 
 
-def _at(label: str, num_done: int, num_tokens: int) -> AccuracyLine:
-    return AccuracyLine(step=Step(variant=label, num_done=num_done, num_tokens=num_tokens))
+def _tell(say: Say, label: str, of: int, done: int) -> None:
+    say(AccuracyLine(step=Step(variant=label, num_done=done, num_tokens=of)))
 
 
 def _words(subject: Subject, error: Exception) -> str:

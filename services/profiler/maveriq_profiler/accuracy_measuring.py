@@ -152,7 +152,11 @@ class AccuracyMeasuring:
     def _order(
         self, asked: AccuracyRequested, device: str, reference: Precision, runnable: list[Variant]
     ) -> AccuracyOrder:
-        same = [each for each in runnable if own_source(asked.model, each) is None and each.precision is reference]
+        same = [
+            each
+            for each in runnable
+            if own_source(asked.model, each) is None and each.precision is each.cache_precision is reference
+        ]
         return AccuracyOrder(
             source=asked.model.source,
             reference=reference,
@@ -163,6 +167,7 @@ class AccuracyMeasuring:
                     computed_in=computed_in(each),
                     source=own_source(asked.model, each),
                     quantised=each.precision not in FULL_PRECISIONS,
+                    int8_cache=each.cache_precision is Precision.INT8,
                     made=each.precision if each.precision in LAYER_PRECISIONS else None,
                 )
                 for each in runnable

@@ -12,6 +12,7 @@ class Subject(Value):
     computed_in: Precision
     source: str | None = Field(description="None: the model's weights.")
     quantised: bool
+    int8_cache: bool = Field(default=False, description="Keys and values are kept in 8 bits, as the torch engine does.")
     made: Precision | None = Field(default=None, description="What the torch engine makes of the layers' weights.")
 
 

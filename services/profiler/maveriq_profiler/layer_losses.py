@@ -25,14 +25,14 @@ Layers = Any
 
 def losses(
     model: Any, layers: Layers, parts: Sequence[torch.Tensor], precision: Precision,
-    report: Callable[[int, int], None],
+    report: Callable[[int], None],
 ) -> tuple[float, ...]:  # fmt: skip
     """Mean Kullback-Leibler divergence of the next token from full precision's, in nats a token, of each layer.
 
     Args:
         layers: of the model, all at full precision; they are so again afterwards.
         parts: [number of tokens] each; they are read apart.
-        report: told how many passes are done, of how many.
+        report: told how many passes are done, of one for each layer and part.
     """
     total = [0.0] * len(layers)
     with torch.inference_mode():
@@ -41,7 +41,7 @@ def losses(
             for place in range(len(layers)):
                 with _begun_at(layers, place, outputs), _quantised(layers, place, precision):
                     total[place] += _divergence(full, _logits(model, part))
-                report(number * len(layers) + place + 1, len(parts) * len(layers))
+                report(number * len(layers) + place + 1)
     return tuple(max(0.0, each / sum(map(len, parts))) for each in total)
 
 

@@ -14,7 +14,8 @@ def own_source(model: Model, variant: Variant) -> str | None:
 def obstacle(model: Model, variant: Variant) -> str:
     """Why transformers cannot run a variant as the engine would; '' where it can."""
     label, cache = variant.label, variant.cache_precision
-    if cache not in FULL_PRECISIONS or (variant.precision in FULL_PRECISIONS and cache != variant.precision):
+    another = variant.precision in FULL_PRECISIONS and cache in FULL_PRECISIONS and cache is not variant.precision
+    if another or cache not in (*FULL_PRECISIONS, Precision.INT8):
         return (
             f"{label}: only the serving engine keeps a KV cache in {cache} beside {variant.precision} weights; "
             "enter its accuracy, or import it with --from-lm-eval"
@@ -44,4 +45,7 @@ def shape_difference(model: ModelFacts, variant: ModelFacts, label: str) -> str:
 
 def computed_in(variant: Variant) -> Precision:
     """Number format of everything that is not a quantised weight."""
-    return variant.precision if variant.precision in FULL_PRECISIONS else variant.cache_precision
+    for each in (variant.precision, variant.cache_precision):
+        if each in FULL_PRECISIONS:
+            return each
+    return Precision.BF16

@@ -71,7 +71,9 @@ MODEL = Model(name="tiny", source="/models/tiny")
         (Variant(precision=Precision.INT4, source="/models/tiny", kv_precision=Precision.FP32), ""),
         (Variant(precision=Precision.FP8), "register a checkpoint of it (fp8@SOURCE)"),
         (Variant(precision=Precision.INT4_CHANNEL, source="/models/tiny"), "register a checkpoint of it"),
-        (Variant(precision=Precision.BF16, kv_precision=Precision.INT8), "KV cache in int8"),
+        (Variant(precision=Precision.BF16, kv_precision=Precision.INT8), ""),
+        (Variant(precision=Precision.INT8, kv_precision=Precision.INT8, source="/models/q8"), ""),
+        (Variant(precision=Precision.BF16, kv_precision=Precision.FP8), "KV cache in fp8"),
         (Variant(precision=Precision.BF16, kv_precision=Precision.FP16), "KV cache in fp16"),
         (Variant(precision=Precision.INT8, kv_precision=Precision.FP8, source="/models/q8"), "KV cache in fp8"),
     ],
@@ -85,6 +87,8 @@ def test_what_only_an_engine_does_is_not_guessed(variant: Variant, words: str) -
 def test_quantised_weights_are_computed_with_in_the_format_of_their_cache() -> None:
     assert computed_in(Variant(precision=Precision.INT4, kv_precision=Precision.FP16, source="/q")) is Precision.FP16
     assert computed_in(Variant(precision=Precision.INT4, source="/q")) is Precision.BF16
+    assert computed_in(Variant(precision=Precision.INT4, kv_precision=Precision.INT8)) is Precision.BF16
+    assert computed_in(Variant(precision=Precision.FP32, kv_precision=Precision.INT8)) is Precision.FP32
 
 
 def test_a_source_that_is_the_models_is_no_checkpoint_of_its_own() -> None:

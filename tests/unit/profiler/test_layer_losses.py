@@ -36,14 +36,14 @@ def divergence(model: Any, place: int, precision: Precision, tokens: torch.Tenso
 def test_each_layers_loss_is_that_of_a_copy_in_which_it_alone_is_quantised(family: str, tmp_path: Path) -> None:
     model = save_model(family, tmp_path, **WIDE)
     before = [weight.clone() for weight in model.parameters()]
-    told: list[tuple[int, int]] = []
+    told: list[int] = []
     for precision in (INT8, INT4):
         parts = TOKENS.split(16)
-        found = losses(model, model.model.layers, parts, precision, lambda done, of: told.append((done, of)))
+        found = losses(model, model.model.layers, parts, precision, told.append)
         expected = [sum(divergence(model, n, precision, part) for part in parts) for n in range(NUM_LAYERS)]
         assert found == pytest.approx([each / len(TOKENS) for each in expected], rel=1e-3, abs=1e-6)
         assert min(found) > 0
-    assert told == [(n, 2 * NUM_LAYERS) for n in range(1, 2 * NUM_LAYERS + 1)] * 2
+    assert told == [*range(1, 2 * NUM_LAYERS + 1)] * 2
     assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
     assert "forward" not in vars(model.model.layers[0])
 
@@ -96,13 +96,17 @@ async def test_variants_that_the_engine_makes_are_measured_as_it_makes_them(tmp_
         Variant(precision=INT8, kv_precision=FP32),
         Variant(precision=INT4, kv_precision=FP32),
         Variant(precision=FP32, kv_precision=INT8),
+        Variant(precision=INT8, kv_precision=INT8),
+        Variant(precision=FP32, kv_precision=Precision.FP8),
     )
     found = await measured(tmp_path, variants)
-    full, int8, int4, cache = found.variants
+    full, int8, int4, cache, both, fp8 = found.variants
     assert (full.relative, full.agreement) == (1.0, 1.0)
     assert int8.perplexity != full.perplexity != int4.perplexity
     assert int8.agreement is not None and int4.agreement is not None and int8.agreement >= int4.agreement
-    assert "only the serving engine keeps a KV cache in int8" in cache.problem
+    assert cache.relative != 1.0 and cache.agreement is not None and cache.agreement > 0.9
+    assert both.perplexity not in (int8.perplexity, cache.perplexity, None)
+    assert "only the serving engine keeps a KV cache in fp8" in fp8.problem
 
 
 def test_layers_are_compared_with_the_best_that_the_model_is_served_in() -> None:
