@@ -11,6 +11,7 @@ from maveriq.contracts import Failure, FailureReason, PlanComputed, Strategy
 from maveriq_allocator import lifecycle, moving
 from maveriq_allocator.capacity import could_ever, why_not
 from maveriq_allocator.choosing import Choice, manner_of
+from maveriq_allocator.easing import eased, in_words
 from maveriq_allocator.holds import Holds
 from maveriq_allocator.inventory import Inventory, NodeState
 from maveriq_allocator.lessons import Lessons
@@ -231,5 +232,7 @@ def _waiting(record: Record, lack: _Lack, now: datetime, *, serves: bool) -> Wai
 
 
 def _given_up(record: Record, lack: _Lack, detail: str) -> Record:
-    failure = Failure(reason=FailureReason.NO_CAPACITY, detail=f"{lack.cause}{detail}")
+    offers = eased(lack.plan)
+    words = f"{lack.cause}{detail}{in_words(offers)}"
+    failure = Failure(reason=FailureReason.NO_CAPACITY, detail=words, counteroffers=offers)
     return lifecycle.failed(record, failure, lack.gone)
