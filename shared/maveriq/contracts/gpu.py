@@ -31,6 +31,10 @@ class Gpu(Value):
         default=None, ge=0, le=1, description="Share of the last two minutes in which it was busy; None: not known."
     )
     linked: tuple[str, ...] = Field(default=(), description="Ids of the GPUs that it reaches over NVLink.")
+    near: tuple[str, ...] = Field(
+        default=(),
+        description="Ids of the GPUs that it reaches through PCIe switches alone. Empty: none, or not known.",
+    )
 
 
 class Running(Value):
