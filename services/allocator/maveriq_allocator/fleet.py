@@ -51,7 +51,7 @@ class Fleet:
         there = np.flatnonzero(counts)
         self.nodes: list[Node] = [nodes[int(index)] for index in there]
         self._index: dict[str, int] = {}
-        self._num_linked: Ints | None = None
+        self._num_reached: Ints | None = None
         height, self.width = len(there), int(counts.max(initial=0))
         self.free = np.full((height, self.width), _ABSENT, dtype=np.int64)
         """Bytes of each GPU, richest first."""
@@ -72,12 +72,13 @@ class Fleet:
         """The GPUs of a node that are of a type that may be used."""
         return [f for f in self.nodes[index].fragments if f.gpu_type in self.types]
 
-    def num_linked(self) -> Ints:
-        """GPUs that one GPU of each node reaches over NVLink, at most."""
-        if self._num_linked is None:
-            most = (max(map(len, map(attrgetter("linked"), node.fragments))) for node in self.nodes)
-            self._num_linked = np.fromiter(most, dtype=np.int64, count=len(self.nodes))
-        return self._num_linked
+    def num_reached(self) -> Ints:
+        """GPUs that one GPU of each node reaches at most, over NVLink, and with PCIe switches too: [2, nodes]."""
+        if self._num_reached is None:
+            linked = [max(map(len, map(attrgetter("linked"), node.fragments))) for node in self.nodes]
+            near = [max(map(len, map(attrgetter("near"), node.fragments))) for node in self.nodes]
+            self._num_reached = np.array([linked, np.add(linked, near)], dtype=np.int64).reshape(2, len(self.nodes))
+        return self._num_reached
 
     def having(self, gpus: Collection[str]) -> Ints:
         """The nodes that have these GPUs."""

@@ -100,7 +100,8 @@ class NodeState:
 
 
 def _fragment(gpu: Gpu, free_bytes: int) -> Fragment:
-    return Fragment(gpu.id, gpu.gpu_type, free_bytes, gpu.utilisation or 0.0, frozenset(gpu.linked))
+    reached = frozenset(gpu.linked), frozenset(gpu.near)
+    return Fragment(gpu.id, gpu.gpu_type, free_bytes, gpu.utilisation or 0.0, *reached)
 
 
 def _without(state: GpuState, holder: tuple[UUID, int] | None) -> GpuState:

@@ -1,18 +1,19 @@
 """Uneven pipeline stages for fragmented memory. Pure: one node's fragments in, stages out, or what was short.
 
-The rules, in order: it fits; the ranks of each stage are NVLink neighbours, where any such placement fits; least
-latency, which counts only where GPU types differ in speed, because a request passes through all layers whatever GPU
-each is on; least cost: the bytes that stay free on the GPUs taken, or what the strategy prefers; stages as even as
-the GPUs taken allow.
+The rules, in order: it fits; the ranks of each stage reach one another over NVLink, else over that and PCIe switches,
+where any such placement fits; least latency, which counts only where GPU types differ in speed, because a request
+passes through all layers whatever GPU each is on; least cost: the bytes that stay free on the GPUs taken, or what the
+strategy prefers; stages as even as the GPUs taken allow.
 
 Exact (`tests/unit/allocator` holds it to brute force), with two bounds. Of more than `MAX_FRAGMENTS` GPUs of one type
 only the richest are looked at: it still fits if it can, and `Packing.is_exact` says that a cheaper choice was left out.
-Where NVLink cannot join the ranks of every stage, it is asked of none.
+What cannot join the ranks of every stage is asked of none.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import numpy as np
 
@@ -38,8 +39,23 @@ class Fragment:
     """Share of the last two minutes in which it was busy."""
     linked: frozenset[str] = frozenset()
     """GPUs that it reaches over NVLink."""
+    near: frozenset[str] = frozenset()
+    """GPUs that it reaches through PCIe switches alone."""
     node: str = ""
     """'': that of all others asked about."""
+
+
+class Joined(IntEnum):
+    """By what all ranks of each stage reach one another; the least is best."""
+
+    NVLINK = 0
+    """Also where there is one rank."""
+    SWITCHES = 1
+    """Of PCIe, or NVLink."""
+    ANYHOW = 2
+
+    def reach(self, fragment: Fragment) -> frozenset[str]:
+        return fragment.linked if self is Joined.NVLINK else fragment.linked | fragment.near
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +71,7 @@ class Packing:
     """Of all layers, one after the other; None: speeds were not told."""
     cost: int = 0
     """Of the GPUs taken, as the strategy counts it."""
-    is_linked: bool = True
-    """The ranks of each stage reach one another over NVLink; also where there is one rank."""
+    joined: Joined = Joined.NVLINK
     is_exact: bool = True
     """All fragments were looked at."""
 
@@ -83,12 +98,23 @@ def pack(
     if len(fragments) < pp * tp:
         return Shortfall(f"{pp * tp} GPUs needed, {len(fragments)} there")
     richest = _richest(fragments, pp, tp)
-    for linked in (True, False) if tp > 1 else (False,):
-        bench = _Bench(richest, tp, speeds, preference or Preference(), linked=linked)
+    for joined in _joins(richest, tp):
+        bench = _Bench(richest, tp, speeds, preference or Preference(), joined)
         packing = bench.packing(memory, num_layers, pp, num_layers if most_layers is None else most_layers)
         if packing is not None:
             return replace(packing, is_exact=len(richest) == len(fragments))
     return Shortfall(f"{num_layers} layers and both ends do not fit the {pp * tp} largest fragments")
+
+
+def _joins(fragments: Sequence[Fragment], tp: int) -> Iterator[Joined]:
+    """What may join all ranks, the best first."""
+    if tp == 1:
+        yield Joined.NVLINK
+        return
+    for joined in (Joined.NVLINK, Joined.SWITCHES):
+        if any(len(joined.reach(fragment)) >= tp - 1 for fragment in fragments):
+            yield joined
+    yield Joined.ANYHOW
 
 
 def _richest(fragments: Sequence[Fragment], pp: int, tp: int) -> list[Fragment]:
@@ -108,10 +134,11 @@ class _Bench:
 
     def __init__(
         self, fragments: Sequence[Fragment], tp: int, speeds: Mapping[str, float] | None, preference: Preference,
-        *, linked: bool,
+        joined: Joined,
     ) -> None:  # fmt: skip
-        self._tp, self._linked, self._speeds = tp, linked, speeds
-        groups = islands({f.gpu: f.linked for f in fragments}) if linked else {}
+        self._tp, self._joined, self._speeds = tp, joined, speeds
+        alike = tp == 1 or joined is Joined.ANYHOW
+        groups = {} if alike else islands({f.gpu: joined.reach(f) for f in fragments})
         free_bytes = np.array([f.free_bytes for f in fragments], dtype=np.int64)
         costs = preference.costs(free_bytes, np.array([f.utilisation for f in fragments]))
         self._costs = {f.gpu: int(cost) for f, cost in zip(fragments, costs, strict=True)}
@@ -138,7 +165,7 @@ class _Bench:
             stranded_bytes=sum(f.free_bytes for f in taken) - sum(held),
             latency_ms=None if self._speeds is None else mixture.latency_ns / NS_PER_MS,
             cost=mixture.cost,
-            is_linked=self._linked or self._tp == 1,
+            joined=self._joined,
         )
 
     def _selection(
@@ -168,7 +195,7 @@ def _row_key(fragment: Fragment, tp: int, groups: Mapping[str, int]) -> tuple[ob
     """Fragments of one key can be ranks of one stage.
 
     Args:
-        groups: that NVLink makes; empty: it need not join ranks.
+        groups: that NVLink or switches make; empty: these need not join ranks.
     """
     return () if tp == 1 else (fragment.node, fragment.gpu_type, groups.get(fragment.gpu))
 

@@ -23,8 +23,8 @@ MAX_WAYS = 2**18  # nodes x ways to choose GPUs that are bounded: a few millisec
 MAX_EXACT_WAYS = 2**13  # that are tried exactly
 _TOO_MANY = 2**40  # layers lost where a GPU cannot be an end
 
-Key = tuple[bool, int, int]
-"""Ranks that NVLink does not join, ns of all layers, cost of GPUs and node: the best placement has the least."""
+Key = tuple[int, int, int]
+"""What joins ranks (`packing.Joined`), ns of all layers, cost of GPUs and node: the best placement has the least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,9 @@ class Screen:
         speeds: ms per layer of each type of the fleet; None: all are equally fast.
         """
         self._fleet, self._shape = fleet, shape
-        none = np.zeros(len(fleet.nodes), dtype=np.bool_)
-        self._unlinked: Flags = fleet.num_linked() < shape.tp - 1 if shape.tp > 1 else none
+        self._joined: Ints = np.zeros(len(fleet.nodes), dtype=np.int64)
+        if shape.tp > 1:
+            self._joined = (fleet.num_reached() < shape.tp - 1).sum(axis=0)
         self._layer_ns = [0 if speeds is None else round(speeds[name] * NS_PER_MS) for name in fleet.types]
         self._costs = np.full(len(fleet.nodes), NEVER, dtype=np.int64)
         self._ns = np.zeros(len(fleet.nodes), dtype=np.int64)
@@ -113,7 +114,7 @@ class Screen:
 
     def bound(self, index: int) -> Key:
         """No placement on this node is better."""
-        return bool(self._unlinked[index]), int(self._ns[index]), int(self._costs[index]) + self.node_cost(index)
+        return int(self._joined[index]), int(self._ns[index]), int(self._costs[index]) + self.node_cost(index)
 
     def node_cost(self, index: int) -> int:
         return int(self._fleet.node_costs(np.array([index]))[0])
@@ -121,7 +122,7 @@ class Screen:
     def _order(self) -> Ints:
         fleet = self._fleet
         fitting = np.flatnonzero(self._costs < NEVER)
-        keys = (self._costs[fitting] + fleet.node_costs(fitting), self._ns[fitting], self._unlinked[fitting])
+        keys = (self._costs[fitting] + fleet.node_costs(fitting), self._ns[fitting], self._joined[fitting])
         order: Ints = fitting[np.lexsort(keys)]
         return order
 

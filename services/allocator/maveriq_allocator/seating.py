@@ -14,7 +14,7 @@ import numpy as np
 from maveriq.contracts import Candidate, Stage
 from maveriq_allocator.feasibility import check
 from maveriq_allocator.fleet import Fleet
-from maveriq_allocator.packing import NS_PER_MS, Fragment, Packing, pack
+from maveriq_allocator.packing import NS_PER_MS, Fragment, Joined, Packing, pack
 from maveriq_allocator.planned import num_planned_seated, planned_types, seat_planned
 from maveriq_allocator.screening import Key, Screen, Shape
 from maveriq_allocator.seats import UNPROVEN, Seat
@@ -174,7 +174,11 @@ class _Seating:
     def _least_of_several_nodes(self) -> Key:
         speeds, shape = self._manner.speeds or {}, self._shape
         layer_ns = round(min(speeds.values(), default=0.0) * NS_PER_MS)
-        return False, shape.num_layers * layer_ns, int(self._manner.preference.at_least(np.array(shape.needed_bytes)))
+        return (
+            Joined.NVLINK,
+            shape.num_layers * layer_ns,
+            int(self._manner.preference.at_least(np.array(shape.needed_bytes))),
+        )
 
     def _packed(self, fragments: Sequence[Fragment]) -> Packing | None:
         shape = self._shape
@@ -211,7 +215,7 @@ def _num_states(shape: Shape, fleet: Fleet) -> int:
 
 
 def _key(packing: Packing, node_cost: int) -> Key:
-    return not packing.is_linked, round((packing.latency_ms or 0.0) * NS_PER_MS), packing.cost + node_cost
+    return packing.joined, round((packing.latency_ms or 0.0) * NS_PER_MS), packing.cost + node_cost
 
 
 def _gap(key: Key, bound: Key) -> float:

@@ -12,6 +12,7 @@ from maveriq.settings import BadSetting
 from maveriq_worker.descendants import descendants
 from maveriq_worker.engine import Device
 from maveriq_worker.nvlinks import nvlinks
+from maveriq_worker.pcie import near
 from maveriq_worker.settings import Settings
 from maveriq_worker.utilisation import Utilisation
 
@@ -87,7 +88,7 @@ class NvmlDevices:
             raise BadSetting("MAVERIQ_DEVICES: no GPU is visible; set CUDA_VISIBLE_DEVICES, or declare CPU devices")
         self._handles = {gpu: by_uuid[gpu] for gpu in ids}
         self._found = {gpu: Device(gpu, "cuda", ordinal) for ordinal, gpu in enumerate(ids)}
-        self._linked = nvlinks(nvml, self._handles)
+        self._linked, self._near = nvlinks(nvml, self._handles), near(nvml, self._handles)
 
     def find(self, gpu: str) -> Device | None:
         return self._found.get(gpu)
@@ -122,6 +123,7 @@ class NvmlDevices:
             own_bytes=own_bytes,
             utilisation=self._busy_share(gpu, handle),
             linked=self._linked[gpu],
+            near=self._near[gpu],
         )
 
     def _own_bytes(self, handle: Any, ours: frozenset[int], held_bytes: int) -> int | None:

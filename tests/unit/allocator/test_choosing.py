@@ -88,6 +88,21 @@ def test_a_node_whose_ranks_nvlink_joins_is_taken_though_another_strands_less() 
     assert choice.seats[0].node == "l"
 
 
+def test_ranks_share_a_pcie_switch_where_nvlink_joins_none_though_others_strand_less() -> None:
+    near = [
+        Fragment(f"s/{at}", "A6000", size, near=frozenset({f"s/{at ^ 1}"})) for at, size in enumerate((80, 90, 99, 80))
+    ]
+    switched = Node("s", "torch", tuple(near))
+    choice = choose(plan(candidate(tp=2)), [node("a", 80, 80), switched])
+    assert choice is not None
+    assert choice.seats[0].stages[0].gpus == ("s/0", "s/1")
+    assert choice.seats[0].gap == 0
+    pair = tuple(replace(f, linked=frozenset({f"l/{1 - at}"})) for at, f in enumerate(node("l", 200, 200).fragments))
+    choice = choose(plan(candidate(tp=2)), [switched, Node("l", "torch", pair)])
+    assert choice is not None
+    assert choice.seats[0].node == "l"
+
+
 def test_where_ways_are_too_many_to_compare_the_gap_says_how_far_the_best_may_be() -> None:
     stage = memory(layer=10, runtime=3)
     nodes = [node(f"n{at}", *((7 * gpu + at) % 50 + 20 for gpu in range(16))) for at in range(40)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from maveriq.contracts import Stage, StageMemory, Strategy
 from maveriq_allocator.feasibility import Unsound, check, violations
-from maveriq_allocator.packing import Fragment, Packing, Shortfall, pack
+from maveriq_allocator.packing import Fragment, Joined, Packing, Shortfall, pack
 from maveriq_allocator.strategies import Preference
 from tests.unit.allocator.plans import candidate, fragments, memory
 
@@ -156,17 +156,20 @@ Node = Sequence[tuple[int, str, float]]  # free bytes, GPU type, utilisation
 def best_by_trying_all(
     stage: StageMemory, num_layers: int, pp: int, tp: int, gpus: Node, speeds: Mapping[str, int], most_layers: int,
     costs: Sequence[int], islands: Sequence[int],
-) -> tuple[bool, int, int] | None:  # fmt: skip
-    """(ranks that NVLink does not join, latency, cost) of the best of all placements that fit."""
-    values: list[tuple[bool, int, int]] = []
+) -> tuple[int, int, int] | None:  # fmt: skip
+    """(what joins ranks, latency, cost) of the best of all placements that fit; two islands are below one switch."""
+    values: list[tuple[int, int, int]] = []
     for split in every_split(num_layers, pp):
         held = [stage.of_stage(n, first=at == 0, last=at == pp - 1) for at, n in enumerate(split)]
         for seating in every_seating(range(len(gpus)), pp, tp):
             fits = all(gpus[gpu][0] >= held[at] for at, ranks in enumerate(seating) for gpu in ranks)
             if fits and max(split) <= most_layers and all(len({gpus[g][1] for g in ranks}) == 1 for ranks in seating):
                 latency = sum(n * speeds[gpus[ranks[0]][1]] for n, ranks in zip(split, seating, strict=True))
-                unlinked = any(len({islands[gpu] for gpu in ranks}) > 1 for ranks in seating)
-                values.append((unlinked, latency, sum(costs[gpu] for ranks in seating for gpu in ranks)))
+                joined = max(
+                    (len({islands[gpu] for gpu in ranks}) > 1) + (len({islands[gpu] // 2 for gpu in ranks}) > 1)
+                    for ranks in seating
+                )
+                values.append((joined, latency, sum(costs[gpu] for ranks in seating for gpu in ranks)))
     return min(values, default=None)
 
 
@@ -195,9 +198,13 @@ def test_a_packing_is_the_best_of_all_placements_and_missing_only_where_none_fit
     (pp, tp), (first, last, tied, runtime) = shape, ends
     stage = memory(layer, first, last, min(first, last, tied), runtime)
     there = [
-        Fragment(f"n/{at}", gpu_type, free, share, frozenset(f"n/{n}" for n in range(5) if islands[n] == islands[at]))
+        Fragment(
+            f"n/{at}", gpu_type, free, share,
+            linked=frozenset(f"n/{n}" for n in range(5) if islands[n] == islands[at]),
+            near=frozenset(f"n/{n}" for n in range(5) if islands[n] // 2 == islands[at] // 2),
+        )
         for at, (free, gpu_type, share) in enumerate(gpus)
-    ]
+    ]  # fmt: skip
     most_layers = -(-num_layers // pp) if limited else num_layers
     preference = Preference(strategy)
     costs = preference.costs(np.array([g[0] for g in gpus]), np.array([g[2] for g in gpus])).tolist()
@@ -209,7 +216,7 @@ def test_a_packing_is_the_best_of_all_placements_and_missing_only_where_none_fit
         assert best is None
         return
     assert best is not None
-    assert (not found.is_linked, found.latency_ms) == best[:2]
+    assert (found.joined, found.latency_ms) == best[:2]
     assert max(s.num_layers for s in found.stages) <= most_layers
     assert found.cost == best[2]
     assert found.is_exact
@@ -247,26 +254,26 @@ def test_tp_ranks_are_nvlink_neighbours_though_others_would_strand_less() -> Non
     found = pack(memory(layer=10), 3, pp=1, tp=2, fragments=linked((0, 1), (2, 3), free=(30, 90, 50, 31)))
     assert isinstance(found, Packing)
     assert found.stages[0].gpus == ("n/2", "n/3")
-    assert found.is_linked
+    assert found.joined is Joined.NVLINK
 
 
 def test_tp_ranks_that_no_nvlink_joins_are_taken_where_only_they_fit() -> None:
     found = pack(memory(layer=10), 3, pp=1, tp=2, fragments=linked((0, 1), (2, 3), free=(30, 9, 30, 9)))
     assert isinstance(found, Packing)
     assert found.stages[0].gpus == ("n/0", "n/2")
-    assert not found.is_linked
+    assert found.joined is Joined.ANYHOW
 
 
 def test_a_chain_of_links_is_no_group() -> None:
     found = pack(memory(layer=10), 3, pp=1, tp=3, fragments=linked((0, 1), (1, 2), free=(30, 30, 30)))
     assert isinstance(found, Packing)
-    assert not found.is_linked
+    assert found.joined is Joined.ANYHOW
 
 
 def test_a_gpu_that_is_said_to_reach_itself_is_no_trouble() -> None:
     found = pack(memory(layer=10), 3, pp=1, tp=2, fragments=linked((0, 0), (0, 1), free=(30, 30)))
     assert isinstance(found, Packing)
-    assert found.is_linked
+    assert found.joined is Joined.NVLINK
 
 
 def test_a_mesh_is_cut_into_groups_that_reach_one_another() -> None:
@@ -279,13 +286,13 @@ def test_a_mesh_is_cut_into_groups_that_reach_one_another() -> None:
     assert sorted(s.gpus for s in found.stages) == [
         ("n/0", "n/1", "n/2", "n/3"), ("n/4", "n/5", "n/6", "n/7")
     ]  # fmt: skip
-    assert found.is_linked
+    assert found.joined is Joined.NVLINK
 
 
 def test_ranks_may_be_one_pair_of_a_chain_of_links() -> None:
     found = pack(memory(layer=10), 3, pp=1, tp=2, fragments=linked((0, 1), (1, 2), free=(30, 30, 30)))
     assert isinstance(found, Packing)
-    assert found.is_linked
+    assert found.joined is Joined.NVLINK
 
 
 # The check itself

@@ -52,6 +52,7 @@ class Nvml:
     NVML_NVLINK_MAX_LINKS = 36
     NVML_NVLINK_DEVICE_TYPE_GPU = 0
     NVML_NVLINK_DEVICE_TYPE_SWITCH = 2
+    NVML_TOPOLOGY_SINGLE, NVML_TOPOLOGY_MULTIPLE, NVML_TOPOLOGY_HOSTBRIDGE, NVML_TOPOLOGY_NODE = 10, 20, 30, 40
 
     class NVMLError(Exception):
         pass
@@ -66,6 +67,8 @@ class Nvml:
         """
         self._used_bytes, self._running, self._driver, self._links = used_bytes, running, driver, links or {}
         self.percent: int | None = 0
+        self.ancestors: dict[frozenset[int], int] = {}
+        """What two GPUs have in common on PCIe; the driver does not tell of others."""
         self.lost: set[int] = set()
 
     def nvmlInit(self) -> None:
@@ -101,6 +104,11 @@ class Nvml:
 
     def nvmlDeviceGetPciInfo(self, handle: int) -> Pci:
         return Pci(0, 0x17 + handle, 0)
+
+    def nvmlDeviceGetTopologyCommonAncestor(self, handle: int, other: int) -> int:
+        if frozenset({handle, other}) not in self.ancestors:
+            raise self.NVMLError("Not Supported")
+        return self.ancestors[frozenset({handle, other})]
 
     def nvmlDeviceGetNvLinkState(self, handle: int, link: int) -> int:
         return self._link(handle, link) is not None
@@ -221,6 +229,16 @@ def test_gpus_are_linked_directly_or_over_switches(
     links: dict[int, list[int | str | None]], linked: list[tuple[str, ...]]
 ) -> None:
     assert [gpu.linked for gpu in NvmlDevices(Nvml(links=links), None).report({})] == linked
+
+
+def test_gpus_are_near_that_pcie_switches_alone_join() -> None:
+    nvml = Nvml()
+    assert [gpu.near for gpu in NvmlDevices(nvml, None).report({})] == [(), (), ()]
+    single, bridge = nvml.NVML_TOPOLOGY_SINGLE, nvml.NVML_TOPOLOGY_HOSTBRIDGE
+    nvml.ancestors = {frozenset({0, 1}): single, frozenset({0, 2}): bridge, frozenset({1, 2}): nvml.NVML_TOPOLOGY_NODE}
+    assert [gpu.near for gpu in NvmlDevices(nvml, None).report({})] == [("GPU-bbb",), ("GPU-aaa",), ()]
+    nvml.ancestors[frozenset({0, 2})] = nvml.NVML_TOPOLOGY_MULTIPLE
+    assert [gpu.near for gpu in NvmlDevices(nvml, "0,2").report({})] == [("GPU-abc",), ("GPU-aaa",)]
 
 
 def test_gpus_that_this_worker_does_not_see_are_not_linked() -> None:
