@@ -4,6 +4,7 @@ One engine a process (`child_engine`): rank n takes the n-th visible GPU.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from importlib import import_module
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 from maveriq.contracts import ErrorCode, FinishReason, PositionLogprobs, ServedTime, TokenLogprob
 from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused
+from maveriq_worker.modelopt_description import DESCRIPTION_FILES, Described, Undescribed, described
 from maveriq_worker.prompts import Prompts, TokenizerFailed, field_of, load_prompts
-from maveriq_worker.trtllm_options import Shape, options, sampling_arguments, source
+from maveriq_worker.trtllm_options import Shape, check_description, options, sampling_arguments, source_of
 
 MAX_ERRORS = 3  # requests that failed one after the other: the engine is broken, not they
 
@@ -43,7 +45,9 @@ class TrtLlmEngine:
             transformers: Any = import_module("transformers")
         except ImportError as error:
             raise EngineFailed(f'{error}; run pip install "maveriq-worker[trtllm]" on a machine with GPUs') from error
-        checkpoint = source(launch.model, launch.configuration.precision, launch.configuration.variant)
+        checkpoint = source_of(launch)
+        if not self._dummy:
+            check_description(launch, checkpoint, _description(checkpoint))
         try:
             shape = _shape(transformers.AutoConfig.from_pretrained(checkpoint).get_text_config())
             chosen = options(launch, shape, dummy=self._dummy)
@@ -147,6 +151,21 @@ class TrtLlmEngine:
     def _token(self, token_id: int, logprob: float) -> TokenLogprob:
         assert self._prompts is not None, "generate comes after start"
         return TokenLogprob(token=self._prompts.token_text(token_id), token_id=token_id, logprob=logprob)
+
+
+def _description(checkpoint: str) -> Described | None:
+    """What a local checkpoint says of its quantisation; None: nothing, or it is yet to be downloaded.
+
+    Raises:
+        EngineFailed: it says what TensorRT-LLM could read and we could not plan with.
+    """
+    files = [Path(checkpoint) / name for name in DESCRIPTION_FILES]
+    if not files[0].exists():
+        return None
+    try:
+        return described(*(json.loads(file.read_text()) for file in files if file.exists()))
+    except (Undescribed, ValueError) as error:
+        raise EngineFailed(f"{checkpoint}: {error}") from error
 
 
 def _shape(config: Any) -> Shape:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from maveriq.contracts import Model, Precision, Sampling
 from maveriq_worker.engine import EngineFailed, Launch, LocalStage
+from maveriq_worker.modelopt_description import DESCRIPTION_FILES, MIXED, Described, difference, told
 
 BLOCK_TOKENS = 32  # TensorRT-LLM's own tokens_per_block
 MAX_STEP_TOKENS = 8192  # its own max_num_tokens: longer prompts are prefilled in chunks of it
@@ -55,7 +56,7 @@ def options(launch: Launch, shape: Shape, *, dummy: bool) -> Options:
         if len(stage.devices) != wanted.tp:
             raise EngineFailed(f"a stage has {len(stage.devices)} GPUs; tensor parallelism is {wanted.tp}")
     llm: dict[str, object] = {
-        "model": source(launch.model, wanted.precision, wanted.variant),
+        "model": source_of(launch),
         "dtype": _DTYPES.get(wanted.precision, "auto"),  # quantised: as the checkpoint says
         "tensor_parallel_size": wanted.tp,
         "pipeline_parallel_size": len(layers),
@@ -73,6 +74,64 @@ def options(launch: Launch, shape: Shape, *, dummy: bool) -> Options:
         llm["model_kwargs"] = {"num_hidden_layers": sum(layers)}
     graphs = graph_batch_sizes(wanted.max_batch)
     return Options(llm, _kv_cache(launch, shape), {"batch_sizes": graphs, "enable_padding": True})
+
+
+def layer_precisions(launch: Launch) -> tuple[Precision, ...]:
+    """Of all layers, first to last."""
+    whole = launch.configuration.precision
+    return tuple(
+        precision for stage in launch.stages for precision in (stage.precisions or (whole,) * stage.num_layers)
+    )
+
+
+def is_mixed(launch: Launch) -> bool:
+    return any(stage.precisions for stage in launch.stages)
+
+
+def source_of(launch: Launch) -> str:
+    """The checkpoint of a launch.
+
+    Raises:
+        EngineFailed: there is none.
+    """
+    wanted, model = launch.configuration, launch.model
+    if not is_mixed(launch):
+        return source(model, wanted.precision, wanted.variant)
+    variant = model.variant(wanted.variant, wanted.precision) if wanted.variant else None
+    if variant is None or variant.source is None:
+        raise EngineFailed(
+            f"{model.name} has no checkpoint of {told(layer_precisions(launch))}; TensorRT-LLM reads one made by its "
+            "Model Optimizer: quantise these layers so with modelopt.torch.quantization (quantize with a quant_cfg of "
+            "these layers' names, or auto_quantize), write it with modelopt.torch.export.export_hf_checkpoint, and "
+            f"register the model with a variant named {wanted.variant or 'mixed'} whose source is that folder"
+        )
+    return variant.source
+
+
+def check_description(launch: Launch, checkpoint: str, found: Described | None) -> None:
+    """Whether a checkpoint holds the layers that the placement asks for, which its bytes were counted for.
+
+    Args:
+        found: None: the checkpoint has no description.
+
+    Raises:
+        EngineFailed
+    """
+    if not is_mixed(launch):
+        if found is not None and found.is_mixed:
+            raise EngineFailed(
+                f"{checkpoint} holds layers of several precisions and the placement asks for one; register it as the "
+                "source of a variant named mixed"
+            )
+        return
+    if found is None or not found.is_mixed:
+        raise EngineFailed(
+            f"{checkpoint} has no {DESCRIPTION_FILES[0]} of {MIXED} on this node; give a local folder as Model Optimizer "
+            "writes it"
+        )
+    wrong = difference(found, layer_precisions(launch), launch.configuration.kv_precision)
+    if wrong is not None:
+        raise EngineFailed(f"{checkpoint} is not what was planned: {wrong}; plan with what it holds, or quantise again")
 
 
 def source(model: Model, precision: Precision, label: str = "") -> str:

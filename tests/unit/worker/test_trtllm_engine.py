@@ -1,7 +1,9 @@
 """The TensorRT-LLM engine against the recorded API: an unknown class, argument or attribute is an error."""
 
+import json
 import sys
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -11,6 +13,7 @@ from jinja2 import TemplateError
 
 from maveriq.contracts import ChatMessage, Configuration, ErrorCode, FinishReason, Model, Precision, Sampling, Variant
 from maveriq_worker.engine import Device, EngineFailed, Generation, Launch, LocalStage, Produced, RequestRefused
+from maveriq_worker.modelopt_description import describe
 from maveriq_worker.trtllm_engine import MAX_ERRORS, TrtLlmEngine
 from maveriq_worker.trtllm_options import (
     Shape,
@@ -275,3 +278,45 @@ def test_greedy_sampling_names_no_temperature_and_seeds_are_unsigned() -> None:
     assert sampling_arguments(Sampling(temperature=0, seed=-1, ignore_eos=True), 4) == {
         "max_tokens": 4, "ignore_eos": True, "top_k": 1, "seed": 2**64 - 1,
     }  # fmt: skip
+
+
+INT4_AND_INT8 = ((Precision.INT4,) * 6, (Precision.INT8,) * 3 + (Precision.BF16,))
+
+
+def mixed(folder: Path | None, described_layers: tuple[Precision, ...] | None = None) -> Launch:
+    """Two stages of mixed layers, of a checkpoint that says what it holds."""
+    variants: tuple[Variant, ...] = (Variant(precision=Precision.BF16),)
+    if folder is not None:
+        said = describe(described_layers or sum(INT4_AND_INT8, ()), Precision.BF16)
+        (folder / "hf_quant_config.json").write_text(json.dumps(said))
+        variants += (Variant(name="mixed", precision=Precision.INT4, source=str(folder)),)
+    plain = launch(model=Model(name="m", source="org/m", variants=variants))
+    stages = tuple(replace(stage, precisions=each) for stage, each in zip(plain.stages, INT4_AND_INT8, strict=True))
+    labelled = plain.configuration.model_copy(update={"variant": "mixed"})
+    return replace(plain, configuration=labelled, stages=stages)
+
+
+async def test_a_mixed_placement_loads_the_checkpoint_that_holds_its_layers(trtllm: TrtLlm, tmp_path: Path) -> None:
+    await TrtLlmEngine().start(mixed(tmp_path))
+    (llm,) = trtllm.llms
+    assert (llm.given["model"], llm.given["dtype"]) == (str(tmp_path), "bfloat16")
+    assert llm.given["pp_partition"] == [6, 4]
+
+
+async def test_a_checkpoint_of_other_layers_is_refused(trtllm: TrtLlm, tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match="layer 6 is int4 there and int8 in the placement"):
+        await TrtLlmEngine().start(mixed(tmp_path, (Precision.INT4,) * 10))
+    assert not trtllm.llms
+
+
+async def test_a_mixed_placement_without_a_checkpoint_says_how_to_make_one(trtllm: TrtLlm) -> None:
+    with pytest.raises(EngineFailed, match=r"layers 0-5 int4, 6-8 int8, 9 bf16; .*export_hf_checkpoint.*named mixed"):
+        await TrtLlmEngine().start(mixed(None))
+
+
+async def test_a_mixed_checkpoint_does_not_serve_a_placement_of_one_precision(trtllm: TrtLlm, tmp_path: Path) -> None:
+    asked = mixed(tmp_path)
+    uniform = tuple(replace(stage, precisions=()) for stage in asked.stages)
+    int4 = asked.configuration.model_copy(update={"precision": Precision.INT4})
+    with pytest.raises(EngineFailed, match="layers of several precisions"):
+        await TrtLlmEngine().start(replace(asked, configuration=int4, stages=uniform))
