@@ -30,7 +30,8 @@ class RouteBook:
     def learn(self, deployment: Deployment) -> None:
         """Of two the one that changed later counts."""
         wanted = deployment.deployment_id
-        is_routed = deployment.plan is not None and deployment.plan.fleet is not None
+        fleet = None if deployment.plan is None else deployment.plan.fleet
+        is_routed = fleet is not None and fleet.is_shared
         known = self._latest.get(wanted)
         if not is_routed or (known is not None and known.changed_at >= deployment.changed_at):
             return

@@ -146,3 +146,19 @@ async def test_two_fleets_at_once_never_share_bytes(redis_url: str, allocator: A
     both = await asyncio.gather(place(allocator, fleet_plan()), place(other, second))
     await other.close()
     assert sorted(map(types, both)) == [[LARGE, LARGE], [LARGE, SMALL, SMALL]]
+
+
+async def test_a_fleet_of_one_type_is_placed_first_and_again_and_routes_nothing(allocator: Allocator) -> None:
+    await allocator.tell(reported("s", 80, 80, gpu_type=SMALL))
+    await allocator.tell(reported("l", 400, gpu_type=LARGE))
+    shared = fleet_plan()
+    assert shared.plan.fleet is not None
+    alone = shared.plan.fleet.model_copy(update={"parts": shared.plan.fleet.parts[:1]})
+    plan = shared.model_copy(update={"plan": shared.plan.model_copy(update={"fleet": alone})})
+    orders = await place(allocator, plan)
+    assert types(orders) == [SMALL, SMALL]
+    assert all(order.placement.lanes == () for order in orders)
+    for order in orders:
+        await allocator.tell(ready(order))
+    again = of_type(PlacementReserved, await allocator.tell(failed(orders[0], "died")))
+    assert types(again) == [SMALL]

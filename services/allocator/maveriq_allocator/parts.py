@@ -67,6 +67,6 @@ def lanes_in(plan: Plan, candidate: Candidate, *, is_routed: bool) -> tuple[Lane
     Args:
         is_routed: the deployment's requests are routed by size.
     """
-    if plan.fleet is None or not is_routed:
+    if plan.fleet is None or not plan.fleet.is_shared or not is_routed:
         return ()
     return lanes_of(plan.fleet.routes, candidate.configuration.gpu_type)

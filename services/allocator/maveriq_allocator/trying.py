@@ -131,7 +131,8 @@ class Trying:
             failure = Failure(reason=FailureReason.ENGINE_FAILED, detail=f"{loss.detail}; no candidate is left to try")
             return Attempt(lifecycle.failed(record, failure, gone))
         at = gone.placement
-        part = part_of(plan.plan, at.candidate.configuration.gpu_type) if at.lanes else ""
+        was_part = bool(at.lanes) or gone.rank == FLEET
+        part = part_of(plan.plan, at.candidate.configuration.gpu_type) if was_part else ""
         first = FLEET if part and not is_to_blame and not loss.checkpoint_unusable else start
         plan, situation = await self._facing(record, plan, in_line=False)
         if loss.node_lost:

@@ -182,7 +182,7 @@ def _learn(record: Record, fact: Fact) -> Record:
         learned["fingerprints"], learned["calibrations"] = fact.fingerprints, fact.calibrations
     elif isinstance(fact, PlanComputed | PlanPreviewed):
         learned["plan"] = fact.plan
-        if fact.plan.fleet is not None and isinstance(fact, PlanComputed):
+        if fact.plan.fleet is not None and fact.plan.fleet.is_shared and isinstance(fact, PlanComputed):
             learned["lanes"] = tuple(dict.fromkeys((*record.lanes, *fact.plan.fleet.gpu_types)))
     return record.model_copy(update=learned)
 

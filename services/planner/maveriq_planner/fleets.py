@@ -1,4 +1,4 @@
-"""Whether several GPU types that share an intent's requests are better than one. Pure: intent and space in, fleet out.
+"""The best fleet for requests of the sizes that an intent tells. Pure: intent, space and what is free in, fleet out.
 
 Of each configuration that fits what was free at admission, the highest rate within the SLO for each bucket of the
 histogram; then the cheapest whole numbers of replicas (provisioning/fleet_mix.py) and who serves whom, as `maveriq
@@ -28,7 +28,6 @@ from maveriq_planner.space import Space
 TIME_LIMIT_S = 1.0  # of one search; a handful of kinds of unit take milliseconds
 _SLOTS = 2  # the largest numbers of slots that fit, of each way to split: fewer bear no more
 _OF_A_BUCKET = 2  # configurations of a type that are cheapest for it
-_BETTER = 1 - 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def fleet_of(
         clock: seconds since whenever, for the time limit.
 
     Returns:
-        None: no histogram, an objective that is no sum over replicas, or no fleet is better than one type.
+        None: no histogram, an objective that is no sum over replicas, or nothing that is free serves all sizes.
 
     Raises:
         ProvisioningRefused: what was found does not pass its check.
@@ -72,17 +71,15 @@ def fleet_of(
     demand = demand_of_histogram(histogram).at(intent.workload.request_rate_per_s)
     demand = demand.within(intent.workload.context_tokens or space.facts.max_context_tokens)
     units = _units(intent, plain, fragments, demand)
-    if units is None or len(set(units.gpu_types)) < 2:
+    if units is None:
         return None
     found = _one_of_each_type(units, demand, Limits(TIME_LIMIT_S, clock))
     if found is None:
         return None
     single_cost, (units, solved) = _single_cost(units, demand), found
-    is_mixed = np.count_nonzero(solved.mix.counts > 0) > 1
-    is_better = single_cost is None or solved.mix.objective < single_cost * _BETTER
-    if not is_mixed or not is_better or not _affordable(intent, units, solved.mix.counts):
+    if not _affordable(intent, units, solved.mix.counts):
         return None
-    return _told(intent, space=plain, demand=demand, units=units, solved=solved, single_cost=single_cost)
+    return _told(intent, plain, demand, units, solved, single_cost)
 
 
 _COSTS: dict[Objective, Callable[[Columns], Array]] = {

@@ -21,6 +21,8 @@ def fleet_words(fleet: PlannedFleet) -> str:
     """What it is made of, and what that is worth."""
     parts = " + ".join(f"{counted_shape(part)} on {_short(gpus_of(part))}" for part in fleet.parts)
     price = "" if fleet.price_per_hour is None else f", {digits(fleet.price_per_hour, 4)}/h"
+    if not fleet.is_shared:
+        return f"{parts}{price}, for all sizes of requests"
     if fleet.single_score is None:
         return f"{parts}{price}; no type serves all sizes alone"
     return f"{parts}{price}, {1 - fleet.score / fleet.single_score:.0%} less than the best type alone"
@@ -28,7 +30,7 @@ def fleet_words(fleet: PlannedFleet) -> str:
 
 def is_fleet(deployment: Deployment) -> bool:
     """Whether it runs, or where nothing is placed yet is to run, as its plan's fleet."""
-    planned = deployment.plan is not None and deployment.plan.fleet is not None
+    planned = deployment.plan is not None and deployment.plan.fleet is not None and deployment.plan.fleet.is_shared
     return planned and (not deployment.placements or any(at.lanes for at in deployment.placements))
 
 

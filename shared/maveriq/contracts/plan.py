@@ -158,10 +158,12 @@ class Counteroffer(Value):
 
 
 class PlannedFleet(Value):
-    """Several GPU types that share the intent's requests by their sizes, cheaper than any type alone."""
+    """The cheapest replicas for requests of the sizes that the intent tells: of several GPU types that share them
+    where that is cheaper, else of one.
+    """
 
     parts: tuple[Candidate, ...] = Field(
-        min_length=2, description="Each of another GPU type, with its own number of replicas; predicted for its share."
+        min_length=1, description="Each of another GPU type, with its own number of replicas; predicted for its share."
     )
     routes: tuple[Route, ...] = Field(min_length=1, description="Which of them answers requests of which size.")
     score: float = Field(description="The objective's value, of all replicas; lower is better.")
@@ -170,6 +172,11 @@ class PlannedFleet(Value):
         default=None, description="Of the best fleet of one type for the same requests; None: no type serves alone."
     )
     price_per_hour: float | None = Field(default=None, description="Of all replicas; None: a price is not known.")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether requests are told apart by size."""
+        return len(self.parts) > 1
 
     @property
     def gpu_types(self) -> tuple[str, ...]:

@@ -205,5 +205,10 @@ def test_routes_lead_to_the_types_whose_replicas_serve_in_whatever_order_it_is_h
         assert record.lanes == (SMALL, LARGE)
 
 
-def test_a_preview_has_no_lanes() -> None:
+def test_a_preview_has_no_lanes_nor_has_a_fleet_of_one_type() -> None:
+    assert FLEET_PLAN.fleet is not None
+    alone = FLEET_PLAN.model_copy(
+        update={"fleet": FLEET_PLAN.fleet.model_copy(update={"parts": FLEET_PLAN.fleet.parts[:1]})}
+    )
+    assert known(accepted(), PlanComputed(deployment_id=ID, admission=ADMISSION, plan=alone)).lanes == ()
     assert known(accepted(), PlanPreviewed(deployment_id=ID, admission=ADMISSION, plan=FLEET_PLAN)).lanes == ()

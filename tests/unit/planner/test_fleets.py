@@ -100,7 +100,7 @@ def test_no_part_is_given_more_than_it_bears(found: PlannedFleet) -> None:
     "why",
     [
         {"objective": Objective.MIN_LATENCY}, {"objective": Objective.MIN_COST}, {"replicas": 3},
-        {"gpu_types": (FAST,)}, {"max_gpus": 1}, {"max_price_per_hour": 0.01},
+        {"max_gpus": 1}, {"max_price_per_hour": 0.01},
     ],
 )  # fmt: skip
 def test_there_is_none_where_the_intent_rules_it_out(why: dict[str, Any]) -> None:
@@ -112,15 +112,25 @@ def test_there_is_none_without_a_histogram() -> None:
     assert fleet(plain) is None
 
 
-def test_there_is_none_where_one_type_is_as_good(found: PlannedFleet) -> None:
-    assert fleet(wanted(histogram(short=1.0))) is None
-    assert fleet(wanted(), space(**{CHEAP: 0.4, FAST: 0.05})) is None
+def test_where_one_type_is_as_good_it_serves_all_sizes(found: PlannedFleet) -> None:
+    for alone, kind in (
+        (fleet(wanted(histogram(short=1.0))), CHEAP),
+        (fleet(wanted(), space(**{CHEAP: 0.4, FAST: 0.05})), FAST),
+        (fleet(wanted(gpu_types=(FAST,))), FAST),
+    ):
+        assert alone is not None
+        assert not alone.is_shared
+        assert alone.gpu_types == (kind,)
+        assert alone.score == alone.single_score
+        assert all([served.gpu_type for served in one.served_by] == [kind] for one in alone.routes)
 
 
 def test_it_is_planned_over_what_is_free() -> None:
     assert fleet(wanted(), room=()) is None
     assert fleet(wanted(), room=free(cheap=16)) is None
-    assert fleet(wanted(), room=free(cheap=2, fast=16)) is None
+    little = fleet(wanted(), room=free(cheap=2, fast=16))
+    assert little is not None
+    assert little.gpu_types == (FAST,)
     busy = fleet(wanted(), room=free(cheap=4, fast=1))
     assert busy is not None
     assert {part.configuration.gpu_type: part.replicas for part in busy.parts} == {CHEAP: 4, FAST: 1}
