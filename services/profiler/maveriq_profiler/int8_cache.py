@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from maveriq.torch_layers import CacheStore
 
 
-class Int8Cache(DynamicCache):
+class Int8Cache(DynamicCache):  # type: ignore[misc]
     """Rounds what is written; each token is rounded by itself, so that earlier ones are as they were."""
 
     def update(
