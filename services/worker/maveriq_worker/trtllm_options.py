@@ -126,7 +126,7 @@ def check_description(launch: Launch, checkpoint: str, found: Described | None) 
         return
     if found is None or not found.is_mixed:
         raise EngineFailed(
-            f"{checkpoint} has no {DESCRIPTION_FILES[0]} of {MIXED} on this node; give a local folder as Model Optimizer "
+            f"{checkpoint} has no {DESCRIPTION_FILES[0]} of {MIXED} on this node; give a folder as Model Optimizer "
             "writes it"
         )
     wrong = difference(found, layer_precisions(launch), launch.configuration.kv_precision)
