@@ -112,6 +112,21 @@ class Cluster:
 
         return asyncio.create_task(answer())
 
+    async def served(self, deployment_id: UUID, replicas: int) -> Deployment:
+        """The deployment once all its replicas serve, and its routes name both types."""
+
+        def get() -> Deployment:
+            with urllib.request.urlopen(f"{self.url}/v1/deployments/{deployment_id}", timeout=10) as response:
+                return Deployment.model_validate_json(response.read())
+
+        async with asyncio.timeout(30):
+            while True:
+                found = await asyncio.to_thread(get)
+                types = {served.gpu_type for one in found.routes for served in one.served_by}
+                if len(found.ready_replicas) == replicas and types == {CHEAP, FAST}:
+                    return found
+                await asyncio.sleep(0.1)
+
     async def asked_over_http(self, deployment_id: UUID, prompt: tuple[int, ...]) -> "asyncio.Task[str]":
         body = {"model": str(deployment_id), "prompt": prompt, "max_tokens": 3}
 
@@ -191,8 +206,8 @@ async def test_requests_go_to_the_type_of_their_size_overflow_to_the_next_and_su
     assert deployment.plan is not None and deployment.plan.fleet is not None
     parts = {part.configuration.gpu_type: part for part in deployment.plan.fleet.parts}
     assert set(parts) == {CHEAP, FAST}
-    await until(lambda: len(cheap.engines) == parts[CHEAP].replicas and len(fast.engines) == parts[FAST].replicas)
-    await asyncio.sleep(0.5)  # the last replica's lanes, and the routes that name both
+    replicas = sum(part.replicas for part in parts.values())
+    deployment = await cluster.served(deployment.deployment_id, replicas)
 
     # by size, over AMQP and HTTP
     asked = [cluster.ask(deployment, LONG), cluster.ask(deployment, SHORT)]

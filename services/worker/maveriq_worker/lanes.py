@@ -46,7 +46,8 @@ class Lanes:
     async def open(self) -> None:
         """Raises Unroutable where the deployment has no queues."""
         self._consumers.append(await self._bus.consume_requests(self._deployment_id, self._receive, slots=self._slots))
-        self._tasks = [asyncio.create_task(self._join(lane)) for lane in self._lanes]
+        later = [lane for lane in self._lanes if not await self._join(lane)]
+        self._tasks = [asyncio.create_task(self._join_later(lane)) for lane in later]
         if any(lane.rank for lane in self._lanes):
             self._tasks.append(asyncio.create_task(self._host()))
 
@@ -64,21 +65,24 @@ class Lanes:
         """A request came, or went: there may be room, or none."""
         self._changed.set()
 
-    async def _join(self, lane: Lane) -> None:
-        """Take part as soon as the queues are there: they are opened once the plan is heard, which may be later."""
+    async def _join(self, lane: Lane) -> bool:
+        """False: its queues are not there yet."""
+        try:
+            consumer = await self._consume(lane)
+        except (Unroutable, Unavailable):
+            return False
+        self._consumers.append(consumer)
+        if lane.rank:
+            self._guests.append(consumer)
+            self.note()
+        return True
+
+    async def _join_later(self, lane: Lane) -> None:
+        """As soon as the queues are there: they are opened once the plan is heard, which may be later."""
         pause_s, longest_s = MISSING_S
-        while True:
-            try:
-                consumer = await self._consume(lane)
-            except (Unroutable, Unavailable):
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, longest_s)
-            else:
-                self._consumers.append(consumer)
-                if lane.rank:
-                    self._guests.append(consumer)
-                    self.note()
-                return
+        while not await self._join(lane):
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, longest_s)
 
     async def _consume(self, lane: Lane) -> RequestConsumer:
         is_guest = lane.rank > 0
