@@ -3,7 +3,9 @@
 # torch is typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import ctypes
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ class Unquantisable(Exception):
 def quantise(layer: nn.Module, precision: Precision) -> None:
     """Keep every linear layer within `layer` in this precision; a full one changes nothing.
 
-    One matrix at a time: beside the layer no more than a few copies of its largest matrix are held.
+    One matrix at a time, each freed at once: beside the layer no more than its largest matrix in 32 bits is held.
 
     Raises:
         Unquantisable
@@ -30,13 +32,25 @@ def quantise(layer: nn.Module, precision: Precision) -> None:
     check_quantisable(precision)
     if precision in FULL_PRECISIONS:
         return
-    for owner, name, linear in list(_linears(layer)):
-        weight = _weight(linear)
-        rows, columns = weight.shape
-        form = Int8Linear if kept_in(rows, columns, precision) is Precision.INT8 else Int4Linear
-        with torch.no_grad():
-            quantised = form(weight, linear.bias)
-        setattr(owner, name, quantised.train(linear.training))
+    found = list(_linears(layer))
+    while found:
+        _replace(*found.pop(), precision)
+    _give_back()
+
+
+def _replace(owner: nn.Module, name: str, linear: nn.Linear, precision: Precision) -> None:
+    weight = _weight(linear)
+    rows, columns = weight.shape
+    form = Int8Linear if kept_in(rows, columns, precision) is Precision.INT8 else Int4Linear
+    with torch.no_grad():
+        setattr(owner, name, form(weight, linear.bias).train(linear.training))
+
+
+def _give_back() -> None:
+    """What was freed to the system: glibc would keep it between the layers' small tensors, twice int4's own bytes."""
+    trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def check_quantisable(precision: Precision) -> None:

@@ -14,7 +14,7 @@ from maveriq.torch_layers import Int4Linear, Int8Linear, Unquantisable, quantise
 from tests.unit.torch_layers.shapes import facts_of
 
 QUANTISED = (Precision.INT8, Precision.INT4)
-SHAPES = ((1536, 576), (576, 1536), (192, 576), (96, 96), (100, 100), (7, 64), (1000, 256))  # out, in
+SHAPES = ((576, 1536), (192, 576), (96, 96), (100, 100), (7, 64))  # out, in
 
 
 def whole(linear: Int8Linear | Int4Linear) -> torch.Tensor:
@@ -33,7 +33,7 @@ def one(shape: tuple[int, int], precision: Precision, *, bias: bool = False) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rows", [(1, 1), (2, 3), (63,), (3, 100)], ids=str)
+@pytest.mark.parametrize("rows", [(1, 1), (63,), (2, 40)], ids=str)
 @pytest.mark.parametrize("precision", QUANTISED)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_products_are_those_of_the_stored_values_for_any_rows(
