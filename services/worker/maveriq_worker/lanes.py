@@ -42,6 +42,8 @@ class Lanes:
         self._consumers: list[RequestConsumer] = []
         self._guests: list[RequestConsumer] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._hosting: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def open(self) -> None:
         """Raises Unroutable where the deployment has no queues."""
@@ -49,10 +51,15 @@ class Lanes:
         later = [lane for lane in self._lanes if not await self._join(lane)]
         self._tasks = [asyncio.create_task(self._join_later(lane)) for lane in later]
         if any(lane.rank for lane in self._lanes):
-            self._tasks.append(asyncio.create_task(self._host()))
+            self._hosting = asyncio.create_task(self._host())
 
     async def close(self) -> None:
-        """Take no more. Again is harmless."""
+        """Take no more; what is in hand stays in hand. Again is harmless."""
+        self._is_closed = True
+        self.note()
+        hosting, self._hosting = self._hosting, None
+        if hosting is not None:
+            await asyncio.wait({hosting})  # not cancelled: amid a call its channel would close, with what is in hand
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -99,13 +106,15 @@ class Lanes:
         """Let guests in while there is room, and now and then where there is none."""
         clock, is_open = asyncio.get_running_loop().time, False
         look_at = clock() + LOOK_S
-        while True:
+        while not self._is_closed:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(look_at):
                     await self._changed.wait()
             self._changed.clear()
             if self._has_room() and not is_open:
                 await asyncio.sleep(SETTLE_S)
+            if self._is_closed:
+                return
             is_open = self._has_room()
             if is_open or clock() >= look_at:
                 look_at = clock() + LOOK_S
