@@ -184,6 +184,18 @@ async def test_a_replica_of_a_fleet_answers_its_own_types_requests_and_helps_out
     await until(lambda: scene.engines[0].step() or len([c for c in client.chunks if c.finish_reason]) == 3)
 
 
+async def test_a_placements_layers_reach_the_engine_in_their_precisions(scene: Scene) -> None:
+    where = placement(gpus=(f"{NODE}/cpu:0", f"{NODE}/cpu:1"))
+    layers = ((Precision.INT4,), (Precision.INT8,))
+    stages = tuple(
+        stage.model_copy(update={"precisions": each}) for stage, each in zip(where.stages, layers, strict=True)
+    )
+    await scene.reserve(where.model_copy(update={"stages": stages}))
+    await scene.hears(ReplicaReady)
+    (launch,) = scene.engines[0].launches
+    assert tuple(stage.precisions for stage in launch.stages) == layers
+
+
 async def test_the_same_placement_twice_is_answered_twice_and_started_once(scene: Scene) -> None:
     await scene.reserve()
     await scene.reserve()

@@ -1,6 +1,7 @@
 """A model's source becomes a local folder of safetensors, once."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,12 @@ def test_eos_is_the_generation_configs_or_else_the_models(tmp_path: Path) -> Non
     assert eos_ids(tmp_path) == (258,)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [258, 3]}')
     assert eos_ids(tmp_path) == (258, 3)
+
+
+@pytest.mark.parametrize("where", ["config.json", "hf_quant_config.json"])
+async def test_a_checkpoint_that_is_quantised_already_is_refused_with_what_to_do(tmp_path: Path, where: str) -> None:
+    save_model("Llama", tmp_path)
+    said = json.loads((tmp_path / where).read_text()) if where == "config.json" else {}
+    (tmp_path / where).write_text(json.dumps({**said, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(CheckpointFailed, match="register the variant without a source"):
+        await prepare(str(tmp_path), Precision.BF16, tmp_path / "cache")
