@@ -98,6 +98,7 @@ class InventoryChanged(Message):
     engine: str
     gpus: tuple[GpuState, ...]
     headroom_bytes: int = Field(default=0, ge=0, description="That nobody takes, of its GPUs together.")
+    silent: bool = Field(default=False, description="Its worker reports no more: nothing is placed there.")
 
 
 class SweepDue(Message):
