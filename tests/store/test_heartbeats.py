@@ -51,7 +51,23 @@ async def test_a_silent_workers_reservation_is_lost_once_and_placed_again_with_i
     assert await allocators.held() == {"b/0": 80}
     assert of_type(PlacementReserved, await allocators.tell(lost)) == [again]
     assert await allocators.held() == {"b/0": 80}
+    assert of_type(ReplicaLost, await allocators.everyone(SweepDue())) == []
     assert await allocators.everyone(SweepDue()) == []
+
+
+async def test_a_node_that_fell_silent_is_told_so_with_what_is_held_there_to_the_last(allocators: Allocators) -> None:
+    """No report tells it: what two allocators said of its losses may be heard in any order."""
+    order = await placed(allocators)
+    await allocators.listen(GRACE_S + 6)
+    first = await allocators.tell(SweepDue())
+    (lost,), (changed,) = of_type(ReplicaLost, first), of_type(InventoryChanged, first)
+    assert (changed.node, changed.silent, [len(state.holdings) for state in changed.gpus]) == ("a", True, [1])
+    await allocators.tell(lost)
+    (changed,) = of_type(InventoryChanged, await allocators.tell(SweepDue()))
+    assert (changed.node, changed.silent, [len(state.holdings) for state in changed.gpus]) == ("a", True, [0])
+    assert await allocators.tell(SweepDue()) == []
+    (changed,) = of_type(InventoryChanged, await allocators.tell(report("a", 80, running=[order], number=3)))
+    assert not changed.silent
 
 
 async def test_within_the_grace_period_nothing_is_lost(allocators: Allocators) -> None:

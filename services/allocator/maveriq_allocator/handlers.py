@@ -143,7 +143,8 @@ class Handlers:
         return [*told, *changed, *await self.surveying.due()]
 
     async def inventory_changed(self, nodes: Sequence[str]) -> list[InventoryChanged]:
-        return [state.message() for state in await self.inventory.nodes(nodes)]
+        timeout_s = min(self.placing.trying.node_timeout_s, self.sweeping.times.grace_s)
+        return [state.message(timeout_s) for state in await self.inventory.nodes(nodes)]
 
 
 def _next(move: Move) -> MoveRequested:

@@ -19,8 +19,14 @@ class Heartbeats:
     handlers: Handlers
 
     async def on_sweep_due(self, message: SweepDue) -> Sequence[Message]:
-        """Say what is lost with its worker; also the time to look through the line of those that wait."""
-        return [*await self.handlers.sweeping.lost(), *await self.handlers.surveying.due()]
+        """Say what is lost with its worker, and what is held there still, which no report tells; also the time to look
+        through the line of those that wait.
+        """
+        sweeping = self.handlers.sweeping
+        silent = await sweeping.silent()
+        changed = await self.handlers.inventory_changed(silent)
+        lost = [one for node in silent for one in await sweeping.lost(node)]
+        return [*lost, *changed, *await self.handlers.surveying.due()]
 
     async def on_replica_lost(self, message: ReplicaLost) -> Sequence[Message]:
         """Reclaim it and seat it anew, on its node only where that still reports, and has lost just a GPU; its worker,

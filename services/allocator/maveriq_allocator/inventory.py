@@ -63,9 +63,10 @@ class NodeState:
     versions: Mapping[str, str]
     """By GPU; another one: what is held on it, or its limit, has changed."""
 
-    def message(self) -> InventoryChanged:
+    def message(self, timeout_s: float) -> InventoryChanged:
         return InventoryChanged(
-            node=self.name, engine=self.engine, gpus=self.gpus, headroom_bytes=self.headroom_bytes
+            node=self.name, engine=self.engine, gpus=self.gpus, headroom_bytes=self.headroom_bytes,
+            silent=self.silent_s > timeout_s,
         )  # fmt: skip
 
     def fragments(self, apart_from: tuple[UUID, int] | None = None) -> Node:

@@ -49,14 +49,15 @@ class Sweeping:
     reservations: Reservations
     times: Times
 
-    async def lost(self) -> list[ReplicaLost]:
-        """What workers held that were silent for the grace period. Said of each once, and again where that is lost."""
+    async def silent(self) -> list[str]:
+        """Nodes whose worker was silent for the grace period, as long as something is held there, and once more."""
         tick = self.redis.register_script(_TICK)
         silent_ms = self.times.grace_ms + round(1e3 * self.times.sweep_s)  # what a tick's own age may hide
         nodes: list[str] = await tick([keys.WATCH, keys.HEARD], [self.times.max_step_ms, silent_ms])
-        return [lost for node in nodes for lost in await self._lost_on(node)]
+        return nodes
 
-    async def _lost_on(self, node: str) -> list[ReplicaLost]:
+    async def lost(self, node: str) -> list[ReplicaLost]:
+        """What a silent worker held. Said of each once, and again where that is lost."""
         told: list[ReplicaLost] = []
         holding = await self._held_on(node)
         for deployment_id, held in holding:

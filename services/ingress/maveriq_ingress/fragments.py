@@ -13,7 +13,9 @@ def fragments_of(heard: Iterable[tuple[InventoryChanged, datetime]]) -> tuple[Fr
     """Of whole nodes, those with most free bytes first, at most MOST; silent nodes are left out."""
     known = list(heard)
     latest = max((at for _, at in known), default=None)
-    nodes = [_of(inventory) for inventory, at in known if latest is not None and latest - at <= _SILENT]
+    nodes = [
+        _of(each) for each, at in known if latest is not None and latest - at <= _SILENT and not each.silent
+    ]  # fmt: skip
     found: list[Fragment] = []
     for node in sorted(nodes, key=lambda node: (-sum(each.free_bytes for each in node), [each.gpu for each in node])):
         if len(found) + len(node) <= MOST:

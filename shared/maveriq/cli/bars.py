@@ -65,18 +65,21 @@ def draw(nodes: Sequence[InventoryChanged], names: Mapping[UUID, str], width: in
     for node in sorted(nodes, key=lambda n: n.node):
         for state in node.gpus:
             table.add_row(
-                _short(state.gpu.id),
+                _short(state.gpu.id) + " (silent)" * node.silent,
                 state.gpu.gpu_type,
                 bar(state, colours, width),
                 size(state.free_bytes),
                 size(state.gpu.total_bytes),
             )
-    if not holders and not any(state.gpu.foreign_bytes for node in nodes for state in node.gpus):
+    is_silent = any(node.silent for node in nodes)
+    if not holders and not is_silent and not any(state.gpu.foreign_bytes for node in nodes for state in node.gpus):
         return Group(table)
     legend = Text()
     for holder, colour in colours.items():
         legend.append("█ ", style=colour).append(f"{names.get(holder, str(holder)[:8])}   ")
     legend.append("▒ ", style=FOREIGN).append("foreign   ").append("· ", style=FREE).append("free")
+    if is_silent:
+        legend.append("   silent: its worker reports no more, and nothing is placed there")
     return Group(table, legend)
 
 

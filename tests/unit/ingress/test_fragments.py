@@ -61,3 +61,8 @@ def test_a_node_that_fell_silent_has_nothing_free() -> None:
     assert free(fragments_of([(here, NOW), (gone, before)])) == {"h/0": 100}
     assert free(fragments_of([(here, before), (gone, before)])) == {"g/0": 900, "h/0": 100}
     assert fragments_of([]) == ()
+
+
+def test_a_node_that_is_said_to_be_silent_is_left_out() -> None:
+    silent = node("b", gpu("b/0")).model_copy(update={"silent": True})
+    assert free(fragments_of([(node("a", gpu("a/0")), NOW), (silent, NOW)])) == {"a/0": 100}
