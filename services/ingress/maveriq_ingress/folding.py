@@ -19,6 +19,7 @@ from maveriq.contracts import (
     FailureReason,
     Fingerprint,
     FingerprintMeasured,
+    Intent,
     IntentAccepted,
     Placement,
     PlacementReserved,
@@ -90,9 +91,18 @@ class Record(Value):
         dry = self.admission is not None and self.admission.dry_run
         return self.state in (State.RELEASED, State.FAILED) or (dry and self.state is State.PLANNED)
 
+    @property
+    def intent(self) -> Intent | None:
+        """As admitted; where Redis lost that, as much of it as the placements tell."""
+        if self.admission is not None:
+            return self.admission.intent
+        at = self.placements[-1] if self.placements else None
+        return None if at is None else Intent(model=at.model.name, tenant=at.tenant)
+
     def deployment(self) -> Deployment | None:
         """The record as others see it; None while the intent is not known."""
-        if self.admission is None:
+        intent = self.intent
+        if intent is None:
             return None
         ready = set(self.ready_tokens) - set(self.lost_tokens)
         current = self._current()
@@ -100,8 +110,8 @@ class Record(Value):
         return Deployment(
             deployment_id=self.deployment_id,
             state=self.state,
-            intent=self.admission.intent,
-            dry_run=self.admission.dry_run,
+            intent=intent,
+            dry_run=self.admission is not None and self.admission.dry_run,
             accepted_at=self.accepted_at,
             changed_at=self.changed_at,
             fingerprints=self.fingerprints,

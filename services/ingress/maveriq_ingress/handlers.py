@@ -99,7 +99,7 @@ class Handlers:
     async def on_release_requested(self, message: ReleaseRequested) -> tuple[Message, ...]:
         """Raises Rejected: unknown deployment."""
         record = await self.statuses.record(message.deployment_id)
-        if record is None or record.admission is None:
+        if record is None or record.intent is None:
             raise Rejected(unknown(message.deployment_id))
         if record.state in (State.RELEASED, State.FAILED):
             return _changed(record)

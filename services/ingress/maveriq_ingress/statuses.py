@@ -48,7 +48,7 @@ class Statuses:
                 if changed is record:
                     return changed
                 pipe.multi()  # type: ignore[no-untyped-call]
-                kept_s = KEEP_ENDED_S if changed.ended or changed.admission is None else None
+                kept_s = KEEP_ENDED_S if changed.ended or changed.intent is None else None
                 pipe.set(key, changed.model_dump_json(), ex=kept_s)
                 pipe.hset(INDEX, str(changed.deployment_id), changed.changed_at.isoformat())
                 try:

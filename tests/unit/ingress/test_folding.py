@@ -11,6 +11,7 @@ from maveriq.contracts import (
     DeploymentWaiting,
     FailureReason,
     FingerprintMeasured,
+    Intent,
     IntentAccepted,
     PlacementReserved,
     PlanComputed,
@@ -102,6 +103,18 @@ def test_a_fact_before_the_intent_is_kept_but_not_shown() -> None:
     shown = fold(early, accepted(), NOW).deployment()
     assert shown is not None
     assert shown.state is State.READY
+
+
+def test_where_the_intent_is_lost_what_runs_is_shown_with_as_much_of_it_as_its_placements_tell() -> None:
+    """Redis came back empty, and workers confirm what they run."""
+    record = known(ready(0, "a"), reserved(0, "a"))
+    shown = record.deployment()
+    assert shown is not None
+    assert (shown.state, shown.ready_replicas) == (State.READY, (0,))
+    assert shown.intent == Intent(model=placement(0, "a").model.name)
+    again = fold(record, accepted(), NOW).deployment()
+    assert again is not None
+    assert again.intent == ADMISSION.intent
 
 
 def test_a_lost_record_is_rebuilt_from_a_fact_that_carries_the_admission() -> None:
