@@ -58,7 +58,7 @@ class Times:
     step_ms: Array  # [P, B]
     """Between two tokens of each of B requests."""
     layer_ms: Array | None  # [P, B]
-    """One layer's share of a step, at the micro-batch that is under way in it. None: the method knows no layers."""
+    """One layer's share of a step, at the micro-batch that is under way in it. None: not known, or layers differ."""
 
 
 @dataclass(frozen=True, slots=True)
