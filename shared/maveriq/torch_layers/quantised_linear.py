@@ -49,9 +49,8 @@ class Int8Linear(nn.Module):
         """input: [..., in features]"""
         rows = input.reshape(-1, self.in_features)
         if input.device.type != "cpu":
-            product = functional.linear(rows, self.packed.to(rows.dtype)).mul_(self.scale.to(rows.dtype))
-            return _shaped(product, self.bias, input, self.out_features)
-        if len(rows) <= MOST_KERNEL_ROWS and self.in_features % _KERNEL_INPUTS == 0:
+            product = functional.linear(rows.bfloat16(), self.packed.bfloat16()).mul_(self.scale)  # fp16 might overflow
+        elif len(rows) <= MOST_KERNEL_ROWS and self.in_features % _KERNEL_INPUTS == 0:
             product = _ATEN._weight_int8pack_mm(rows.bfloat16().contiguous(), self.packed, self.scale)
         else:
             product = self._in_blocks(rows.bfloat16().float()).mul_(self.scale.float()).bfloat16()
