@@ -198,5 +198,6 @@ async def test_a_copy_that_relieved_a_replica_and_was_lost_does_not_keep_it_from
     again = await allocators.tell(failed(copy, "died"))
     drains = of_type(DeploymentDraining, await allocators.tell(ready(copy)))
     assert {drain.token for drain in drains} == {copy.placement.token, old.placement.token}
-    (seat,) = [order for order in of_type(PlacementReserved, again) if order.placement.replica == copy.placement.replica]
+    seats = [order for order in of_type(PlacementReserved, again) if order.placement.replica == copy.placement.replica]
+    (seat,) = seats
     assert seat.placement.token != copy.placement.token  # nobody else serves
