@@ -195,7 +195,7 @@ def _take(
         if properties is None or body is None:
             break
         value: dict[str, object] = json.loads(body)
-        if about is None or value.get("deployment_id", about) == about:
+        if about is None or value.get("deployment_id") in (None, about):
             found.append((properties.type, value))
         if len(found) == count:
             break
