@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from maveriq.cli import options as o
-from maveriq.cli.accuracy import measure_accuracy, measure_layers
+from maveriq.cli.accuracy import accuracy
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.asking import takes_intent
 from maveriq.cli.batching import run_batch
@@ -133,36 +133,7 @@ def models(url: o.Url = o.DEFAULT_URL, json: o.Json = False) -> None:
     show_models(Api(url), None if json else out)
 
 
-@app.command()
-def accuracy(
-    model: Annotated[str, typer.Argument(help="Name of a registered model.", metavar="MODEL")],
-    text: Annotated[
-        Path | None, typer.Option("--text", help="Measure the variants on this file; '-' is standard input.")
-    ] = None,
-    layers: Annotated[
-        Path | None,
-        typer.Option("--layers", help="Measure on this file what each layer alone loses, for mixed precisions."),
-    ] = None,
-    precision: Annotated[
-        list[Precision] | None, typer.Option(help="Of --layers; int8 and int4 by default. Repeatable.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Of the text, from its beginning; 4096 by default, 1024 of --layers.")
-    ] = None,
-    url: o.Url = o.DEFAULT_URL,
-    json: o.Json = False,
-) -> None:
-    """Measure what each variant of a model keeps of full precision's quality, or what each of its layers loses."""
-    console = None if json else out
-    if (text is None) == (layers is None):
-        raise CommandFailed("give one text: with --text for the variants, with --layers for the layers",
-                            field="--text", exit_code=2)  # fmt: skip
-    if text is not None and precision:
-        raise CommandFailed("belongs to --layers; the variants say theirs", field="--precision", exit_code=2)
-    if layers is not None:
-        measure_layers(Api(url), model, layers, precision or (), max_tokens, console)
-    elif text is not None:
-        measure_accuracy(Api(url), model, text, max_tokens, console)
+app.command()(accuracy)
 
 
 @app.command()
