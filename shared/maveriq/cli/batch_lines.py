@@ -108,9 +108,11 @@ def answered(text: str) -> tuple[Collection[str], int]:
     """
     whole = text.rfind("\n") + 1
     ids: set[str] = set()
-    for number, line in enumerate(text[:whole].splitlines(), start=1):
+    for number, line in enumerate(text[:whole].split("\n")[:-1], start=1):
         try:
-            ids.add(str(json.loads(line)["custom_id"]))
+            told = json.loads(line)
+            custom_id, _ = told["custom_id"], told["response"]  # a line of the input has no response
+            ids.add(str(custom_id))
         except (ValueError, KeyError, TypeError) as error:
             problem = f"line {number} is no answer of a batch; name another file"
             raise CommandFailed(problem, field="--output", exit_code=2) from error

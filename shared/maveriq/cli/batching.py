@@ -44,8 +44,8 @@ class Tally:
 
 def run_batch(api: Api, file: Path, output: Path | None, target: str | None, console: Console | None) -> None:
     """Answer what has no answer yet. Raises CommandFailed: the input is at fault, or requests failed."""
-    requests = read_requests(read_text(file, "FILE").splitlines(), target)
-    output = output or file.with_suffix(".out.jsonl")
+    requests = read_requests(read_text(file, "FILE").split("\n"), target)
+    output = output or _named_after(file)
     errors = output.with_suffix(".errors.jsonl")
     before = _prepare(output)
     asked = [request for request in requests if request.custom_id not in before]
@@ -53,7 +53,13 @@ def run_batch(api: Api, file: Path, output: Path | None, target: str | None, con
     tally = Tally(num_before=len(requests) - len(asked))
     if asked:
         num_at_once = min(_slots(api, asked) * UNDER_WAY, MAX_UNDER_WAY, len(asked))
-        _Batch(api, tally, output, errors, console).run(asked, num_at_once)
+        try:
+            _Batch(api, tally, output, errors, console).run(asked, num_at_once)
+        except KeyboardInterrupt as stopped:
+            raise CommandFailed(
+                f"stopped: {tally.num_before + tally.num_answered} of {len(requests)} requests are answered in {output}, "
+                "and the same command goes on", code="stopped",
+            ) from stopped  # fmt: skip
     _tell(tally, output, errors, console)
     if tally.num_failed:
         raise CommandFailed(
@@ -61,14 +67,22 @@ def run_batch(api: Api, file: Path, output: Path | None, target: str | None, con
         )
 
 
+def _named_after(file: Path) -> Path:
+    if str(file) == "-":
+        raise CommandFailed("name a file: standard input has no name to call it after", field="--output", exit_code=2)
+    return file.with_suffix(".out.jsonl")
+
+
 def _prepare(output: Path) -> frozenset[str]:
     """Whose answers the output has; a line that a kill cut off is dropped."""
+    if not output.parent.is_dir():
+        raise CommandFailed(f"there is no folder {output.parent}", field="--output", exit_code=2)
     if not output.exists():
         return frozenset()
     text = read_text(output, "--output")
     ids, whole = answered(text)
     if whole < len(text):
-        output.write_text(text[:whole])
+        output.write_text(text[:whole], encoding="utf-8")
     return frozenset(ids)
 
 
@@ -114,27 +128,34 @@ class _Batch:
                 tell(error)
 
     def _ask(self, request: BatchRequest) -> tuple[str, int | None]:
-        """The answer's line and its tokens; None: it failed."""
-        body = {"service_tier": TIERS[Priority.LOW], **request.body}
-        line = ""
+        """The answer's line and its tokens; None: it failed. Raises CommandFailed: nobody answers any more."""
+        body = {**request.body, "service_tier": TIERS[Priority.LOW]}
+        line, lost = "", False
         for attempt in range(MAX_TRIES):
             if attempt:
                 time.sleep(RETRY_S * 2 ** (attempt - 1))
             try:
                 status, answer = self._api.exchange(request.path, body)
             except CommandFailed as failed:
-                line = failure_line(request, failed.code, str(failed))
+                line, lost = failure_line(request, failed.code, str(failed)), True
                 continue
-            line = answer_line(request, status, answer)
+            line, lost = answer_line(request, status, answer), False
             if status < 400:
                 return line, _tokens(answer)
             if status not in WORTH_RETRYING:
                 break
+        if lost and not self._api.ready():
+            problem = f"{self._api.url} answers no more; what it answered is kept, and the same command goes on"
+            raise CommandFailed(problem, code="unreachable")
         return line, None
 
     def _keep(self, line: str, num_tokens: int | None, shown: TaskID) -> None:
-        with (self._errors if num_tokens is None else self._output).open("a") as file:
-            file.write(line)
+        path = self._errors if num_tokens is None else self._output
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise CommandFailed(f"cannot write {path}: {error}", field="--output") from error
         if num_tokens is None:
             self._tally.num_failed += 1
         else:

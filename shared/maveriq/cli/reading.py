@@ -12,7 +12,7 @@ from maveriq.cli.api import CommandFailed
 def read_text(file: Path, field: str) -> str:
     """Raises CommandFailed, naming `field`, the option or argument that the file was given with."""
     try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CommandFailed(f"cannot read {file}: {error}", field=field, exit_code=2) from error
 

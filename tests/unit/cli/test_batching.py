@@ -1,14 +1,15 @@
 """A batch is checked before it is sent, answered after everybody else, and taken up again where it ended."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from maveriq.cli import batching
-from maveriq.cli.api import CommandFailed
+from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.batch_lines import answered, read_requests
 from maveriq.contracts import State
 from tests.unit.cli.conftest import Called, ScriptedIngress
@@ -124,3 +125,58 @@ def test_a_fault_names_line_and_field(text: str, fault: str) -> None:
 def test_a_file_that_is_no_output_is_not_written_to() -> None:
     with pytest.raises(CommandFailed, match="line 1 is no answer of a batch"):
         answered("hello\n")
+
+
+def test_a_tier_that_a_line_names_makes_it_no_more_urgent(file: Path, ingress: ScriptedIngress, call: Call) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "service_tier": "priority"}
+    file.write_text(line("a", body=body))
+    assert call("batch", str(file)).code == 0
+    assert [each["service_tier"] for each in sent(ingress)] == ["flex"]
+
+
+def test_line_ends_within_an_answer_end_no_line(file: Path, ingress: ScriptedIngress, call: Call) -> None:
+    ingress.answer(f"POST {CHAT}", {"id": "x", "choices": [{"text": "a\u2028b\x85c\x1cd"}]})
+    assert (call("batch", str(file)).code, call("batch", str(file)).code) == (0, 0)
+    assert len(sent(ingress)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-",), "--output: name a file"),
+        (("{file}", "--output", "{file}"), "--output: line 1 is no answer of a batch"),
+        (("{file}", "--output", "{file}.d/out.jsonl"), "--output: there is no folder"),
+    ],
+)
+def test_where_answers_cannot_go_is_said_before_anything_is_sent(
+    file: Path, ingress: ScriptedIngress, call: Call, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...],
+    words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", StringIO(line("a")))
+    called = call("batch", *(each.replace("{file}", str(file)) for each in arguments))
+    assert (called.code, sent(ingress)) == (2, [])
+    assert words in called.err
+
+
+class Gone(Api):
+    """Answered once; now nobody is there."""
+
+    def exchange(self, path: str, body: Mapping[str, object]) -> tuple[int, dict[str, Any]]:
+        raise CommandFailed("no cluster answers", code="unreachable")
+
+    def ready(self) -> bool:
+        return False
+
+
+def test_a_cluster_that_is_gone_ends_the_command_and_makes_no_request_a_failure(
+    file: Path, ingress: ScriptedIngress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "RETRY_S", 0.0)
+    with pytest.raises(CommandFailed, match="answers no more; what it answered is kept, and the same command goes on"):
+        batching.run_batch(Gone(ingress.url), file, None, None, None)
+    assert not file.with_suffix(".out.errors.jsonl").exists()
+
+
+def test_a_file_with_a_byte_order_mark_is_read(file: Path, ingress: ScriptedIngress, call: Call) -> None:
+    file.write_text("\ufeff" + file.read_text())
+    assert (call("batch", str(file)).code, len(sent(ingress))) == (0, 3)
