@@ -174,13 +174,14 @@ class IntentSubmitted(DoorMessage):
 
 
 class Fragment(Value):
-    """Free bytes of one GPU."""
+    """Free bytes of one GPU, and those that deployments hold there."""
 
     node: str
     gpu: str = Field(description="Its id.")
     engine: str
     gpu_type: str
-    free_bytes: int = Field(gt=0)
+    free_bytes: int = Field(ge=0)
+    held_bytes: int = Field(default=0, ge=0, description="By deployments: what comes back when they are released.")
 
 
 class Admission(Value):

@@ -167,7 +167,9 @@ class PlannedFleet(Value):
     )
     routes: tuple[Route, ...] = Field(min_length=1, description="Which of them answers requests of which size.")
     score: float = Field(description="The objective's value, of all replicas; lower is better.")
-    bound: float = Field(description="No fleet of these configurations does better: proven.")
+    bound: float | None = Field(
+        default=None, description="No fleet of these configurations does better: proven. None: nothing is proven."
+    )
     single_score: float | None = Field(
         default=None, description="Of the best fleet of one type for the same requests; None: no type serves alone."
     )
