@@ -31,12 +31,11 @@ def _of(inventory: InventoryChanged) -> list[Fragment]:
         free_bytes = _free_bytes(state)
         spared = min(kept_bytes, free_bytes)
         kept_bytes -= spared
-        if free_bytes > spared:
-            found.append(Fragment(
-                node=inventory.node, gpu=state.gpu.id, engine=inventory.engine, gpu_type=state.gpu.gpu_type,
-                free_bytes=free_bytes - spared,
-            ))  # fmt: skip
-    return found
+        found.append(Fragment(
+            node=inventory.node, gpu=state.gpu.id, engine=inventory.engine, gpu_type=state.gpu.gpu_type,
+            free_bytes=free_bytes - spared, held_bytes=_held_bytes(state),
+        ))  # fmt: skip
+    return [each for each in found if each.free_bytes or (each.held_bytes and not kept_bytes)]
 
 
 def _free_bytes(state: GpuState) -> int:
@@ -44,3 +43,8 @@ def _free_bytes(state: GpuState) -> int:
     if state.drift is not None:
         return 0
     return state.free_bytes + sum(holding.bytes for holding in state.holdings if holding.calibration)
+
+
+def _held_bytes(state: GpuState) -> int:
+    """By deployments: it may come back."""
+    return 0 if state.drift is not None else sum(held.bytes for held in state.holdings if not held.calibration)

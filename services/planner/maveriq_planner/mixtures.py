@@ -18,7 +18,7 @@ from maveriq_planner.estimators.mixed import Family, MixedPipeline
 from maveriq_planner.quantize import Choice, Effort, NothingFits, quantize
 from maveriq_planner.quantizing.fragments import Fragment
 from maveriq_planner.quantizing.mixed_stages import Stages, by_bytes, layers_of
-from maveriq_planner.quantizing.pipeline import Pipeline
+from maveriq_planner.quantizing.pipeline import ROUNDING, Pipeline
 from maveriq_planner.space import Space
 
 LABEL = "mixed"
@@ -78,20 +78,29 @@ class _Mixture:
     gpu_types: frozenset[str]
 
     def found(self) -> Iterator[MixedPipeline]:
-        for fragments in self._nodes():
+        """Over what is free; where nothing there keeps to the floor, over what comes back too: an intent may wait."""
+        most = self._most_sensitivity() * (1 + ROUNDING)
+        now = list(self._over(self._nodes(emptied=False)))
+        later = () if any(lost <= most for lost, _ in now) else self._over(self._nodes(emptied=True))
+        yield from (mixed for _, mixed in (*now, *later) if not self._is_uniform(mixed.kind))
+
+    def _over(self, nodes: Sequence[Sequence[Fragment]]) -> Iterator[tuple[float, MixedPipeline]]:
+        """With what each loses."""
+        for fragments in nodes:
             types = {fragment.name: fragment.gpu_type for fragment in fragments}
             for slots in self._slots():
                 for choice in self._splits(fragments, slots):
-                    mixed = self._told(choice, types, slots)
-                    if not self._is_uniform(mixed.kind):
-                        yield mixed
+                    yield choice.cost.sensitivity, self._told(choice, types, slots)
 
-    def _nodes(self) -> list[list[Fragment]]:
-        """Those that differ in what is free, most first."""
+    def _nodes(self, *, emptied: bool) -> list[list[Fragment]]:
+        """Those that differ, most bytes first: of what is free, or of what would be if nothing of ours ran there."""
         by_node: defaultdict[str, list[Fragment]] = defaultdict(list)
+        comes_back = {one.node for one in self.space.fragments if one.held_bytes}
         for one in self.space.fragments:
-            if one.engine == self.family.engine and one.gpu_type in self.gpu_types:
-                by_node[one.node].append(Fragment(one.gpu, one.gpu_type, float(one.free_bytes)))
+            usable = one.free_bytes + (one.held_bytes if emptied else 0)
+            wanted = usable > 0 and (not emptied or one.node in comes_back)
+            if wanted and one.engine == self.family.engine and one.gpu_type in self.gpu_types:
+                by_node[one.node].append(Fragment(one.gpu, one.gpu_type, float(usable)))
         differing = {tuple(sorted((f.gpu_type, f.free_bytes) for f in node)): node for node in by_node.values()}
         most = max(1, _SHAPES // len(self.space.families))
         return sorted(differing.values(), key=lambda node: -sum(f.free_bytes for f in node))[:most]

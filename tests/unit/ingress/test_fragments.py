@@ -31,9 +31,15 @@ def free(found: tuple[Fragment, ...]) -> dict[str, int]:
 
 def test_free_is_what_nobody_but_a_calibration_holds() -> None:
     here = node("a", gpu("a/0", foreign=10, held=30, lent=20), gpu("a/1", held=100), gpu("a/2", drift="takes more"))
-    assert free(fragments_of([(here, NOW)])) == {"a/0": 60}
-    (fragment,) = fragments_of([(here, NOW)])
+    assert free(fragments_of([(here, NOW)])) == {"a/0": 60, "a/1": 0}
+    fragment, _ = fragments_of([(here, NOW)])
     assert (fragment.node, fragment.engine, fragment.gpu_type) == ("a", "torch", "cpu-1t")
+
+
+def test_what_deployments_hold_is_told_as_it_comes_back_but_not_where_headroom_needs_it() -> None:
+    here = node("a", gpu("a/0", held=30, lent=20), gpu("a/1", held=100))
+    assert {each.gpu: each.held_bytes for each in fragments_of([(here, NOW)])} == {"a/0": 30, "a/1": 100}
+    assert fragments_of([(here.model_copy(update={"headroom_bytes": 80}), NOW)]) == ()
 
 
 def test_a_nodes_headroom_is_kept_on_its_roomiest_gpus() -> None:

@@ -232,6 +232,18 @@ async def test_without_sensitivity_or_fragments_nothing_is_mixed() -> None:
     assert not mixed(await planned(()))
 
 
+async def test_where_nothing_free_keeps_the_floor_it_is_planned_over_what_comes_back() -> None:
+    room = node(300, 240)
+    taken = tuple(f.model_copy(update={"free_bytes": 0, "held_bytes": f.free_bytes}) for f in room)
+    partly = tuple(f.model_copy(update={"free_bytes": f.free_bytes // 3, "held_bytes": f.free_bytes * 2 // 3})
+                   for f in room)  # fmt: skip
+    wanted = mixed(await planned(room, min_accuracy=0.97))
+    assert mixed(await planned(taken, min_accuracy=0.97)) == wanted
+    assert [each.stages for each in mixed(await planned(partly, min_accuracy=0.97))]
+    roomier = tuple(f.model_copy(update={"held_bytes": 100 * MIB}) for f in room)
+    assert mixed(await planned(roomier, min_accuracy=0.97)) == wanted
+
+
 async def test_without_a_floor_the_least_sensitive_that_fits_is_offered_beside_the_fastest() -> None:
     found = mixed(await planned(node(300, 240)))
     accurate = max(found, key=lambda each: each.prediction.accuracy or 0)
