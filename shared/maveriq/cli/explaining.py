@@ -23,6 +23,7 @@ from maveriq.cli.figures import (
     shape,
     size,
 )
+from maveriq.cli.routes_view import no_fleet_words
 from maveriq.cli.tables import candidates, columns, fleet_view
 from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Plan, Rejection
 
@@ -54,6 +55,8 @@ def explanation(plan: Plan, intent: Intent, shown: int) -> Group:
     if plan.fleet is not None:
         parts += [Text(), _titled("fleet", "GPU types that share the requests by size; placed where all of it fits")]
         parts += fleet_view(plan.fleet)
+    elif intent.workload.histogram is not None:
+        parts += [Text(), Text(no_fleet_words(intent), style="yellow")]
     if plan.front:
         words = "none other is as good in latency, memory, price and accuracy"
         parts += [Text(), _titled("front", words), candidates(plan.front, intent, shown, best)]

@@ -9,7 +9,7 @@ from rich.status import Status
 from rich.text import Text
 
 from maveriq.cli.figures import counted_shape, duration, size
-from maveriq.cli.routes_view import fleet_words
+from maveriq.cli.routes_view import fleet_words, no_fleet_words
 from maveriq.cli.tables import placement_line, wanted_replicas
 from maveriq.contracts import Deployment, State
 
@@ -85,10 +85,12 @@ def facts(state: State, deployment: Deployment) -> str:
         if deployment.plan.fleet is not None:
             return f"fleet of {fleet_words(deployment.plan.fleet)}"
         best = deployment.plan.candidates[0]
-        return (
+        words = (
             f"best of {deployment.plan.num_considered}: {counted_shape(best)}, "
             f"TTFT {duration(best.prediction.ttft_ms)}, TPOT {duration(best.prediction.tpot_ms)}"
         )
+        asked = deployment.intent
+        return words if asked.workload.histogram is None else f"{words}; {no_fleet_words(asked)}"
     if state is State.WAITING:
         return deployment.waiting or ""
     if state is State.RESERVED and deployment.placements:

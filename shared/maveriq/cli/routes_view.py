@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from maveriq.cli.figures import counted_shape, digits, gpus_of
-from maveriq.contracts import Deployment, PlannedFleet, Route
+from maveriq.contracts import Deployment, Intent, Objective, PlannedFleet, Route
 
 
 def routes_lines(routes: Sequence[Route]) -> Iterator[str]:
@@ -26,6 +26,15 @@ def fleet_words(fleet: PlannedFleet) -> str:
     if fleet.single_score is None:
         return f"{parts}{price}; no type serves all sizes alone"
     return f"{parts}{price}, {1 - fleet.score / fleet.single_score:.0%} less than the best type alone"
+
+
+def no_fleet_words(intent: Intent) -> str:
+    """Why a plan for requests of several sizes has no fleet."""
+    if intent.replicas is not None:
+        return "no fleet: GPU types share requests by size only where --replicas is left open"
+    if intent.objective in (Objective.MIN_LATENCY, Objective.MAX_THROUGHPUT):
+        return f"no fleet: GPU types do not share requests by size under {intent.objective}"
+    return "no fleet: what was free does not serve all sizes within the limits; below is planned for the mean"
 
 
 def is_fleet(deployment: Deployment) -> bool:

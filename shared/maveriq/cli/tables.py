@@ -21,7 +21,7 @@ from maveriq.cli.figures import (
     shape,
     size,
 )
-from maveriq.cli.routes_view import fleet_words, is_fleet, routes_lines
+from maveriq.cli.routes_view import fleet_words, is_fleet, no_fleet_words, routes_lines
 from maveriq.contracts import Candidate, Deployment, Failure, Intent, Placement, Plan, PlannedFleet, Slo, State
 
 STYLE = {
@@ -169,6 +169,8 @@ def plan_view(plan: Plan, intent: Intent, shown: int) -> Group:
     parts: list[RenderableType] = []
     if plan.fleet is not None:
         parts += [*fleet_view(plan.fleet), Text()]
+    elif intent.workload.histogram is not None:
+        parts += [Text(no_fleet_words(intent), style="yellow"), Text()]
     parts.append(candidates(plan.candidates, intent, shown))
     if plan.rejected:
         parts += [Text(), rejections(plan, shown)]

@@ -1,12 +1,13 @@
 """GPU types share an intent's requests where that is cheaper than one type; each part is predicted for its share."""
 
+from math import ceil
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from maveriq.contracts import Fragment, Histogram, Intent, Objective, PlannedFleet, Slo, Workload
-from maveriq_planner.fleets import fleet_of, sized
+from maveriq_planner.fleets import fleet_of
 from maveriq_planner.search import search
 from maveriq_planner.space import Space
 from tests.unit.planner.measurements import MODEL, Truth, fingerprint, space_of
@@ -71,7 +72,7 @@ def test_short_requests_are_the_cheap_types_and_long_ones_the_fast_types(found: 
 def test_it_costs_what_its_replicas_cost_and_less_than_the_best_type_alone(found: PlannedFleet) -> None:
     price = sum(PRICES[part.configuration.gpu_type] * part.replicas for part in found.parts)
     assert found.score == found.price_per_hour == pytest.approx(price)
-    assert found.bound <= found.score + 1e-9
+    assert found.bound is not None and found.bound <= found.score + 1e-9
     assert found.single_score is not None
     assert found.score < found.single_score
 
@@ -90,7 +91,8 @@ def test_no_part_is_given_more_than_it_bears(found: PlannedFleet) -> None:
         shares = [(one, s.share) for one in found.routes for s in one.served_by if s.gpu_type == kind and s.share > 0]
         rate = sum(one.share * share for one, share in shares) * 3.0
         mean = sum(one.input_up_to * one.share * share for one, share in shares) * 3.0 / rate
-        asked = sized(wanted(), mean, 32, rate).model_copy(update={"gpu_types": (kind,)})
+        sizes = Workload(input_tokens=ceil(mean), output_tokens=32, request_rate_per_s=rate, context_tokens=432)
+        asked = wanted().model_copy(update={"gpu_types": (kind,), "workload": sizes})
         outcome = search(asked, space())
         assert outcome.judged is not None
         assert outcome.judged.replicas[outcome.met].min() <= part.replicas
@@ -99,7 +101,7 @@ def test_no_part_is_given_more_than_it_bears(found: PlannedFleet) -> None:
 @pytest.mark.parametrize(
     "why",
     [
-        {"objective": Objective.MIN_LATENCY}, {"objective": Objective.MIN_COST}, {"replicas": 3},
+        {"objective": Objective.MIN_LATENCY}, {"objective": Objective.MAX_THROUGHPUT}, {"replicas": 3},
         {"max_gpus": 1}, {"max_price_per_hour": 0.01},
     ],
 )  # fmt: skip
@@ -136,7 +138,27 @@ def test_it_is_planned_over_what_is_free() -> None:
     assert {part.configuration.gpu_type: part.replicas for part in busy.parts} == {CHEAP: 4, FAST: 1}
 
 
-def test_least_memory_counts_bytes() -> None:
-    lean = fleet(wanted(objective=Objective.MIN_MEMORY))
-    if lean is not None:
-        assert lean.score == pytest.approx(sum(p.prediction.memory_bytes * p.replicas for p in lean.parts), rel=1e-3)
+def test_least_memory_counts_bytes_and_takes_no_more_slots_than_the_load_needs() -> None:
+    lean = fleet(wanted(histogram(rate=0.01), objective=Objective.MIN_MEMORY))
+    assert lean is not None
+    assert lean.score * 2**30 == pytest.approx(
+        sum(p.prediction.memory_bytes * p.replicas for p in lean.parts), rel=1e-3
+    )
+    assert [part.configuration.max_batch for part in lean.parts] == [1]
+
+
+@pytest.mark.parametrize("objective", [Objective.MIN_COST, Objective.MIN_GPU_COST])
+def test_latency_times_what_is_held_is_of_the_mean_request_and_no_worse_than_one_type(objective: Objective) -> None:
+    made = fleet(wanted(histogram(short=0.99, rate=6.0), objective=objective))
+    assert made is not None
+    e2e_s = [part.prediction.e2e_ms / 1e3 for part in made.parts]
+    shares = [sum(r.share * s.share for r in made.routes for s in r.served_by if s.gpu_type == kind)
+              for kind in made.gpu_types]  # fmt: skip
+    gib = [part.prediction.memory_bytes / 2**30 for part in made.parts]
+    each = gib if objective is Objective.MIN_COST else [float(part.configuration.num_gpus) for part in made.parts]
+    held = sum(one * part.replicas for one, part in zip(each, made.parts, strict=True))
+    mean_s = sum(share * s for share, s in zip(shares, e2e_s, strict=True))
+    assert made.score == pytest.approx(mean_s * held, rel=1e-3)
+    assert made.single_score is not None
+    assert made.score <= made.single_score * (1 + 1e-6)
+    assert made.bound is None
