@@ -84,6 +84,9 @@ def _why_not(search: "_Search", pipelines: Sequence[Pipeline]) -> str:
     careful = [replace(p, weights=Weights(0.0, 0.0, 0.0, 0.0, theta=1.0)) for p in pipelines]
     least = replace(search, most_sensitivity=None).best(careful)
     if least is None:
+        num_layers, fewest = pipelines[0].num_layers, min(len(pipeline.stages) for pipeline in pipelines)
+        if fewest > num_layers:
+            return f"{num_layers} layers are fewer than the {fewest} GPUs, each of which is to hold one"
         return "the layers do not fit: no order of the GPUs holds them all, not even in the smallest precision"
     return (
         f"what fits loses at least {least.cost.sensitivity:g} by quantisation, and at most "

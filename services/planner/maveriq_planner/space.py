@@ -16,6 +16,7 @@ from maveriq.contracts import (
     Precision,
     Variant,
 )
+from maveriq.law.weights import TORCH_QUANTISED
 from maveriq_planner.estimate import Estimator, Kind
 from maveriq_planner.estimators.calibrated import CalibratedLaw
 from maveriq_planner.estimators.laws import laws_of
@@ -163,4 +164,9 @@ def _against(
     )  # fmt: skip
     if not reason and not any(constant.name.startswith("runtime.") for constant in calibration.memory):
         reason = "what its runtime takes of the memory was never measured"
-    return reason and f"the GPU type's calibration does not speak for it: {reason}"
+    if not reason:
+        return ""
+    measurable = calibration.engine == "torch" and variant.precision in TORCH_QUANTISED
+    lacking = measurable and variant.precision not in calibration.scope.precisions
+    more = f"; maveriq calibrate --precision {variant.precision} has it measured" if lacking else ""
+    return f"the GPU type's calibration does not speak for it: {reason}{more}"

@@ -56,10 +56,9 @@ def run_batch(api: Api, file: Path, output: Path | None, target: str | None, con
         try:
             _Batch(api, tally, output, errors, console).run(asked, num_at_once)
         except KeyboardInterrupt as stopped:
-            raise CommandFailed(
-                f"stopped: {tally.num_before + tally.num_answered} of {len(requests)} requests are answered in {output}, "
-                "and the same command goes on", code="stopped",
-            ) from stopped  # fmt: skip
+            num_kept = tally.num_before + tally.num_answered
+            problem = f"stopped: {num_kept} of {len(requests)} are answered in {output}, and the same command goes on"
+            raise CommandFailed(problem, code="stopped") from stopped
     _tell(tally, output, errors, console)
     if tally.num_failed:
         raise CommandFailed(

@@ -28,7 +28,8 @@ from maveriq.contracts.quantizing import (
 ENTRY_POINTS = "maveriq.quantizing"
 """Group under which the planner's distribution names what answers."""
 _GIB = 2**30
-_GPU = re.compile(r"(?P<name>[^=]+)=(?P<type>.+):(?P<gib>[0-9.]+)GiB(@(?P<price>[0-9.]+))?")
+_NUMBER = r"\d+(\.\d+)?"
+_GPU = re.compile(rf"(?P<name>[^=]+)=(?P<type>.+):(?P<gib>{_NUMBER})GiB(@(?P<price>{_NUMBER}))?")
 _OPTIONS = {
     "tables": "--tables", "law": "--law", "gpus": "--gpu", "sensitivity": "--sensitivity", "workload": "--input-tokens",
     "num_requests": "--requests", "theta": "--theta", "most_sensitivity": "--max-sensitivity",

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from maveriq.contracts import Precision
+from maveriq.contracts import FULL_PRECISIONS, Precision
 from maveriq.contracts.quantizing import (
     LawQuestion,
     QuantizedPipeline,
@@ -60,8 +60,9 @@ def _by_law(question: LawQuestion) -> tuple[list[Pipeline], Sequence[str], int]:
     if not found:
         known = sorted({gpu_type for gpu_type, _ in laws})
         why = "; ".join(silent) or f"laws speak for {', '.join(known) or 'none'}"
-        raise QuantizingRefused("gpus", f"no law speaks for them: {why}", "calibrate their types with this model's "
-                                "precisions, or name other GPUs", code="not_calibrated")  # fmt: skip
+        wanted = [f"--precision {precision}" for precision in given.precisions if precision not in FULL_PRECISIONS]
+        remedy = f"{' '.join(('maveriq calibrate', *wanted))} measures their types; or name other GPUs"
+        raise QuantizingRefused("gpus", f"no law speaks for them: {why}", remedy, code="not_calibrated")
     return found, [str(precision) for precision in given.precisions], 1
 
 
