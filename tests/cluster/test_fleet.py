@@ -63,7 +63,7 @@ class Node:
 
     def start(self, threads: int, devices: int) -> None:
         shares = ",".join(f"cpu:{at}=1200MiB" for at in range(devices))
-        settings = Settings.of(
+        settings = Settings.from_env(
             {
                 "MAVERIQ_NODE": self.name, "MAVERIQ_DEVICES": shares, "MAVERIQ_REPORT_S": "0.5",
                 "MAVERIQ_THREADS_PER_STAGE": str(threads),

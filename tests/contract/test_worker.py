@@ -109,7 +109,7 @@ async def scene(broker: InProcessBroker, monkeypatch: pytest.MonkeyPatch) -> Asy
 
 def start(scene: Scene) -> None:
     env = {"MAVERIQ_NODE": NODE, "MAVERIQ_DEVICES": "cpu:0=300MiB,cpu:1=220MiB", "MAVERIQ_REPORT_S": "0.05"}
-    settings = Settings.of(env)
+    settings = Settings.from_env(env)
     devices = CpuDevices(NODE, settings.cpu_devices, settings.threads_per_stage)
     scene.serving = asyncio.create_task(serve(scene.bus, settings, devices, lambda: scene.new_engine()))
 

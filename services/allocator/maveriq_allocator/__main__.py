@@ -30,7 +30,7 @@ from maveriq_allocator.line import Line
 from maveriq_allocator.move_handlers import MoveHandlers
 from maveriq_allocator.placing import Placing
 from maveriq_allocator.reservations import Reservations
-from maveriq_allocator.settings import Settings, from_env
+from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import Store, connect
 from maveriq_allocator.surveying import Surveying
 from maveriq_allocator.sweeping import Sweeping, remind
@@ -39,7 +39,7 @@ from maveriq_allocator.trying import Trying
 
 async def run(bus: Bus, env: Mapping[str, str]) -> None:
     """Serve until cancelled. Raises BadSetting, and redis ConnectionError when Redis is not there at the start."""
-    settings = from_env(env)
+    settings = Settings.from_env(env)
     redis = connect(settings.redis_url)
     try:
         await redis.ping()

@@ -44,7 +44,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
     Raises:
         BadSetting: also where the HTTP port is taken.
     """
-    settings = Settings.of(env)
+    settings = Settings.from_env(env)
     async with AsyncExitStack() as stack:
         listening = stack.enter_context(listen(settings))
         redis = Redis.from_url(settings.redis_url, decode_responses=True)  # pyright: ignore[reportUnknownMemberType]

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from maveriq.settings import read
+from maveriq import agreed_settings as agreed
+from maveriq.settings import read, whole
 
 HTTP_PORT = "MAVERIQ_HTTP_PORT"
 
@@ -16,22 +17,10 @@ class Settings:
     """0 lets the system choose a free one."""
 
     @classmethod
-    def of(cls, env: Mapping[str, str]) -> "Settings":
+    def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Raises BadSetting naming the variable."""
         return cls(
-            redis_url=read(env, "MAVERIQ_REDIS_URL", _redis_url),
+            redis_url=agreed.redis_url(env),
             http_host=read(env, "MAVERIQ_HTTP_HOST", str, "127.0.0.1"),
-            http_port=read(env, HTTP_PORT, _port, 8000),
+            http_port=read(env, HTTP_PORT, whole(0, 65_535), 8000),
         )
-
-
-def _redis_url(text: str) -> str:
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("give a URL such as redis://127.0.0.1:6379/0")
-    return text
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65_535:
-        raise ValueError("give a number from 0 to 65535")
-    return int(text)

@@ -1,8 +1,8 @@
 """Which estimators answer, by MAVERIQ_ESTIMATOR."""
 
+from maveriq.agreed_settings import Method
 from maveriq_planner.estimators.aiconfigurator import VendorTables, installed
 from maveriq_planner.estimators.published import by_published
-from maveriq_planner.settings import Method
 from maveriq_planner.space import Sources, by_law
 
 

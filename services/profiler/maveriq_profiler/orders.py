@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from maveriq.agreed_settings import EngineName
 from maveriq.contracts import ModelFacts, Precision, RunSample, Sample, Value
 from maveriq_profiler.grid import Grid
 from maveriq_profiler.programme import Item
@@ -21,7 +22,7 @@ class ProbeOrder(Value):
 
     kind: Literal["probe"] = "probe"
     config_json: str = Field(description="As in Reading.")
-    engine: Literal["torch", "trtllm"]
+    engine: EngineName
     device: str = Field(description="cpu or cuda:<n>.")
     threads: int = Field(gt=0, description="CPU threads, where the device is cpu.")
     precision: Precision

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import zip_longest
 from math import ceil
-from typing import Literal
 
 from pydantic import Field
 
+from maveriq.agreed_settings import EngineName
 from maveriq.contracts import BYTES_PER_ELEMENT, Precision, Value
 from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
 from maveriq_profiler.shapes import LARGE, SMALL, Shape
-
-EngineName = Literal["torch", "trtllm"]
 
 _FIRST = 2  # models of each precision, before any precision has more
 _PASSES = 2

@@ -3,12 +3,11 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from maveriq.settings import read
+from maveriq import agreed_settings as agreed
+from maveriq.agreed_settings import EngineName, Method
+from maveriq.settings import number, one_of, read
 from maveriq_profiler.grid import Limits
-
-EngineName = Literal["torch", "trtllm"]
 
 # Not 1, 2 and n layers: from 1 and 2 SmolLM2's 30 came out 2.5 % wrong a step and 14 % a prompt, from 2 and 4 1.1 and
 # 7 %; simulated, with readings that vary by 1 %, 2 and 8 err half as much as 2 and 4. A depth between adds little.
@@ -19,9 +18,9 @@ CUDA_LIMITS = Limits(
     layers=(2, 8), batches=(1, 2, 4, 8, 16, 32), prompts=(128, 512, 2048), output_tokens=48, budget_s=10.0,
     cut_bytes=16 * 2**30,
 )  # fmt: skip
-_USUAL_ENGINE: EngineName = "torch"
 # GPU-seconds: six synthetic models at 40 to 70 s each; TensorRT-LLM starts twice for each, at 60 s.
 CALIBRATION_BUDGET_S: Mapping[EngineName, float] = {"torch": 300.0, "trtllm": 900.0}
+_SECONDS = number(0.01, 1e6, "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Settings:
     """Whether a GPU type that is not calibrated is when the profiler starts."""
     calibration_budget_s: float
     """GPU-seconds of a calibration that names none of its own."""
-    estimator: str
+    estimator: Method
     """The planner's: `maveriq` predicts from fingerprints alone."""
     env: Mapping[str, str]
 
@@ -45,16 +44,16 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Raises BadSetting."""
         on_cpu = env.get("MAVERIQ_DEVICES", "").startswith("cpu")  # the workers' devices are what is to be known
-        engine: EngineName = read(env, "MAVERIQ_ENGINE", _engine, _USUAL_ENGINE)
+        engine = agreed.engine(env)
         settings = cls(
-            redis_url=read(env, "MAVERIQ_REDIS_URL", str),
+            redis_url=agreed.redis_url(env),
             engine=engine,
             device=read(env, "MAVERIQ_PROFILE_DEVICE", _device, "cpu" if on_cpu else "") or None,
-            threads=read(env, "MAVERIQ_THREADS_PER_STAGE", _number, 1),
-            max_pp=read(env, "MAVERIQ_MAX_PP", _number, 8),
-            calibrates=read(env, "MAVERIQ_CALIBRATE", _on_off, True),
-            calibration_budget_s=read(env, "MAVERIQ_CALIBRATION_BUDGET_S", _seconds, CALIBRATION_BUDGET_S[engine]),
-            estimator=read(env, "MAVERIQ_ESTIMATOR", str, "law"),
+            threads=agreed.threads_per_stage(env),
+            max_pp=agreed.max_pp(env),
+            calibrates=read(env, "MAVERIQ_CALIBRATE", one_of(("on", "off")), "on") == "on",
+            calibration_budget_s=read(env, "MAVERIQ_CALIBRATION_BUDGET_S", _SECONDS, CALIBRATION_BUDGET_S[engine]),
+            estimator=agreed.method(env),
             env=env,
         )
         settings.limits(cuda=False)  # a bad value stops the start, not the first measurement
@@ -68,22 +67,8 @@ class Settings:
             layers=read(self.env, "MAVERIQ_PROFILE_LAYERS", _numbers, usual.layers),
             batches=read(self.env, "MAVERIQ_PROFILE_BATCHES", _numbers, usual.batches),
             prompts=read(self.env, "MAVERIQ_PROFILE_PROMPTS", _numbers, usual.prompts),
-            budget_s=read(self.env, "MAVERIQ_PROFILE_BUDGET_S", _seconds, usual.budget_s),
+            budget_s=read(self.env, "MAVERIQ_PROFILE_BUDGET_S", _SECONDS, usual.budget_s),
         )
-
-
-def _engine(text: str) -> EngineName:
-    if text == "torch":
-        return "torch"
-    if text == "trtllm":
-        return "trtllm"
-    raise ValueError("give torch or trtllm")
-
-
-def _on_off(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise ValueError("give on or off")
-    return text == "on"
 
 
 def _device(text: str) -> str:
@@ -92,20 +77,8 @@ def _device(text: str) -> str:
     return text
 
 
-def _number(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
-        raise ValueError("give a whole number of 1 or more")
-    return int(text)
-
-
 def _numbers(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"[1-9][0-9]{0,5}", part) for part in parts):
         raise ValueError("give whole numbers of 1 or more with commas between, e.g. 2,4,8")
     return tuple(int(part) for part in parts)
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text) or float(text) <= 0:
-        raise ValueError("give a number of seconds more than 0")
-    return float(text)

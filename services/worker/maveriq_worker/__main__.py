@@ -19,7 +19,7 @@ from maveriq_worker.settings import Settings
 
 async def run(bus: Bus, env: Mapping[str, str]) -> None:
     """Serve until cancelled. Raises BadSetting."""
-    settings = Settings.of(env)
+    settings = Settings.from_env(env)
     new_engine = engine_factory(settings.engine)
     await serve(bus, settings, find_devices(settings), new_engine)
 

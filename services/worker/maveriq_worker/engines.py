@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from importlib.util import find_spec
 
+from maveriq.agreed_settings import EngineName
 from maveriq.settings import BadSetting
 from maveriq_worker.engine import Engine
-from maveriq_worker.settings import EngineName
 
 
 def engine_factory(name: EngineName) -> Callable[[], Engine]:

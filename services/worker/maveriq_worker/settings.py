@@ -5,13 +5,12 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from maveriq import agreed_settings as agreed
+from maveriq.agreed_settings import EngineName
 from maveriq.contracts import NODE_PATTERN
-from maveriq.settings import num_bytes, read
+from maveriq.settings import num_bytes, number, read
 from maveriq_worker.engine import SPIN_MS
-
-EngineName = Literal["torch", "trtllm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +28,16 @@ class Settings:
     """CUDA_VISIBLE_DEVICES as given; None: every GPU of the machine."""
 
     @classmethod
-    def of(cls, env: Mapping[str, str]) -> "Settings":
+    def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Raises BadSetting, which names the variable."""
         return cls(
             node=read(env, "MAVERIQ_NODE", _node, _own_name()),
-            engine=read(env, "MAVERIQ_ENGINE", _engine, "torch"),
+            engine=agreed.engine(env),
             cpu_devices=read(env, "MAVERIQ_DEVICES", cpu_devices, ()),
             cache_dir=read(env, "MAVERIQ_CACHE_DIR", _folder, Path.home() / ".cache" / "maveriq"),
-            threads_per_stage=read(env, "MAVERIQ_THREADS_PER_STAGE", _threads, 1),
-            stage_spin_ms=read(env, "MAVERIQ_STAGE_SPIN_MS", _spin, SPIN_MS),
-            report_s=read(env, "MAVERIQ_REPORT_S", _seconds, 10.0),
+            threads_per_stage=agreed.threads_per_stage(env),
+            stage_spin_ms=read(env, "MAVERIQ_STAGE_SPIN_MS", number(0, 10_000, "milliseconds"), SPIN_MS),
+            report_s=read(env, "MAVERIQ_REPORT_S", number(0.01, 3600, "seconds"), 10.0),
             visible_gpus=env.get("CUDA_VISIBLE_DEVICES"),
         )
 
@@ -55,15 +54,15 @@ def cpu_devices(text: str) -> tuple[tuple[int, int], ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*cpu:(\d+)\s*=(.*)", part)
         try:
-            number, size_bytes = int(match[1] if match else ""), num_bytes(match[2] if match else "")
+            ordinal, size_bytes = int(match[1] if match else ""), num_bytes(match[2] if match else "")
         except ValueError as error:
             words = "expected nvml, or CPU devices with their sizes, e.g. cpu:0=300MiB,cpu:1=220MiB"
             raise ValueError(words) from error
-        if number in found:
-            raise ValueError(f"cpu:{number} is given twice")
+        if ordinal in found:
+            raise ValueError(f"cpu:{ordinal} is given twice")
         if size_bytes == 0:
-            raise ValueError(f"cpu:{number} has no bytes")
-        found[number] = size_bytes
+            raise ValueError(f"cpu:{ordinal} has no bytes")
+        found[ordinal] = size_bytes
     return tuple(found.items())
 
 
@@ -78,40 +77,5 @@ def _node(text: str) -> str:
     return text
 
 
-def _engine(text: str) -> EngineName:
-    if text == "torch":
-        return "torch"
-    if text == "trtllm":
-        return "trtllm"
-    raise ValueError("expected torch or trtllm")
-
-
 def _folder(text: str) -> Path:
     return Path(text).expanduser()
-
-
-def _threads(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if not 1 <= number <= 1024:
-        raise ValueError("expected a number of threads from 1 to 1024")
-    return number
-
-
-def _spin(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 10_000:
-        raise ValueError("expected milliseconds from 0 (a stage that waits sleeps at once) to 10000")
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0.01 <= number <= 3600:
-        raise ValueError("expected seconds from 0.01 to 3600")
-    return number

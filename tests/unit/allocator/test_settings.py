@@ -4,16 +4,16 @@ import pytest
 
 from maveriq.contracts import Strategy
 from maveriq.settings import BadSetting
-from maveriq_allocator.settings import NODE_TIMEOUT_S, Settings, from_env
+from maveriq_allocator.settings import NODE_TIMEOUT_S, Settings
 
 
 def test_only_the_store_must_be_named() -> None:
-    assert from_env({"MAVERIQ_REDIS_URL": "redis://h/1"}) == Settings("redis://h/1", NODE_TIMEOUT_S)
+    assert Settings.from_env({"MAVERIQ_REDIS_URL": "redis://h/1"}) == Settings("redis://h/1", NODE_TIMEOUT_S)
 
 
 def test_a_strategy_for_intents_that_name_none_may_be_set() -> None:
     env = {"MAVERIQ_REDIS_URL": "redis://h/1", "MAVERIQ_STRATEGY": "least_loaded"}
-    assert from_env(env).strategy is Strategy.LEAST_LOADED
+    assert Settings.from_env(env).strategy is Strategy.LEAST_LOADED
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def test_a_strategy_for_intents_that_name_none_may_be_set() -> None:
 )
 def test_a_bad_value_stops_the_start_with_its_name(env: dict[str, str], told: str) -> None:
     with pytest.raises(BadSetting, match=told):
-        from_env(env)
+        Settings.from_env(env)
 
 
 def test_it_looks_for_silent_workers_several_times_in_a_grace_period() -> None:
-    short = from_env({"MAVERIQ_REDIS_URL": "redis://h/1", "MAVERIQ_GRACE_S": "3"})
+    short = Settings.from_env({"MAVERIQ_REDIS_URL": "redis://h/1", "MAVERIQ_GRACE_S": "3"})
     assert short.times.sweep_s == 0.5
-    assert from_env({"MAVERIQ_REDIS_URL": "redis://h/1"}).times.sweep_s == 5
+    assert Settings.from_env({"MAVERIQ_REDIS_URL": "redis://h/1"}).times.sweep_s == 5

@@ -1,7 +1,8 @@
 import pytest
 
+from maveriq.agreed_settings import Method
 from maveriq.settings import BadSetting
-from maveriq_planner.settings import Method, Settings
+from maveriq_planner.settings import Settings
 from maveriq_planner.sources import sources_of
 from maveriq_planner.space import by_law
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from maveriq.agreed_settings import Method
 from maveriq.contracts import Basis, ModelFacts, Precision
 from maveriq.settings import BadSetting
 from maveriq_planner.estimate import Kind
 from maveriq_planner.estimators.aiconfigurator import VendorTables, installed, llama_like, system_of
 from maveriq_planner.estimators.vendor import VendorEngine, VendorLaw
-from maveriq_planner.settings import Method
 from maveriq_planner.sources import sources_of
 from tests.unit.planner.measurements import BIG, BIG_MODEL, calibration, intent
 

@@ -289,7 +289,7 @@ def test_a_node_without_gpus_does_not_start_and_says_what_to_declare(nvml: Nvml,
 
 def test_tensorrt_llm_on_cpu_devices_is_refused() -> None:
     with pytest.raises(BadSetting, match="MAVERIQ_ENGINE=trtllm"):
-        find_devices(Settings.of({"MAVERIQ_ENGINE": "trtllm", "MAVERIQ_DEVICES": "cpu:0=1GiB"}))
+        find_devices(Settings.from_env({"MAVERIQ_ENGINE": "trtllm", "MAVERIQ_DEVICES": "cpu:0=1GiB"}))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")

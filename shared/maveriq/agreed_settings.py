@@ -1,0 +1,54 @@
+"""Variables that several services read, so that all read them alike."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Literal
+from urllib.parse import urlsplit
+
+from maveriq.settings import one_of, read, whole
+
+EngineName = Literal["torch", "trtllm"]
+ENGINES: tuple[EngineName, ...] = ("torch", "trtllm")
+
+
+class Method(StrEnum):
+    """Where predictions come from."""
+
+    LAW = "law"
+    """GPU types' calibrations, else the model's own fingerprint."""
+    MAVERIQ = "maveriq"
+    """The published method, from fingerprints alone."""
+    AICONFIGURATOR = "aiconfigurator"
+    """As `law`; the vendor's tables for GPU types that were never measured."""
+
+
+def redis_url(env: Mapping[str, str]) -> str:
+    """Of ingress, profiler and allocator. Raises BadSetting, as all here."""
+    return read(env, "MAVERIQ_REDIS_URL", _redis_url)
+
+
+def engine(env: Mapping[str, str]) -> EngineName:
+    """Of workers, and of the profilers that measure for them."""
+    return read(env, "MAVERIQ_ENGINE", one_of(ENGINES), "torch")
+
+
+def threads_per_stage(env: Mapping[str, str]) -> int:
+    """CPU threads of a worker's stages; as many are measured with."""
+    return read(env, "MAVERIQ_THREADS_PER_STAGE", whole(1, 1024), 1)
+
+
+def max_pp(env: Mapping[str, str]) -> int:
+    """Most pipeline stages that are measured for and planned: how far a model may be cut to fit fragments."""
+    return read(env, "MAVERIQ_MAX_PP", whole(1, 128), 8)
+
+
+def method(env: Mapping[str, str]) -> Method:
+    """Of the planner; the profiler measures what it needs."""
+    return read(env, "MAVERIQ_ESTIMATOR", one_of(Method), Method.LAW)
+
+
+def _redis_url(text: str) -> str:
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("give a Redis URL, e.g. redis://localhost:6379/0")
+    urlsplit(text).port  # noqa: B018  # raises ValueError where it is no number
+    return text
