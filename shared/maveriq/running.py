@@ -9,15 +9,20 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
+import structlog
+
 from maveriq.bus import Bus, connect
-from maveriq.logs import configure
-from maveriq.settings import BadSetting, read
+from maveriq.health import health
+from maveriq.logs import configure, tell_end
+from maveriq.settings import BadSetting, misspelt, read
 
 Run = Callable[[Bus, Mapping[str, str]], Awaitable[None]]
 """A service: given the bus and the environment, it serves until cancelled and then leaves nothing behind."""
 
 PATIENCE_S = 5.0  # longer than a service needs to clean up when its peers answer
 SERVICE_ENTRY_POINTS = "maveriq.services"  # entry-point group under which each service's distribution names its Run
+
+log = structlog.get_logger()
 
 
 def relax_gc() -> None:
@@ -42,9 +47,10 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 def main(name: str, run: Run) -> None:
     """Serve until SIGTERM or SIGINT; exit 2 with one line on a bad setting."""
-    configure(name)
-    relax_gc()
     try:
+        configure(name)
+        sys.excepthook = tell_end
+        relax_gc()
         with asyncio.Runner(loop_factory=event_loop) as runner:
             runner.run(_serve(run, os.environ))
     except BadSetting as error:
@@ -87,7 +93,10 @@ async def side_by_side(*serving: Coroutine[Any, Any, None]) -> None:
 
 
 async def _serve(run: Run, env: Mapping[str, str]) -> None:
+    for given, nearest in misspelt(env).items():
+        log.warning("setting not known", name=given, nearest=nearest)
     bus = await connect(amqp_url(env))
+    log.info("service starts")
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -95,13 +104,15 @@ async def _serve(run: Run, env: Mapping[str, str]) -> None:
     serving = asyncio.ensure_future(run(bus, env))
     stopped = asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        await end(serving)
-        if not serving.cancelled():
-            serving.result()
+        async with health(bus, env):
+            await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopped.cancel()
+        await end(serving)
         await bus.close()
+        log.info("service stops")
+    if not serving.cancelled():
+        serving.result()
 
 
 def _amqp_url(text: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from maveriq.bus import Handler, QueueFull, Rejected, Unroutable, serving
 from maveriq.bus import queues as bounds
@@ -36,6 +37,17 @@ async def test_what_a_handler_returns_is_published_and_its_cause_acked(side: Sid
     assert (reply.topic, reply.correlation_id) == ("release.accepted.v1", str(message.deployment_id))
     assert reply.headers["cause"] == str(id)
     assert await side.waiting(echo.queue) == []
+
+
+async def test_each_reply_about_a_deployment_is_one_line_of_the_log(side: Side, echo: Echo) -> None:
+    message = release()
+    with capture_logs() as logged:
+        await echo.start(await side.bus())
+        await (await side.bus()).publish(message)
+        await until(lambda: any(line.get("deployment_id") == str(message.deployment_id) for line in logged))
+    (line,) = [line for line in logged if line.get("deployment_id") == str(message.deployment_id)]
+    assert (line["event"], line["caused"]) == ("message caused", "release.accepted.v1")
+    assert line["took_ms"] >= 0
 
 
 async def test_a_failing_handler_is_tried_again_with_growing_delay(side: Side, echo: Echo) -> None:

@@ -1,6 +1,7 @@
 """Decides the fate of each message that a service consumes: replies and ack, retry, or the dead queue."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -104,8 +105,10 @@ class Serving:
 
     async def _handle(self, handler: Handler[Any], envelope: Envelope) -> None:
         message = decode(handler.message, envelope.topic, envelope.body)
-        cause = identity(envelope)
-        for index, reply in enumerate(replies(self._service, await handler.run(message))):
+        cause, began_s = identity(envelope), time.monotonic()
+        caused = replies(self._service, await handler.run(message))
+        took_ms = round(1e3 * (time.monotonic() - began_s), 1)
+        for index, reply in enumerate(caused):
             sealed = seal(reply, reply_id(cause, reply, index), cause=cause)
             try:
                 await self._connection.post(sealed, reply.routing_key, exchange=EXCHANGE, timeout_s=PUBLISH_TIMEOUT_S)
@@ -113,6 +116,10 @@ class Serving:
                 if type(reply) in _HEARD_BY_SERVICES:
                     raise
                 # only producers hear it, and none listens now
+            if reply.correlation is not None:
+                log.info(
+                    "message caused", caused=reply.routing_key, deployment_id=str(reply.correlation), took_ms=took_ms
+                )
 
     async def _retry(self, delivery: Delivery, error: Exception) -> None:
         if delivery.attempt >= MAX_ATTEMPTS:
