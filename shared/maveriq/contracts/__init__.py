@@ -44,6 +44,7 @@ from maveriq.contracts.deployment import (
     State,
     advance,
 )
+from maveriq.contracts.disturbance import QUIET_SHARE, nine_of_ten, others_error
 from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.fault import Fault, MessageRefused, faults
 from maveriq.contracts.fingerprint import (
@@ -142,6 +143,7 @@ __all__ = [
     "FULL_PRECISIONS",
     "MAX_TOKENS",
     "NODE_PATTERN",
+    "QUIET_SHARE",
     "AccuracyMeasured",
     "AccuracyProgressed",
     "AccuracyRequested",
@@ -256,5 +258,7 @@ __all__ = [
     "Workload",
     "advance",
     "faults",
+    "nine_of_ten",
+    "others_error",
     "rig_name",
 ]

@@ -27,6 +27,11 @@ class RunSample(Value):
     prefill_ms: float | None = Field(default=None, gt=0, description="All `batch` prompts, to the first token.")
     decode_ms: float | None = Field(default=None, gt=0, description="One decode step of the whole batch.")
     e2e_ms: float | None = Field(default=None, gt=0, description="All prompts to the last token.")
+    prefill_spread: float | None = Field(default=None, ge=0, description="Relative deviation of its repeats.")
+    decode_spread: float | None = Field(default=None, ge=0, description="The same of decode steps.")
+    others: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the device that others took meanwhile. None: nobody can tell."
+    )
     memory_bytes: int | None = Field(default=None, gt=0, description="Over all GPUs.")
     activation_bytes: int | None = Field(default=None, ge=0, description="Peak above weights and KV cache.")
     runtime_bytes: int | None = Field(default=None, ge=0, description="Of one process, before any tensor.")
@@ -36,6 +41,9 @@ class RunSample(Value):
         description="Of the largest pass that activations have room for. None: of this run's prompts.",
     )
     served: bool = Field(default=False, description="Seen in service rather than in a measurement.")
+    mix: tuple[tuple[Precision, int], ...] = Field(
+        default=(), description="How many of its layers have which precision; empty: all have `precision`."
+    )
 
 
 class Constant(Value):
@@ -100,6 +108,13 @@ class Calibration(Value):
         description="Served prompts take so many times what was measured, which is scaled by it.",
     )
     decode_drift: float = Field(default=1.0, gt=0, description="The same of decode steps.")
+    others: float = Field(
+        default=0.0, ge=0, le=1,
+        description="Share of the device that others took while it was measured, of the median sample.",
+    )  # fmt: skip
+    num_disturbed: int = Field(
+        default=0, ge=0, description="Of its samples, how many are provisional: others took too much meanwhile."
+    )
     version: int = Field(default=1, ge=1, description="Grows with every fit.")
     fitted_at: datetime
     cost_s: float = Field(ge=0, description="GPU-seconds that measuring took.")
@@ -172,6 +187,9 @@ class ServiceTimed(Message):
     kv_precision: Precision
     tp: int = Field(gt=0)
     layers: tuple[int, ...] = Field(min_length=1)
+    mix: tuple[tuple[Precision, int], ...] = Field(
+        default=(), description="How many of its layers have which precision; empty: all have `precision`."
+    )
     times: tuple[ServedTime, ...] = Field(min_length=1, max_length=32)
 
 

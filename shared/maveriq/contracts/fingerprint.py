@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import Field, model_validator
 
 from maveriq.contracts.calibration import Calibration
+from maveriq.contracts.disturbance import nine_of_ten
 from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.gpu import NODE_PATTERN
 from maveriq.contracts.intent import Admission
@@ -22,6 +23,11 @@ class Sample(Value):
     output_tokens: int = Field(gt=0)
     prefill_ms: float = Field(gt=0, description="All `batch` prompts of `input_tokens`, to the first token.")
     decode_ms: float = Field(gt=0, description="One decode step of the whole batch.")
+    prefill_spread: float | None = Field(default=None, ge=0, description="Relative deviation of its repeats.")
+    decode_spread: float | None = Field(default=None, ge=0, description="The same of decode steps.")
+    others: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the device that others took meanwhile. None: nobody can tell."
+    )
     activation_bytes: int = Field(ge=0, description="Peak above weights and KV cache.")
     runtime_bytes: int = Field(ge=0, description="What the process takes of the GPU before any tensor.")
 
@@ -39,6 +45,11 @@ class Fingerprint(Value):
     hop_ms: float = Field(ge=0, description="Handing one token's activations to the next stage, measured.")
     samples: tuple[Sample, ...] = Field(min_length=2)
     cost_s: float = Field(ge=0, description="GPU-seconds that measuring took.")
+
+    @property
+    def others(self) -> float:
+        """Share of the device that others took while it was measured: of nine samples in ten at most."""
+        return nine_of_ten(sample.others for sample in self.samples)
 
 
 class MeasurementRequested(Message):

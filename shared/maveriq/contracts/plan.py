@@ -96,6 +96,11 @@ class Prediction(Value):
     throughput_interval_tokens_per_s: Interval | None = None
     memory_interval_bytes: Interval | None = None
     basis: Basis = Basis.FINGERPRINT
+    others: float = Field(
+        default=0.0, ge=0, le=1,
+        description="Share of the device that others took while what this rests on was measured: above 0.05 it is "
+        "provisional, and its intervals are as much wider.",
+    )  # fmt: skip
 
 
 class PlannedStage(Value):
