@@ -303,9 +303,12 @@ def test_a_gpu_whose_memory_is_too_small_or_that_is_not_calibrated_is_left_out_a
     small = Histogram(input_edges=(300,), output_edges=(80,), distribution=((1.0,),), request_rate_per_s=50.0)
     fleet = planned(catalogue=Catalogue(gpus=gpus), histogram=small, law=LAW)
     assert {one.name for one in fleet.rented} == {"mine"}
-    assert fleet.notes == ("left out, for nothing says how fast they are: small, other",)
+    assert fleet.notes == (
+        f"left out: small (it cannot hold {LAW.model.name}, or not serve any of the requests within the limits)",
+        "left out: other (its type is not calibrated)",
+    )
     refused = refusal(catalogue=Catalogue(gpus=gpus[1:]), histogram=small, law=LAW)
-    assert refused.code == "no_throughput" and CALIBRATED in refused.fault.problem
+    assert refused.code == "no_throughput" and CALIBRATED in refused.fault.remedy
 
 
 def test_requests_that_the_model_cannot_take_are_left_out_of_a_trace_and_told() -> None:

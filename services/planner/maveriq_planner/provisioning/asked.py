@@ -23,6 +23,8 @@ from maveriq_planner.provisioning.workload import (
     edges_of,
 )
 
+_SHOWN = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -57,9 +59,8 @@ def asked_of(request: ProvisioningRequest, shipped: Catalogue) -> Asked:
     ways, silent = _ways(request, gpus, demand, edges)
     able = tuple(gpu for gpu in gpus if ways[gpu.name])
     if not able:
-        raise ProvisioningRefused("catalogue", _why_silent(request, silent), _remedy(request), code="no_throughput")
-    if silent:
-        notes.append(f"left out, for nothing says how fast they are: {', '.join(silent)}")
+        raise _none_speaks(request, silent)
+    notes += [f"left out: {_listed(names)} ({reason})" for reason, names in silent.items()]
     return Asked(catalogue.currency, able, ways, _rated(demand, request), tuple(notes))
 
 
@@ -139,14 +140,17 @@ def _demand_of_bare(request: ProvisioningRequest, trace: Trace, rate_per_s: floa
 
 def _ways(
     request: ProvisioningRequest, gpus: Sequence[RentableGpu], demand: Demand, edges: _Edges
-) -> tuple[dict[str, list[Running]], list[str]]:
-    """Of each row, and the names of those of which nothing says how fast they are."""
+) -> tuple[dict[str, list[Running]], dict[str, list[str]]]:
+    """Of each row, and of those that are left out the names, by the reason."""
     ways = {gpu.name: [_profiled(gpu, demand, edges)] for gpu in gpus if gpu.throughput is not None}
     unknown = [gpu for gpu in gpus if gpu.throughput is None]
     if unknown and request.law is not None:
         predicted = ways_to_run(request.law, unknown, demand)
         ways |= {gpu.name: found for gpu, found in zip(unknown, predicted, strict=True)}
-    silent = [gpu.name for gpu in unknown if not ways.get(gpu.name)]
+    silent: dict[str, list[str]] = {}
+    for gpu in unknown:
+        if not ways.get(gpu.name):
+            silent.setdefault(_why_silent(gpu, request), []).append(gpu.name)
     return {gpu.name: ways.get(gpu.name, []) for gpu in gpus}, silent
 
 
@@ -160,17 +164,30 @@ def _profiled(gpu: RentableGpu, demand: Demand, edges: _Edges) -> Running:
     return Running("", np.array([profile[row][column] for row, column in demand.place]))
 
 
-def _why_silent(request: ProvisioningRequest, silent: Sequence[str]) -> str:
+def _why_silent(gpu: RentableGpu, request: ProvisioningRequest) -> str:
     if request.law is None:
-        return f"no row says its throughput: {', '.join(silent)}"
-    known = sorted({calibration.gpu_type for calibration in request.law.calibrations})
-    return (
-        f"none of its GPU types can serve {request.law.model.name} within the SLO, or is calibrated for it "
-        f"(calibrated: {', '.join(known) or 'none'})"
-    )
+        return "no throughput is given"
+    if all(calibration.gpu_type != gpu.kind for calibration in request.law.calibrations):
+        return "its type is not calibrated"
+    if gpu.memory_gib is None:
+        return "its memory_gib is missing"
+    return f"it cannot hold {request.law.model.name}, or not serve any of the requests within the limits"
 
 
-def _remedy(request: ProvisioningRequest) -> str:
+def _none_speaks(request: ProvisioningRequest, silent: Mapping[str, Sequence[str]]) -> ProvisioningRefused:
+    """Of no row is known how fast it is."""
+    problem = "; ".join(f"{reason}: {_listed(names)}" for reason, names in silent.items())
     if request.law is None:
-        return "name the model, so that the law predicts it, or give each row a throughput"
-    return "calibrate one (maveriq calibrate), give a row the gpu_type and memory_gib of one, or relax the SLO"
+        remedy = "name the model, so that the law predicts it, or give each row a throughput"
+    else:
+        known = sorted({calibration.gpu_type for calibration in request.law.calibrations})
+        remedy = (
+            f"name GPU types that are calibrated ({', '.join(known)}), calibrate more (maveriq calibrate), or relax "
+            "the limits"
+        )  # fmt: skip
+    return ProvisioningRefused("catalogue", problem, remedy, code="no_throughput")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -35,7 +35,10 @@ def told(
         gap=mix.gap,
         change_cost=0.0 if change is None else change_cost(change, of_pools, terms.horizon_h),
         changed=() if change is None else _changed(pools, change.running, of_pools),
-        single_types=tuple(_single(kind, one, price) for kind, one in singles.items()),
+        single_types=tuple(
+            _single(kind, one, price) if one is not None else _unable(kind, units, pools, problem)
+            for kind, one in singles.items()
+        ),
         curve=tuple(_point(pools, at) for at in rates),
         notes=(*asked.notes, *asked.demand.notes),
         melange=None if asked.melange is None else result_of(asked.melange, _by_row(pools, of_pools), price),
@@ -81,12 +84,23 @@ def _changed(pools: Sequence[Pool], running: Array, wanted: Array) -> tuple[Chan
     )
 
 
-def _single(kind: str, mix: Mix | None, price: float) -> SingleType:
-    if mix is None:
-        problem = "cannot serve every bucket, or is not available often enough"
-        return SingleType(gpu_type=kind, count=None, price_per_hour=None, saving=None, problem=problem)
+def _single(kind: str, mix: Mix, price: float) -> SingleType:
     saving = 1 - price / mix.objective if mix.objective > 0 else 0.0
     return SingleType(gpu_type=kind, count=int(mix.counts.sum()), price_per_hour=mix.objective, saving=saving)
+
+
+def _unable(kind: str, units: Sequence[Unit], pools: Sequence[Pool], problem: Problem) -> SingleType:
+    """Why a type does not do it alone."""
+    mine = [u for u, unit in enumerate(units) if unit.gpu.kind == kind]
+    served = np.isfinite(problem.load[mine]).any(axis=0)
+    available = [pools[pool].available for pool in {units[u].pool for u in mine}]
+    if not served.all():
+        why = f"cannot serve {(~served).sum()} of {len(served)} buckets"
+    elif None in available:
+        why = "none was found in time"
+    else:
+        why = f"takes more than the {sum(each or 0 for each in available):,} available"
+    return SingleType(gpu_type=kind, count=None, price_per_hour=None, saving=None, problem=why)
 
 
 def _point(pools: Sequence[Pool], at: AtRate) -> RatePoint:

@@ -124,7 +124,8 @@ def pipelines(tables: Tables, form: Form) -> list[Pipeline]:
         for decode in _decode_batches(tables)
     ]
     if not found:
-        raise TablesError("prefill_ms", "no micro-batch is in prefill_ms, prepost_ms and temp_by_prefill_bz alike")
+        problem = "no micro-batch of up to global_bz is in prefill_ms, prepost_ms and temp_by_prefill_bz alike"
+        raise TablesError("prefill_ms", problem)
     return found
 
 
