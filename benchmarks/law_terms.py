@@ -7,7 +7,7 @@ from typing import Any
 import leave_one_out
 
 from maveriq.law import Passes, Terms
-from maveriq_profiler import calibration
+from maveriq_profiler import run_terms
 
 WITHOUT: dict[str, tuple[str, ...]] = {
     "nothing": (),
@@ -41,7 +41,7 @@ def without(prefixes: tuple[str, ...]) -> Iterator[None]:
 
         return passes
 
-    places: tuple[Any, ...] = (calibration, leave_one_out.law)
+    places: tuple[Any, ...] = (run_terms, leave_one_out.law)
     before = [(place, name, getattr(place, name)) for place in places for name in ("decode_terms", "prefill_terms")]
     try:
         for place, name, whole in before:

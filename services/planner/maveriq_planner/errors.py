@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from maveriq.contracts import Workload
+from maveriq.contracts import Workload, others_error
 from maveriq_planner.arrays import Array, Flags, Indices
 from maveriq_planner.columns import Columns, batches_known
 
@@ -20,5 +20,6 @@ def errors_of(columns: Columns, chosen: Indices, workload: Workload) -> tuple[Ar
         estimator = columns.estimators[int(which[start])]
         batches = batches_known(grid, estimator)
         errors = estimator.errors(int(tp[start]), pp[start:end], batches, workload)
-        prefill[start:end], step[start:end] = errors.prefill, errors.step
+        disturbed = others_error(estimator.others)
+        prefill[start:end], step[start:end] = np.hypot(errors.prefill, disturbed), np.hypot(errors.step, disturbed)
     return prefill[place], step[place]

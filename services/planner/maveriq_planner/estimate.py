@@ -94,6 +94,11 @@ class Estimator(Protocol):
     def basis(self) -> Basis: ...
 
     @property
+    def others(self) -> float:
+        """Share of the device that others took while what it rests on was measured."""
+        ...
+
+    @property
     def tp_degrees(self) -> tuple[int, ...]:
         """Ascending; each divides the model's heads and key-value heads."""
         ...

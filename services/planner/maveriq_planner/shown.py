@@ -104,6 +104,7 @@ def predictions(judged: Judged, chosen: Indices) -> list[Row]:
         **{name: _rows(low=least.tolist(), high=most.tolist()) for name, (least, most) in ranges.items()},
         memory_bytes=_whole(np.ceil(c.memory_bytes)),
         basis=[c.estimators[int(i)].basis for i in c.which],
+        others=[c.estimators[int(i)].others for i in c.which],
         percentile=[percentile] * len(c),
     )
 

@@ -31,9 +31,12 @@ from maveriq_profiler.devices import devices_of
 from maveriq_profiler.handlers import Handlers
 from maveriq_profiler.learning import Learning
 from maveriq_profiler.measuring import ChildProbe, Probe, Rig
+from maveriq_profiler.neighbours import anyone_on
+from maveriq_profiler.pool import Pool
 from maveriq_profiler.programme import Item, programme
 from maveriq_profiler.publishing import publish_until_kept
 from maveriq_profiler.refitting import Refitting
+from maveriq_profiler.remeasuring import Remeasuring
 from maveriq_profiler.rig import find_rig
 from maveriq_profiler.rigs import Rigs, RigSeen
 from maveriq_profiler.samples import Samples
@@ -75,6 +78,13 @@ def wire(
     rig, rigs, samples = probe.rig, Rigs(redis), Samples(redis)
     refitting = Refitting(samples, _now)
     borrowing = Borrowing(redis, publish, rig, devices)
+    catalog, pool = Catalog(redis), Pool(rig.engine, rig.engine_version, rig.gpu_type, rig.max_pp)
+
+    def plan(free_bytes: int, quantised: Collection[Precision]) -> tuple[Item, ...]:
+        return whole_programme(rig, free_bytes, borrowing.num_gpus, quantised)
+
+    used = anyone_on(",".join(devices.values()) or rig.device)
+    remeasuring = Remeasuring(redis, pool, probe, used, catalog, samples, borrowing, refitting, publish, plan)
     calibrating = Calibrating(
         rig=rig,
         probe=probe,
@@ -82,11 +92,12 @@ def wire(
         borrowing=borrowing,
         refitting=refitting,
         publish=publish,
-        plan=lambda free_bytes, quantised: whole_programme(rig, free_bytes, borrowing.num_gpus, quantised),
+        plan=plan,
         budget_s=settings.calibration_budget_s,
+        idle=remeasuring.one,
     )
     learning = Learning(rigs, samples, refitting, Watching(redis), _now)
-    return Handlers(probe, Catalog(redis), rigs, calibrating, learning, settings.estimator != "maveriq")
+    return Handlers(probe, catalog, rigs, calibrating, learning, remeasuring, settings.estimator != "maveriq")
 
 
 def bound(handlers: Handlers) -> Sequence[Handler[Any]]:

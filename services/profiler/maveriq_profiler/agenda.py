@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from maveriq.contracts import QUIET_SHARE
 from maveriq_profiler.pool import Outcome
 from maveriq_profiler.programme import Item
 
@@ -47,11 +48,20 @@ class Agenda:
         reasons: list[str] = []
         if self._pending:
             reasons.append(f"the budget is spent with {len(self._pending)} models left; calibrate again to go on")
-        failed = [self.outcomes[item.key] for item in self.items if item.key in self.outcomes]
-        failed = [outcome for outcome in failed if outcome.problem]
+        failed = [outcome for outcome in self._outcomes if outcome.problem]
         if failed:
             reasons.append(f"{len(failed)} models could not be measured ({failed[0].problem})")
+        disturbed = [outcome for outcome in self._outcomes if outcome.others > QUIET_SHARE]
+        if disturbed:
+            reasons.append(
+                f"{len(disturbed)} models are provisional, as others used the device while they were measured: they "
+                "are measured again when it is quiet"
+            )
         return "; ".join(reasons)
+
+    @property
+    def _outcomes(self) -> list[Outcome]:
+        return [self.outcomes[item.key] for item in self.items if item.key in self.outcomes]
 
     @property
     def _pending(self) -> list[Item]:

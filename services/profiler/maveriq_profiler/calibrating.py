@@ -41,6 +41,19 @@ class ItemProbe(Protocol):
         ...
 
 
+async def ran(probe: ItemProbe, item: Item, device: str) -> Outcome:
+    """An item, and what it took."""
+    begun_s = time.monotonic()
+    found: tuple[RunSample, ...] = ()
+    problem = ""
+    try:
+        found = await probe.run_item(item, device=device)
+    except ProbeFailed as error:
+        log.warning("calibration goes on without a model", item=item.key, problem=str(error))
+        problem = str(error)
+    return Outcome(samples=found, cost_s=(time.monotonic() - begun_s) * item.num_gpus, problem=problem)
+
+
 @dataclass(slots=True)
 class Calibrating:
     rig: Rig
@@ -52,6 +65,8 @@ class Calibrating:
     plan: Callable[[int, Collection[Precision]], Sequence[Item]]
     """Bytes that a GPU could have free, and quantised precisions -> the programme, most telling first."""
     budget_s: float
+    idle: Callable[[], Awaitable[None]]
+    """Done each time that nothing was asked for `wait_s`."""
     wait_s: float = 15.0
     """Between two looks whether memory became free."""
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -90,6 +105,8 @@ class Calibrating:
                     await self._step(run)
                 else:
                     await self._wait()
+                    if not self._asked.is_set():
+                        await self.idle()
             except RedisError as error:
                 log.warning("the store does not answer", why=repr(error))
                 await asyncio.sleep(self.wait_s)
@@ -128,22 +145,11 @@ class Calibrating:
                 try:
                     async with self.borrowing.borrowed(item.bytes_needed, item.num_gpus) as device:
                         await self.publish(self._told(run, agenda, measuring=item.key))
-                        await self.samples.keep_outcome(self.pool, item.key, await self._ran(item, device))
+                        await self.samples.keep_outcome(self.pool, item.key, await ran(self.probe, item, device))
                         return
                 except NoMemory as error:
                     problem = error
         raise problem
-
-    async def _ran(self, item: Item, device: str) -> Outcome:
-        begun_s = time.monotonic()
-        found: tuple[RunSample, ...] = ()
-        problem = ""
-        try:
-            found = await self.probe.run_item(item, device=device)
-        except ProbeFailed as error:
-            log.warning("calibration goes on without a model", item=item.key, problem=str(error))
-            problem = str(error)
-        return Outcome(samples=found, cost_s=(time.monotonic() - begun_s) * item.num_gpus, problem=problem)
 
     async def _end(self, run: Run, agenda: Agenda) -> None:
         """The fit first: whoever hears of the end finds it."""

@@ -4,25 +4,34 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import median
+from math import hypot
 
 import numpy as np
 
-from maveriq.contracts import FULL_PRECISIONS, Calibration, Constant, Precision, Residuals, RunSample, Scope
+from maveriq.contracts import (
+    FULL_PRECISIONS,
+    Calibration,
+    Constant,
+    Precision,
+    Residuals,
+    RunSample,
+    Scope,
+    others_error,
+)
 from maveriq.law import (
     Quantity,
     Rig,
     activation_terms,
     added,
-    decode_terms,
     known_bytes,
     memory_terms,
-    prefill_terms,
     scaled,
 )
 from maveriq_profiler.drift import NONE, TIMES, Drifts, drifts
 from maveriq_profiler.drift import scaled as scaled_by
+from maveriq_profiler.merging import is_disturbed, merged, others_of
 from maveriq_profiler.regression import Array, Fitted, fit_robust
+from maveriq_profiler.run_terms import PASSES, terms_of
 
 _GIB = 2**30
 _NOISE = 0.01  # what the law leaves unexplained of a run; repeats differ by 0.2 to 0.4 % (RTX A6000, released data)
@@ -55,15 +64,15 @@ def fit(
 
     Raises TooLittle: no sample has a time.
     """
-    scope = scope_of(samples)
-    merged = _merged(samples)
-    drift = _drifts(merged, engine, scope.batches)
-    timed = [sample if sample.served else scaled_by(sample, drift) for sample in merged]
+    scope = scope_of([sample for sample in samples if not sample.mix] or samples)
+    runs = merged(samples)
+    drift = _drifts(runs, engine, scope.batches)
+    timed = [sample if sample.served else scaled_by(sample, drift) for sample in runs]
     readings = [reading for sample in timed for reading in _times(sample, engine, scope.batches)]
     if not readings:
         raise TooLittle("no sample has a time")
     names, fitted, residuals = _fitted(readings)
-    sizes = [reading for sample in merged for reading in _sizes(sample, engine)]
+    sizes = [reading for sample in runs for reading in _sizes(sample, engine)]
     memory_names, memory, memory_residuals = _fitted(sizes) if sizes else ((), None, None)
     active = [i for i, value in enumerate(fitted.constants) if value > 0]
     return Calibration(
@@ -74,12 +83,14 @@ def fit(
         latency=_constants(names, fitted),
         covariance=tuple(tuple(float(fitted.covariance[i, j]) for j in active if j <= i) for i in active),
         memory=_constants(memory_names, memory) if memory else (),
-        memory_margin=_margin(merged, engine, memory_names, memory) if memory else 0.0,
+        memory_margin=_margin(runs, engine, memory_names, memory) if memory else 0.0,
         scope=scope,
         latency_residuals=residuals,
         prefill_drift=drift["prefill_ms"],
         decode_drift=drift["decode_ms"],
         memory_residuals=memory_residuals,
+        others=others_of(runs),
+        num_disturbed=sum(is_disturbed(sample) for sample in runs),
         version=version,
         fitted_at=fitted_at,
         cost_s=cost_s,
@@ -105,6 +116,8 @@ def _drifts(samples: Sequence[RunSample], engine: str, knots: tuple[int, ...]) -
 
 def _was_measured(served: RunSample, measured: Sequence[RunSample]) -> bool:
     """Whether a fit to what was measured can speak of it: precision, TP and stages alike, and no larger batch."""
+    if served.mix:
+        return False
 
     def kind(sample: RunSample) -> tuple[object, ...]:
         return sample.precision, sample.kv_precision, sample.tp, len(sample.layers) > 1
@@ -160,52 +173,21 @@ def _knots(samples: Sequence[RunSample]) -> tuple[int, ...]:
     return tuple(sorted(measured | {batch for batch in doubling if batch > max(measured, default=0)} | {1}))
 
 
-def _merged(samples: Sequence[RunSample]) -> list[RunSample]:
-    """One sample for each run that was repeated: the medians."""
-    alike: dict[str, list[RunSample]] = {}
-    for sample in samples:
-        key = sample.model_dump_json(exclude={"facts", *_MEASURED})
-        alike.setdefault(f"{sample.facts.shape_key}{key}", []).append(sample)
-    return [_median_of(group) for group in alike.values()]
-
-
-_MEASURED = ("prefill_ms", "decode_ms", "e2e_ms", "memory_bytes", "activation_bytes", "runtime_bytes")
-
-
-def _median_of(group: Sequence[RunSample]) -> RunSample:
-    if len(group) == 1:
-        return group[0]
-    medians: dict[str, float | int | None] = {}
-    for name in _MEASURED:
-        values = [value for sample in group if (value := getattr(sample, name)) is not None]
-        middle = median(values) if values else None
-        medians[name] = int(middle) if middle is not None and name.endswith("_bytes") else middle
-    return group[0].model_copy(update=medians)
-
-
-def _rig(sample: RunSample, engine: str, knots: tuple[int, ...]) -> Rig:
-    return Rig(engine, sample.precision, sample.kv_precision, sample.tp, knots)
-
-
 def _times(sample: RunSample, engine: str, knots: tuple[int, ...]) -> list[_Reading]:
-    rig = _rig(sample, engine, knots)
-    num_layers, num_stages, fullest = sum(sample.layers), len(sample.layers), max(sample.layers)
-    prefill = prefill_terms(
-        sample.facts, rig, batch=sample.batch, input_tokens=sample.input_tokens,
-        num_layers=num_layers, num_stages=num_stages, fullest=fullest,
-    ).through(num_layers)  # fmt: skip
-    decode = decode_terms(
-        sample.facts, rig, batch=sample.batch, context_tokens=sample.input_tokens + sample.output_tokens / 2,
-        num_layers=num_layers, num_stages=num_stages, fullest=fullest,
-    ).through(num_layers)  # fmt: skip
+    prefill, decode = (terms_of(sample, engine, knots, what) for what in PASSES)
     timed = [("prefill", prefill, sample.prefill_ms), ("decode", decode, sample.decode_ms)]
     if sample.prefill_ms is None and sample.decode_ms is None:
         timed = [("e2e", added(prefill, scaled(decode, sample.output_tokens - 1)), sample.e2e_ms)]
     return [
-        _Reading(terms, value, float(np.hypot(_NOISE * value, _JITTER_MS[what])), (what, *_group(sample)))
+        _Reading(terms, value, _deviation_ms(sample, what, value), (what, *_group(sample)))
         for what, terms, value in timed
         if value is not None
     ]
+
+
+def _deviation_ms(sample: RunSample, what: str, value: float) -> float:
+    spread = {"prefill": sample.prefill_spread, "decode": sample.decode_spread}.get(what) or 0.0
+    return hypot(_JITTER_MS[what], value * hypot(_NOISE, spread, others_error(sample.others or 0.0)))
 
 
 def _group(sample: RunSample) -> tuple[object, ...]:
@@ -213,7 +195,7 @@ def _group(sample: RunSample) -> tuple[object, ...]:
 
 
 def _sizes(sample: RunSample, engine: str) -> list[_Reading]:
-    rig = _rig(sample, engine, (1,))
+    rig = Rig(engine, sample.precision, sample.kv_precision, sample.tp, (1,))
     num_stages, group = len(sample.layers), _group(sample)
     tokens = sample.room_tokens or sample.batch * sample.input_tokens
     if sample.memory_bytes is not None:

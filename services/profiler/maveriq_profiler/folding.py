@@ -6,7 +6,7 @@ Pure: reports and calibrations in, samples and misses out.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from math import log2, sqrt
+from math import hypot, log2, sqrt
 
 from maveriq.contracts import (
     Calibration,
@@ -17,8 +17,10 @@ from maveriq.contracts import (
     ServedTime,
     ServiceTimed,
     Value,
+    others_error,
 )
-from maveriq.law import Rig, decode_terms, dot, prefill_terms, uncovered
+from maveriq.law import dot, uncovered
+from maveriq_profiler.run_terms import terms_of
 
 _MOST_PASSES = 1000  # that a kind's mean remembers, so that it follows a GPU that grows slower
 _NINE_OF_TEN = 1.645  # standard deviations to either side
@@ -83,6 +85,9 @@ def of_fingerprint(facts: ModelFacts, fingerprint: Fingerprint) -> tuple[RunSamp
             output_tokens=one.output_tokens,
             prefill_ms=one.prefill_ms,
             decode_ms=one.decode_ms,
+            prefill_spread=one.prefill_spread,
+            decode_spread=one.decode_spread,
+            others=one.others,
             activation_bytes=one.activation_bytes,
             runtime_bytes=one.runtime_bytes,
         )
@@ -93,19 +98,21 @@ def of_fingerprint(facts: ModelFacts, fingerprint: Fingerprint) -> tuple[RunSamp
 def predicted(calibration: Calibration, sample: RunSample, *, decode: bool) -> Predicted | None:
     """What the law says of a run; None where the calibration may not speak of it.
 
-    Its error is the constants' (by their covariance) and what the law leaves unexplained where it was fitted.
+    Its error is the constants' (by their covariance), what the law leaves unexplained where it was fitted, and what
+    others disturbed.
     """
     tp, pp = sample.tp, len(sample.layers)
     tokens = sample.input_tokens + sample.output_tokens
-    if uncovered(calibration, sample.facts, sample.precision, sample.kv_precision, tp=tp, pp=pp, context_tokens=tokens):
-        return None
-    terms = _terms(calibration, sample, decode=decode)
+    for precision in dict.fromkeys((sample.precision, *(each for each, _ in sample.mix))):
+        if uncovered(calibration, sample.facts, precision, sample.kv_precision, tp=tp, pp=pp, context_tokens=tokens):
+            return None
+    terms = terms_of(sample, calibration.engine, calibration.scope.batches, "decode" if decode else "prefill")
     ms = float(dot({constant.name: constant.value for constant in calibration.latency}, terms))
     if ms <= 0:
         return None
     weights = [float(terms.get(constant.name, 0.0)) for constant in calibration.latency]
     error = _NINE_OF_TEN * sqrt(max(0.0, _variance(weights, calibration.covariance))) / ms
-    wide = sqrt(error**2 + calibration.latency_residuals.p90**2)
+    wide = hypot(error, calibration.latency_residuals.p90, _NINE_OF_TEN * others_error(calibration.others))
     return Predicted(ms, ms * (1 - wide), ms * (1 + wide))
 
 
@@ -146,6 +153,7 @@ def _sample(report: ServiceTimed, time: ServedTime) -> RunSample:
         kv_precision=report.kv_precision,
         tp=report.tp,
         layers=report.layers,
+        mix=report.mix,
         batch=time.batch,
         input_tokens=time.input_tokens,
         output_tokens=2 * time.output_tokens,
@@ -159,27 +167,12 @@ def _kind(sample: RunSample) -> str:
     tokens = sample.input_tokens + sample.output_tokens / 2
     what = "prefill" if sample.decode_ms is None else "decode"
     layers = "+".join(str(number) for number in sample.layers)
+    mix = "+".join(f"{count}x{precision}" for precision, count in sample.mix) or sample.precision
     parts = (
-        sample.facts.shape_key, sample.precision, sample.kv_precision, f"tp{sample.tp}", layers, what,
+        sample.facts.shape_key, mix, sample.kv_precision, f"tp{sample.tp}", layers, what,
         f"b{sample.batch}", f"t{round(2 * log2(tokens))}",
     )  # fmt: skip
     return "|".join(parts)
-
-
-def _terms(calibration: Calibration, sample: RunSample, *, decode: bool) -> dict[str, float]:
-    rig = Rig(calibration.engine, sample.precision, sample.kv_precision, sample.tp, calibration.scope.batches)
-    num_layers, num_stages, fullest = sum(sample.layers), len(sample.layers), max(sample.layers)
-    if decode:
-        passes = decode_terms(
-            sample.facts, rig, batch=sample.batch, context_tokens=sample.input_tokens + sample.output_tokens / 2,
-            num_layers=num_layers, num_stages=num_stages, fullest=fullest,
-        )  # fmt: skip
-    else:
-        passes = prefill_terms(
-            sample.facts, rig, batch=sample.batch, input_tokens=sample.input_tokens,
-            num_layers=num_layers, num_stages=num_stages, fullest=fullest,
-        )  # fmt: skip
-    return passes.through(num_layers)
 
 
 def _variance(weights: list[float], triangle: tuple[tuple[float, ...], ...]) -> float:

@@ -35,6 +35,7 @@ from maveriq_profiler.formats import Format, formats_of, measurable
 from maveriq_profiler.learning import Learning
 from maveriq_profiler.measuring import ModelUnreadable, Probe, ProbeFailed
 from maveriq_profiler.orders import Reading
+from maveriq_profiler.remeasuring import Remeasuring
 from maveriq_profiler.rigs import Rigs
 from maveriq_profiler.variants import own_source, shape_difference
 
@@ -50,6 +51,7 @@ class Handlers:
     rigs: Rigs
     calibrating: Calibrating
     learning: Learning
+    remeasuring: Remeasuring
     trusts_calibrations: bool = True
     """False: every model is measured, for the planner predicts from fingerprints alone."""
 
@@ -136,17 +138,13 @@ class Handlers:
 
     async def _measured(self, reading: Reading, wanted: Format) -> None:
         """Its readings are samples of the GPU type too."""
-        key = self._key(reading.facts, wanted)
+        key = Key.of(reading.facts.shape_key, self.calibrating.pool, wanted)
         found = await self.catalog.get_or_measure(key, lambda: self.probe.measure(reading, wanted))
+        await self.remeasuring.note(key, reading, found)
         if not self.probe.rig.teaches(wanted):
             return
         samples = of_fingerprint(reading.facts, found)
-        named = f"{key.shape_key}|{key.field}"
-        await self.calibrating.samples.keep_fingerprint(self.calibrating.pool, named, samples, found.cost_s)
-
-    def _key(self, facts: ModelFacts, wanted: Format) -> Key:
-        rig, weights, cache = self.probe.rig, wanted.precision, wanted.kv_precision
-        return Key(facts.shape_key, rig.engine, rig.engine_version, rig.gpu_type, weights, cache)
+        await self.calibrating.samples.keep_fingerprint(self.calibrating.pool, key.named, samples, found.cost_s)
 
 
 def _failed(deployment_id: UUID, reason: FailureReason, detail: str) -> DeploymentFailed:

@@ -6,8 +6,7 @@ The cuts take turns within a round, so that a machine that grows slower for a wh
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import median
+from functools import partial
 
 import torch
 
@@ -23,8 +22,11 @@ from maveriq_profiler.engine_stage import (
 )
 from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Grid, Point
+from maveriq_profiler.neighbours import neighbours_of
 from maveriq_profiler.orders import ProbeOrder
 from maveriq_profiler.peak import peak_bytes, runtime_bytes
+from maveriq_profiler.quiet import Quiet
+from maveriq_profiler.readings import Readings, Timed, counted, timed
 
 _PREFILL_ROUNDS = 3  # a prefill is long enough to be timed well by few repeats
 
@@ -35,23 +37,21 @@ class Cut:
     def __init__(self, config_json: str, num_layers: int, device: torch.device, wanted: Format) -> None:
         model = build_for_engine(with_layers(config_from(config_json), num_layers), str(device), wanted)
         self.device = device
+        self.computes_alone = device.type == "cpu" and torch.get_num_threads() == 1
         int8_cache = wanted.kv_precision is Precision.INT8
         self._stage = EngineStage(model, first_layer=0, num_layers=num_layers, is_last=True, int8_cache=int8_cache)
 
     def use(self, num_layers: int) -> None:
         self._stage.use(0, num_layers)
 
-    def run(self, step: Pass) -> None:
+    def timed(self, *steps: Pass) -> Timed:
+        return timed(self._run, steps, alone=self.computes_alone)
+
+    def _run(self, step: Pass) -> None:
         """Ends when the chosen tokens are known here."""
         chosen(self._stage.forward(step, None), step)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-@dataclass(frozen=True, slots=True)
-class Readings:
-    prefill_ms: list[float]
-    decode_ms: list[float]
 
 
 def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample, ...]:
@@ -68,65 +68,58 @@ def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample
     runtime = runtime_bytes(device)
     cut = Cut(order.config_json, order.grid.layers[-1], device, Format(order.precision, order.kv_precision))
     peaks = {point: _peak(cut, order.grid, point) for point in order.grid.points}
-    readings = _rounds(cut, order.grid)
+    readings = _rounds(cut, order.grid, Quiet(neighbours_of(order.device), order.grid.budget_s))
     samples: list[Sample] = []
     for (num_layers, point), taken in readings.items():
-        samples.append(_sample(num_layers, point, order.grid.output_tokens, taken, peaks[point], runtime))
+        samples.append(
+            Sample(
+                num_layers=num_layers,
+                batch=point.batch,
+                input_tokens=point.input_tokens,
+                output_tokens=order.grid.output_tokens,
+                activation_bytes=peaks[point],
+                runtime_bytes=runtime,
+                **taken.figures,
+            )
+        )
         report(samples[-1])
     return tuple(samples)
 
 
-def _rounds(cut: Cut, grid: Grid) -> dict[tuple[int, Point], Readings]:
-    readings: dict[tuple[int, Point], Readings] = defaultdict(lambda: Readings([], []))
+def _rounds(cut: Cut, grid: Grid, quiet: Quiet) -> dict[tuple[int, Point], Readings]:
+    readings: dict[tuple[int, Point], Readings] = defaultdict(Readings)
     begun = time.perf_counter()
     number = 0
     while number < grid.min_rounds or time.perf_counter() - begun < grid.budget_s:
         for num_layers in grid.layers:
             cut.use(num_layers)
             for point in grid.points:
-                taken = readings[num_layers, point]
-                if number < _PREFILL_ROUNDS:
-                    taken.prefill_ms.append(_prefill_ms(cut, point, grid.output_tokens))
-                taken.decode_ms.extend(_decode_ms(cut, point, grid.output_tokens, grid.output_tokens))
+                prompts: list[float] = []
+                steps: list[float] = []
+                while quiet.reads():
+                    if number < _PREFILL_ROUNDS:
+                        prompts = counted([_prefill(cut, point, grid.output_tokens)], enough=1)
+                    steps = counted(_decode(cut, point, grid.output_tokens, grid.output_tokens), enough=2)
+                readings[num_layers, point].add(prompts, steps, quiet.others)
         number += 1
     return readings
 
 
-def _prefill_ms(cut: Cut, point: Point, output_tokens: int) -> float:
-    passes = prompt_passes(point.batch, point.input_tokens, point.input_tokens + output_tokens)
-    begun = time.perf_counter()
-    for step in passes:
-        cut.run(step)
-    return (time.perf_counter() - begun) * 1e3
+def _prefill(cut: Cut, point: Point, output_tokens: int) -> Timed:
+    return cut.timed(*prompt_passes(point.batch, point.input_tokens, point.input_tokens + output_tokens))
 
 
-def _decode_ms(cut: Cut, point: Point, num_steps: int, output_tokens: int) -> list[float]:
+def _decode(cut: Cut, point: Point, num_steps: int, output_tokens: int) -> list[Timed]:
     """Each step of a run but its first, which finds the processor's caches full of something else."""
-    taken: list[float] = []
-    for number in range(num_steps):
-        begun = time.perf_counter()
-        cut.run(decode_pass(point.batch, point.input_tokens + number, point.input_tokens + output_tokens))
-        taken.append((time.perf_counter() - begun) * 1e3)
-    return taken[1:]
+    context = point.input_tokens + output_tokens
+    cached = range(point.input_tokens, point.input_tokens + num_steps)
+    return [cut.timed(decode_pass(point.batch, at, context)) for at in cached][1:]
 
 
 def _peak(cut: Cut, grid: Grid, point: Point) -> int:
     """Of reading the prompts and of one step; the cache is there before, and this warms the shape up."""
     cut.use(grid.layers[-1])
-    _decode_ms(cut, point, 2, grid.output_tokens)
+    _decode(cut, point, 2, grid.output_tokens)
     cut.use(grid.layers[0])
-    reading = peak_bytes(lambda: _prefill_ms(cut, point, grid.output_tokens), cut.device)
-    return max(reading, peak_bytes(lambda: _decode_ms(cut, point, 1, grid.output_tokens), cut.device))
-
-
-def _sample(num_layers: int, point: Point, output_tokens: int, taken: Readings, peak: int, runtime: int) -> Sample:
-    return Sample(
-        num_layers=num_layers,
-        batch=point.batch,
-        input_tokens=point.input_tokens,
-        output_tokens=output_tokens,
-        prefill_ms=median(taken.prefill_ms),
-        decode_ms=median(taken.decode_ms),
-        activation_bytes=peak,
-        runtime_bytes=runtime,
-    )
+    reading = peak_bytes(partial(_prefill, cut, point, grid.output_tokens), cut.device)
+    return max(reading, peak_bytes(partial(_decode, cut, point, 1, grid.output_tokens), cut.device))

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -29,9 +28,12 @@ from maveriq_profiler.engine_stage import (
 from maveriq_profiler.facts import facts_of
 from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
+from maveriq_profiler.neighbours import neighbours_of
 from maveriq_profiler.orders import ItemOrder
 from maveriq_profiler.peak import peak_bytes, runtime_bytes
 from maveriq_profiler.programme import Item
+from maveriq_profiler.quiet import PATIENCE_SHARE, Quiet
+from maveriq_profiler.readings import Readings
 from maveriq_profiler.stage_chain import Chain, ChainSpec, Run
 
 _CONFIGS: Any = AutoConfig  # transformers' types are partly unknown
@@ -64,8 +66,8 @@ class ItemRun:
         self._config_json = _whole(order.item.config_json)
         self._chains: dict[tuple[int, ...], Chain] = {}
         self._model: Any | None = None
-        self._prefill_ms: dict[_Key, list[float]] = defaultdict(list)
-        self._decode_ms: dict[_Key, list[float]] = defaultdict(list)
+        self._readings: dict[_Key, Readings] = defaultdict(Readings)
+        self._quiet = Quiet(neighbours_of(order.device), PATIENCE_SHARE * order.item.expected_s)
 
     def start(self) -> None:
         if self._order.device == "cpu" and self._model is None:
@@ -86,8 +88,13 @@ class ItemRun:
 
     def read(self, turn: _Key) -> None:
         split, point = turn
-        self._prefill_ms[turn] += self._chains[split].times_ms(self._run(point, 0))
-        self._decode_ms[turn] += self._chains[split].times_ms(self._run(point, self._item.output_tokens))
+        chain = self._chains[split]
+        prefill: list[float] = []
+        decode: list[float] = []
+        while self._quiet.reads():
+            prefill = chain.times_ms(self._run(point, 0))
+            decode = chain.times_ms(self._run(point, self._item.output_tokens))
+        self._readings[turn].add(prefill, decode, self._quiet.others)
 
     def stop(self) -> None:
         for chain in self._chains.values():
@@ -100,8 +107,7 @@ class ItemRun:
         facts = facts_of(config_from(self._config_json))
         activations, runtime = peaks(self._config_json, item.format, item.points, self._order.device, self._model)
         return tuple(
-            _sample(item, facts, key, prefill, self._decode_ms[key], activations[key[1]], runtime)
-            for key, prefill in self._prefill_ms.items()
+            _sample(item, facts, key, taken, activations[key[1]], runtime) for key, taken in self._readings.items()
         )
 
     def _run(self, point: Point, num_steps: int) -> Run:
@@ -159,9 +165,8 @@ def _pass(stage: EngineStage, step: Pass) -> None:
 
 
 def _sample(
-    item: Item, facts: ModelFacts, key: _Key, prefill: list[float], decode: list[float], activation: int | None,
-    runtime: int,
-) -> RunSample:  # fmt: skip
+    item: Item, facts: ModelFacts, key: _Key, taken: Readings, activation: int | None, runtime: int
+) -> RunSample:
     split, point = key
     return RunSample(
         facts=facts,
@@ -171,8 +176,7 @@ def _sample(
         batch=point.batch,
         input_tokens=point.input_tokens,
         output_tokens=item.output_tokens,
-        prefill_ms=median(prefill),
-        decode_ms=median(decode),
         activation_bytes=activation if len(split) == 1 else None,
         runtime_bytes=runtime if len(split) == 1 else None,
+        **taken.figures,
     )

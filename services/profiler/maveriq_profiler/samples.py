@@ -93,20 +93,25 @@ class Samples:
         if await self._redis.hsetnx(_measured(pool), key, outcome.model_dump_json()):
             await self._redis.hincrbyfloat(_run(pool), "spent_s", outcome.cost_s)
 
+    async def replace_outcome(self, pool: Pool, key: str, outcome: Outcome) -> None:
+        """Measured again: what it cost is no run's."""
+        await self._redis.hset(_measured(pool), key, outcome.model_dump_json())
+
     async def keep_fingerprint(self, pool: Pool, key: str, samples: tuple[RunSample, ...], cost_s: float) -> None:
+        """Of one that was measured twice the one that the catalogue has."""
         outcome = Outcome(samples=samples, cost_s=cost_s)
-        await self._redis.hsetnx(_measured(pool), f"{_FINGERPRINT}{key}", outcome.model_dump_json())
+        await self._redis.hset(_measured(pool), f"{_FINGERPRINT}{key}", outcome.model_dump_json())
 
     @asynccontextmanager
-    async def claimed(self, pool: Pool, key: str) -> AsyncGenerator[bool, None]:
-        """Whether the run is ours to measure: nobody else measures it now, and nobody has."""
+    async def claimed(self, pool: Pool, key: str, *, again: bool = False) -> AsyncGenerator[bool, None]:
+        """Whether the run is ours to measure: nobody else measures it now, and nobody has, or it is due again."""
         name, token = f"calibration-claim:{pool.name}|{key}", uuid4().hex
         if not await self._redis.set(name, token, nx=True, px=self._claim_ms):
             yield False
             return
         renewing = asyncio.create_task(self._renew(name, token))
         try:
-            yield not await self._redis.hexists(_measured(pool), key)
+            yield again or not await self._redis.hexists(_measured(pool), key)
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
@@ -163,6 +168,11 @@ class Samples:
     async def _texts(self, key: str) -> dict[str, str]:
         found = cast("dict[Any, Any]", await self._redis.hgetall(key))
         return {_text(name): _text(value) for name, value in found.items()}
+
+
+def is_fingerprint(key: str) -> bool:
+    """Whether an outcome is of a fingerprint, rather than of the programme."""
+    return key.startswith(_FINGERPRINT)
 
 
 def _measured(pool: Pool) -> str:

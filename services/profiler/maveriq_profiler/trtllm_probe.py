@@ -5,9 +5,8 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from statistics import median
 from typing import Any
 
 import torch
@@ -16,8 +15,11 @@ from maveriq.contracts import Precision, RunSample, Sample
 from maveriq_profiler.cutting import build, config_from, with_layers
 from maveriq_profiler.facts import facts_of
 from maveriq_profiler.grid import Point
+from maveriq_profiler.neighbours import Neighbours, Untold, neighbours_of
 from maveriq_profiler.orders import ItemOrder, ProbeOrder
 from maveriq_profiler.programme import Item
+from maveriq_profiler.quiet import PATIENCE_SHARE, Quiet
+from maveriq_profiler.readings import Figures, Readings
 
 _DTYPES = {Precision.BF16: "bfloat16", Precision.FP16: "float16"}
 _ROUNDS = 3
@@ -45,7 +47,7 @@ def _start(device: str) -> "TensorRt":
     meter = NvmlMeter(device)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_ordinals(device))  # before tensorrt_llm starts CUDA
     llm, api = import_module("tensorrt_llm"), import_module("tensorrt_llm.llmapi")
-    return TensorRt(llm.LLM, llm.SamplingParams, api.KvCacheConfig, meter.used_bytes)
+    return TensorRt(llm.LLM, llm.SamplingParams, api.KvCacheConfig, meter.used_bytes, neighbours_of(device))
 
 
 def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample, ...]:
@@ -66,6 +68,7 @@ class TensorRt:
     sampling_params: Callable[..., Any]
     kv_cache_config: Callable[..., Any]
     used_bytes: Callable[[], int]
+    neighbours: Neighbours = field(default_factory=Untold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +83,14 @@ class _Division:
 class _Taken:
     """Of one point."""
 
-    prefill_ms: float
-    decode_ms: float
+    figures: Figures
     activation_bytes: int
     runtime_bytes: int
 
 
 async def measure_with(trt: TensorRt, order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample, ...]:
     grid, config = order.grid, config_from(order.config_json)
+    quiet = Quiet(trt.neighbours, grid.budget_s)
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
         _save(config, folder)
@@ -95,17 +98,16 @@ async def measure_with(trt: TensorRt, order: ProbeOrder, report: Callable[[Sampl
             arguments = _arguments(
                 config, order.precision, _Division(1, (num_layers,)), grid.points, grid.output_tokens
             )
-            async for point, taken in _runs(trt, folder, arguments, config, grid.points, grid.output_tokens):
+            async for point, taken in _runs(trt, quiet, folder, arguments, config, grid.points, grid.output_tokens):
                 samples.append(
                     Sample(
                         num_layers=num_layers,
                         batch=point.batch,
                         input_tokens=point.input_tokens,
                         output_tokens=grid.output_tokens,
-                        prefill_ms=taken.prefill_ms,
-                        decode_ms=taken.decode_ms,
                         activation_bytes=taken.activation_bytes,
                         runtime_bytes=taken.runtime_bytes,
+                        **taken.figures,
                     )
                 )
                 report(samples[-1])
@@ -114,14 +116,14 @@ async def measure_with(trt: TensorRt, order: ProbeOrder, report: Callable[[Sampl
 
 async def measure_item_with(trt: TensorRt, item: Item) -> tuple[RunSample, ...]:
     config = config_from(item.config_json)
-    facts = facts_of(config)
+    facts, quiet = facts_of(config), Quiet(trt.neighbours, PATIENCE_SHARE * item.expected_s)
     samples: list[RunSample] = []
     with tempfile.TemporaryDirectory() as folder:
         _save(config, folder)
         for split in item.splits:
             points = item.points_of(split)
             arguments = _arguments(config, item.precision, _Division(item.tp, split), points, item.output_tokens)
-            async for point, taken in _runs(trt, folder, arguments, config, points, item.output_tokens):
+            async for point, taken in _runs(trt, quiet, folder, arguments, config, points, item.output_tokens):
                 samples.append(
                     RunSample(
                         facts=facts,
@@ -132,10 +134,9 @@ async def measure_item_with(trt: TensorRt, item: Item) -> tuple[RunSample, ...]:
                         batch=point.batch,
                         input_tokens=point.input_tokens,
                         output_tokens=item.output_tokens,
-                        prefill_ms=taken.prefill_ms,
-                        decode_ms=taken.decode_ms,
                         activation_bytes=taken.activation_bytes,
                         runtime_bytes=taken.runtime_bytes // (item.tp * len(split)),
+                        **taken.figures,
                     )
                 )
     return tuple(samples)
@@ -173,8 +174,9 @@ def _arguments(
 
 
 async def _runs(
-    trt: TensorRt, folder: str, arguments: dict[str, Any], config: Any, points: Sequence[Point], output_tokens: int
-) -> AsyncIterator[tuple[Point, _Taken]]:
+    trt: TensorRt, quiet: Quiet, folder: str, arguments: dict[str, Any], config: Any, points: Sequence[Point],
+    output_tokens: int,
+) -> AsyncIterator[tuple[Point, _Taken]]:  # fmt: skip
     """One engine from its start to its end; each point in turn."""
     cache_tokens = max(p.batch * (p.input_tokens + output_tokens + 32) for p in points)  # blocks hold 32
     before = trt.used_bytes()
@@ -187,16 +189,14 @@ async def _runs(
         runtime = max(0, trt.used_bytes() - before - known)
         for point in points:
             loaded = trt.used_bytes()
-            runs = [await _batch_ms(trt, llm, point, output_tokens) for _ in range(_ROUNDS + 1)][1:]
-            yield (
-                point,
-                _Taken(
-                    prefill_ms=median(prefill for prefill, _ in runs),
-                    decode_ms=median(decode for _, decode in runs),
-                    activation_bytes=max(0, trt.used_bytes() - loaded),
-                    runtime_bytes=runtime,
-                ),
-            )
+            await _batch_ms(trt, llm, point, output_tokens)  # the first of anything is slower
+            readings = Readings()
+            for _ in range(_ROUNDS):
+                taken_ms = (0.0, 0.0)
+                while quiet.reads():
+                    taken_ms = await _batch_ms(trt, llm, point, output_tokens)
+                readings.add(taken_ms[:1], taken_ms[1:], quiet.others)
+            yield point, _Taken(readings.figures, max(0, trt.used_bytes() - loaded), runtime)
     finally:
         llm.shutdown()
 

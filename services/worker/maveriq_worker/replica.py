@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -160,12 +161,12 @@ class Replica:
     def timed(self) -> ServiceTimed | None:
         """What its passes took since this was last asked.
 
-        None: nothing ran, nobody said what the model is, or its layers have several precisions: a sample has one.
+        None: nothing ran, or nobody said what the model is.
         """
         times, facts = self._engine.times(), self.placement.facts
         configuration = self.placement.candidate.configuration
-        precisions = {each for stage in self.placement.stages for each in stage.precisions} or {configuration.precision}
-        if not times or facts is None or len(precisions) > 1:
+        layers = Counter(each for stage in self.placement.stages for each in stage.precisions)
+        if not times or facts is None:
             return None
         return ServiceTimed(
             deployment_id=self._deployment_id,
@@ -174,10 +175,11 @@ class Replica:
             engine_version=engine_version(configuration.engine),
             gpu_types=tuple(stage.gpu_type or configuration.gpu_type for stage in self.placement.stages),
             facts=facts,
-            precision=precisions.pop(),
+            precision=configuration.precision,
             kv_precision=configuration.kv_precision,
             tp=configuration.tp,
             layers=self.placement.layers,
+            mix=tuple(layers.items()),
             times=times,
         )
 

@@ -24,7 +24,7 @@ from maveriq.cli.figures import (
     size,
 )
 from maveriq.cli.routes_view import no_fleet_words
-from maveriq.cli.tables import candidates, columns, fleet_view
+from maveriq.cli.tables import candidates, columns, fleet_view, provisional
 from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Plan, Rejection
 
 BASIS = {
@@ -49,7 +49,7 @@ def explanation(plan: Plan, intent: Intent, shown: int) -> Group:
     parts: list[RenderableType] = [
         _titled("asked"), asked(intent), Text(),
         _titled("chosen", f"{counted_shape(best)} on {gpus_of(best)}"),
-        *_split(best), _expected(best), Text(),
+        *_split(best), _expected(best), *provisional(best), Text(),
         _titled("why", f"{BEST[intent.objective]} of all that meet the intent"), *reasons(plan, intent.objective),
     ]  # fmt: skip
     if plan.fleet is not None:

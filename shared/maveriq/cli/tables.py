@@ -22,7 +22,18 @@ from maveriq.cli.figures import (
     size,
 )
 from maveriq.cli.routes_view import fleet_words, is_fleet, no_fleet_words, routes_lines
-from maveriq.contracts import Candidate, Deployment, Failure, Intent, Placement, Plan, PlannedFleet, Slo, State
+from maveriq.contracts import (
+    QUIET_SHARE,
+    Candidate,
+    Deployment,
+    Failure,
+    Intent,
+    Placement,
+    Plan,
+    PlannedFleet,
+    Slo,
+    State,
+)
 
 STYLE = {
     State.READY: "green",
@@ -171,12 +182,23 @@ def plan_view(plan: Plan, intent: Intent, shown: int) -> Group:
         parts += [*fleet_view(plan.fleet), Text()]
     elif intent.workload.histogram is not None:
         parts += [Text(no_fleet_words(intent), style="yellow"), Text()]
-    parts.append(candidates(plan.candidates, intent, shown))
+    parts += [candidates(plan.candidates, intent, shown), *provisional(plan.candidates[0])]
     if plan.rejected:
         parts += [Text(), rejections(plan, shown)]
     tally = f"{plan.num_considered} configurations considered"
     parts += [Text(), Text(f"{tally}, best {len(plan.candidates)} kept, ranked by {intent.objective}", style="dim")]
     return Group(*parts)
+
+
+def provisional(best: Candidate) -> Iterator[Text]:
+    """Said where a prediction rests on a measurement that others disturbed."""
+    others = best.prediction.others
+    if others > QUIET_SHARE:
+        yield Text(
+            f"! provisional: others took {digits(100 * others, 2)} % of {gpus_of(best)} while it was measured; the "
+            "intervals are as much wider, and it is measured again when it is quiet",
+            style="yellow",
+        )
 
 
 def fleet_view(fleet: PlannedFleet) -> Iterator[RenderableType]:

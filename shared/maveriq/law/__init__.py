@@ -4,7 +4,7 @@ The profiler fits the constants (calibration), the planner multiplies them out. 
 """
 
 from maveriq.law.memory import activation_terms, known_bytes, memory_terms
-from maveriq.law.passes import Passes, Rig, decode_terms, prefill_terms, unquantised_bytes
+from maveriq.law.passes import Passes, Rig, decode_terms, prefill_terms, through_layers, unquantised_bytes
 from maveriq.law.scope import uncovered
 from maveriq.law.terms import Quantity, Terms, added, dot, scaled
 from maveriq.law.weights import cached_token_bytes, layer_weight_bytes
@@ -24,6 +24,7 @@ __all__ = [
     "memory_terms",
     "prefill_terms",
     "scaled",
+    "through_layers",
     "uncovered",
     "unquantised_bytes",
 ]

@@ -5,12 +5,16 @@ Constants are in ms per GB, per TFLOP or per piece; all are non-negative. Measur
 kind in brackets is what that kind takes more than the constant without; both are non-negative.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from maveriq.contracts import BYTES_PER_ELEMENT, FULL_PRECISIONS, ModelFacts, Precision
 from maveriq.law.terms import Quantity, Terms, added, scaled
 from maveriq.law.weights import cached_token_bytes, expert_weight_bytes, layer_weight_bytes
+
+Mix = Sequence[tuple[Precision, int]]
+"""How many layers have which precision."""
 
 _GB = 1e9
 _TERA = 1e12
@@ -111,6 +115,19 @@ def prefill_terms(
     if tp > 1:
         ends[f"prompt.tp{tp}"] = 1.0
     return Passes(layer, ends)
+
+
+def through_layers(
+    passes_of: Callable[[Precision], Passes], precision: Precision, num_layers: Quantity, mix: Mix
+) -> dict[str, Quantity]:
+    """All stages, one after the other, of layers in several precisions: each as its own, the ends as the full one's.
+
+    Args:
+        precision: of the ends, and of all layers where `mix` is empty.
+    """
+    if not mix:
+        return passes_of(precision).through(num_layers)
+    return added(passes_of(precision).ends, *(scaled(passes_of(each).layer, count) for each, count in mix))
 
 
 def computed_params(facts: ModelFacts) -> float:

@@ -50,6 +50,16 @@ def test_an_explanation_gives_the_winner_with_percentiles_intervals_and_what_the
     assert any(line.startswith("from the calibration: the law") for line in told)
 
 
+@pytest.mark.parametrize("more", [(), ("--explain",)])
+def test_a_plan_that_rests_on_a_disturbed_measurement_says_so(
+    ingress: ScriptedIngress, call: Call, more: tuple[str, ...]
+) -> None:
+    rough = FP8.model_copy(update={"prediction": FP8.prediction.model_copy(update={"others": 0.42})})
+    plans(ingress, FULL.model_copy(update={"candidates": (rough, *FULL.candidates[1:])}))
+    told = lines(call("plan", "llama", *more))
+    assert any(line.startswith("! provisional: others took 42 % of NVIDIA L4 while it was measured") for line in told)
+
+
 def test_a_mixed_pipeline_is_explained_stage_by_stage(ingress: ScriptedIngress, call: Call) -> None:
     plans(ingress, FULL.model_copy(update={"candidates": (mixed(), *FULL.candidates), "front": (mixed(), FP8)}))
     told = lines(call("plan", "llama", "--explain"))

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from maveriq_profiler import calibration
+from maveriq_profiler import run_terms
 from tests.unit.law.shapes import facts, rig
 from tests.unit.law.test_released_runs import folder, row
 
@@ -19,7 +19,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def terms() -> set[str]:
     run = {"batch": 8, "num_layers": 8, "num_stages": 2, "fullest": 5}
-    decode = calibration.decode_terms(facts(), rig(), context_tokens=64, **run)
+    decode = run_terms.decode_terms(facts(), rig(), context_tokens=64, **run)
     return set(decode.through(8))
 
 

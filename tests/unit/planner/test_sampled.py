@@ -11,6 +11,7 @@ from maveriq.contracts import DAY_MS, Fingerprint, Precision, Slo, Variant
 from maveriq_planner.counteroffers import counteroffers
 from maveriq_planner.estimate import Errors, Kind, Times
 from maveriq_planner.estimators.sampled import SampledLaw, sampled
+from maveriq_planner.listing import listing
 from maveriq_planner.search import search
 from tests.unit.planner.measurements import FACTS, Truth, fingerprint, intent, samples, space_of
 
@@ -57,6 +58,14 @@ def test_nine_intervals_of_ten_hold_the_truth_where_readings_vary() -> None:
         off = abs(np.log(times(noisy).step_ms[0, 3] / truth))
         held += bool(off < 1.645 * errors(noisy).step[0, 3])
     assert held / 60 > 0.75
+
+
+def test_an_interval_of_a_disturbed_measurement_reaches_to_what_was_left_of_the_device() -> None:
+    rough = tuple(sample.model_copy(update={"others": 0.85}) for sample in samples())
+    space = space_of((fingerprint(samples=rough),), max_pp=1)
+    found = listing(search(intent(rate=1e-6), space)).candidates[0].prediction
+    assert found.others == 0.85 and found.tpot_interval_ms is not None
+    assert found.tpot_interval_ms.low == pytest.approx(0.15 * found.tpot_ms, rel=0.02)
 
 
 def test_few_cuts_are_less_sure_than_many_and_never_surer_than_one_reading() -> None:

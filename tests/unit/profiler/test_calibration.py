@@ -254,3 +254,30 @@ def test_a_precision_is_known_from_two_models_on_and_as_it_was_computed() -> Non
     assert two.precisions == (Precision.FP16, Precision.INT8)
     assert alone.precisions == (Precision.INT8,), "one model is refused for being one"
     assert two.computed_in == ((Precision.INT8, Precision.FP16),)
+
+
+def disturbed(samples: Iterable[RunSample], times: float, others: float) -> list[RunSample]:
+    """Others took that share of the device, and all took so many times as long."""
+    found: list[RunSample] = []
+    for one in samples:
+        slower = {"prefill_ms": times * (one.prefill_ms or 0), "decode_ms": times * (one.decode_ms or 0)}
+        found.append(one.model_copy(update={"others": others, **slower}))
+    return found
+
+
+def test_a_quiet_repeat_takes_the_place_of_a_disturbed_run() -> None:
+    runs = samples_of(SHAPES, 0.002)
+    found = fit([*disturbed(runs, 3.0, 0.7), *disturbed(runs, 1.0, 0.0)])
+    assert (found.num_disturbed, found.others) == (0, 0.0)
+    assert worst_error(found, UNSEEN) < 0.03
+
+
+def test_disturbed_runs_count_little_beside_quiet_ones_and_are_told() -> None:
+    rough, quiet = samples_of(SHAPES[:2], 0.002), samples_of(SHAPES[2:], 0.002)
+    found = fit([*disturbed(rough, 3.0, 0.7), *quiet])
+    assert (found.num_disturbed, found.others) == (len(rough), 0.0)
+    assert worst_error(found, UNSEEN) < 0.1
+
+
+def test_where_most_runs_were_disturbed_the_calibration_says_how_much() -> None:
+    assert fit(disturbed(samples_of(SHAPES, 0.002), 3.0, 0.7)).others == 0.7

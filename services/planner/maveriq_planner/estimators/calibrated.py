@@ -25,6 +25,10 @@ class CalibratedLaw:
         return self.laws.constants.calibrations[self.which]
 
     @property
+    def others(self) -> float:
+        return self.calibration.others
+
+    @property
     def facts(self) -> ModelFacts:
         return self.laws.facts
 

@@ -50,6 +50,11 @@ class MixedPipeline:
         return self._full(self.kind.segments[0]).estimator.basis
 
     @property
+    def others(self) -> float:
+        """The worst of its layers'."""
+        return max(law.estimator.others for _, law in self._laws())
+
+    @property
     def max_pp(self) -> int:
         return len(self.kind.segments)
 

@@ -35,6 +35,10 @@ class PublishedMethod:
         return self.law.kind
 
     @property
+    def others(self) -> float:
+        return self.law.others
+
+    @property
     def tp_degrees(self) -> tuple[int, ...]:
         """TP's overhead is read from two GPUs; a fingerprint is of one."""
         return (1,) if 1 in self.law.tp_degrees else ()

@@ -25,6 +25,10 @@ class SampledLaw:
     basis: Basis = Basis.FINGERPRINT
 
     @property
+    def others(self) -> float:
+        return self.fingerprint.others
+
+    @property
     def tp_degrees(self) -> tuple[int, ...]:
         return dividing(self.fingerprint.tp_degrees, self.facts)
 

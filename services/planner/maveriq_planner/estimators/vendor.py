@@ -50,6 +50,7 @@ class VendorLaw:
     """TP, PP and number of layers -> engine."""
     memory: VendorMemory
     basis: Basis = Basis.AICONFIGURATOR
+    others: float = 0.0
 
     @property
     def tp_degrees(self) -> tuple[int, ...]:
