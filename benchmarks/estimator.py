@@ -23,8 +23,13 @@ import numpy as np
 from leave_one_out import FULL, Guess, by_law, by_maveriq, models_of
 from released_runs import Row, gpu_seconds, read
 
+from maveriq.contracts import ModelFacts
+from maveriq_profiler.cutting import Unreadable, read_config
+from maveriq_profiler.facts import facts_of
+
 RESULT = Path(__file__).with_name("results") / "estimator.json"
 OUTPUT_TOKENS = 100
+MEASURED_ON = "8 x NVIDIA RTX A6000 48 GB (PCIe, NVLink pairs), TensorRT-LLM 0.9: MaverIQ's release"
 NINE_OF_TEN = 1.645  # standard deviations each way
 METHODS: dict[str, Callable[[Sequence[Row], str], Iterable[Guess]]] = {"law": by_law, "maveriq": by_maveriq}
 
@@ -54,22 +59,38 @@ FIGURES: dict[str, tuple[str, Callable[[Row], bool]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, action="append", required=True, help="folder; may be given again")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=DIR", help="config.json of another model")
+    parser.add_argument("--measured-on", default=MEASURED_ON, help="the machine, for the report")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.name} beside the others")
     arguments = parser.parse_args()
-    report = measure(read(arguments.data))
+    report = measure(read(arguments.data, shapes(arguments.model)), arguments.measured_on)
     print(json.dumps(report) if arguments.json else table(report))
     if arguments.save:
         RESULT.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def measure(rows: Sequence[Row]) -> dict[str, Any]:
+def shapes(given: Sequence[str]) -> dict[str, ModelFacts]:
+    """Raises SystemExit: not NAME=DIR, or no config.json that can be used."""
+    found: dict[str, ModelFacts] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            raise SystemExit(f"--model {text}: give NAME=DIR")
+        try:
+            found[name] = facts_of(read_config(folder))
+        except Unreadable as problem:
+            raise SystemExit(f"--model {text}: {problem}") from problem
+    return found
+
+
+def measure(rows: Sequence[Row], measured_on: str = MEASURED_ON) -> dict[str, Any]:
     models = models_of(rows)
     if len(models) < 2:
         raise SystemExit(f"full_model.csv holds {len(models)} model(s); to leave one out takes two at least")
     report: dict[str, Any] = {
         "machine": {
-            "measured_on": "8 x NVIDIA RTX A6000 48 GB (PCIe, NVLink pairs), TensorRT-LLM 0.9: MaverIQ's release",
+            "measured_on": measured_on,
             "computed_on": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         },
         "unit": "percent; regret: ratio; measuring: GPU-seconds",
@@ -122,7 +143,7 @@ def errors(guesses: Sequence[Guess], what: str, chosen: Callable[[Row], bool]) -
             else:
                 apes.append(100 * abs(said / true - 1))
     if not apes:
-        return None
+        return {"n": 0, "unsaid": unsaid} if unsaid else None
     found = {
         "median": _rounded(np.median(apes)), "p90": _rounded(np.quantile(apes, 0.9)), "max": _rounded(max(apes)),
         "n": len(apes),
@@ -165,7 +186,7 @@ def table(report: dict[str, Any]) -> str:
         cells = [_cells(report[method]["per_model"][model]["latency_ape"]) for method in METHODS]
         lines.append(f"  latency_ape {model:20}{cells[0]:>24}{cells[1]:>26}")
     for name in ("mean", "max"):
-        cells = [f"{report[method]['regret'][name]:.3f}" for method in METHODS]
+        cells = [_regret(report[method]["regret"], name) for method in METHODS]
         lines.append(f"{'regret ' + name:34}{cells[0]:>24}{cells[1]:>26}")
     cells = [f"{sum(report[method]['measuring_gpu_s'].values()):,}" for method in METHODS]
     lines.append(f"{'GPU-seconds of measuring targets':34}{cells[0]:>24}{cells[1]:>26}")
@@ -175,7 +196,13 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _cells(found: dict[str, Any] | None) -> str:
-    return "no such rows" if found is None else f"{found['median']:6.2f} {found['p90']:6.2f} {found['max']:7.1f}"
+    if found is None or not found["n"]:
+        return "no such rows" if found is None else f"says nothing of {found['unsaid']}"
+    return f"{found['median']:6.2f} {found['p90']:6.2f} {found['max']:7.1f}"
+
+
+def _regret(found: dict[str, float] | None, name: str) -> str:
+    return "none" if found is None else f"{found[name]:.3f}"
 
 
 if __name__ == "__main__":

@@ -45,10 +45,17 @@ def by_law(rows: Sequence[Row], target: str) -> Iterator[Guess]:
     fitted = calibrated(others)
     latency, memory = ({c.name: c.value for c in constants} for constants in (fitted.latency, fitted.memory))
     for row in rows:
-        if row.model == target:
+        if row.model == target and not _is_outside(row.sample, fitted):
             terms = request_terms(row.sample, fitted)
             latency_ms = float(law.dot(latency, terms))
             yield Guess(row, latency_ms, _memory_gib(row.sample, memory), error_ms(latency_ms, terms, fitted))
+        elif row.model == target:
+            yield Guess(row, None, None)
+
+
+def _is_outside(sample: RunSample, fitted: Calibration) -> bool:
+    """Nothing is known of its TP degree, or of pipelines: the planner offers no such configuration."""
+    return sample.tp not in fitted.scope.tp_degrees or (len(sample.layers) > 1 and max(fitted.scope.pp_degrees) == 1)
 
 
 def calibrated(rows: Sequence[Row]) -> Calibration:
@@ -80,7 +87,21 @@ def _memory_gib(sample: RunSample, constants: dict[str, float]) -> float:
     terms = law.memory_terms(
         sample.facts, rig, num_layers=sum(sample.layers), num_stages=len(sample.layers), tokens=tokens
     )  # fmt: skip
-    return float(known / GIB + law.dot(constants, terms))
+    return float(known / GIB + law.dot(_with_runtime(constants, sample), terms))
+
+
+def _with_runtime(constants: dict[str, float], sample: RunSample) -> dict[str, float]:
+    """Of degrees that were never seen together: the most that any GPU took at others, as the planner has it."""
+    name = f"runtime.tp{sample.tp}.pp{len(sample.layers)}"
+    if name in constants:
+        return constants
+    each = [
+        value / (int(tp) * int(pp))
+        for known, value in constants.items()
+        if known.startswith("runtime.tp")
+        for tp, pp in [known.removeprefix("runtime.tp").split(".pp")]
+    ]
+    return constants | {name: max(each, default=0.0) * sample.tp * len(sample.layers)}
 
 
 def error_ms(latency_ms: float, terms: law.Terms, fitted: Calibration) -> float:

@@ -5,7 +5,9 @@ whole request in s, memory in GiB summed over the GPUs.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,10 +27,13 @@ NEEDED = ("full_model", "fingerprint")
 
 PRECISIONS = {
     "float16": Precision.FP16,
+    "bfloat16": Precision.BF16,
+    "fp8": Precision.FP8,
     "int8": Precision.INT8,
     "int4": Precision.INT4_CHANNEL,
     "int4_gptq": Precision.INT4,
 }
+NOT_MEASURED = ("", "nan", "none", "oom")
 REPEATED = "full_model_pruned"
 PRUNED = "llama-2-7b-"  # zeros among the weights, which TensorRT-LLM reads like any others
 
@@ -72,38 +77,59 @@ def gpu_seconds(rows: Iterable[Row]) -> float:
     return spent + sum(builds.values())
 
 
-def read(folders: Sequence[Path]) -> list[Row]:
-    """All rows of all folders, each once. Raises SystemExit: a file that is needed is in none, or a row is unknown."""
+def read(folders: Sequence[Path], shapes: Mapping[str, ModelFacts] | None = None) -> list[Row]:
+    """All rows of all folders, each once; how many say nothing here, and why, goes to stderr.
+
+    Args:
+        shapes: of models beside the released ones, by name.
+
+    Raises SystemExit: a file that is needed is in none of them, or a cell cannot be read.
+    """
     rows: dict[str, Row] = {}
+    left_out: Counter[str] = Counter()
     for table in PROMPT_TOKENS:
         files = [path for folder in folders if (path := folder / f"{table}.csv").is_file()]
         if table in NEEDED and not files:
             raise SystemExit(f"{table}.csv is in none of {', '.join(map(str, folders))}")
         for path in files:
-            for row in _rows(path, table):
+            for row in _rows(path, table, shapes or {}, left_out):
                 rows.setdefault(f"{table} {row.model} {row.sample.model_dump_json(exclude={'facts'})}", row)
+    for why, count in left_out.items():
+        print(f"{count} rows left out: {why}", file=sys.stderr)
     return list(rows.values())
 
 
 def read_repeats(folders: Sequence[Path]) -> list[Row]:
     """Runs of pruned models, which are runs of the whole one again; not among `read`'s. None: no folder has them."""
     files = [path for folder in folders if (path := folder / f"{REPEATED}.csv").is_file()]
-    return [row for path in files for row in _rows(path, REPEATED)]
+    return [row for path in files for row in _rows(path, REPEATED, {}, Counter())]
 
 
-def _rows(path: Path, table: str) -> Iterable[Row]:
+def _rows(path: Path, table: str, shapes: Mapping[str, ModelFacts], left_out: Counter[str]) -> Iterable[Row]:
     with path.open(newline="") as file:
         for number, cells in enumerate(csv.DictReader(file), start=2):
             try:
-                yield _row(cells, table)
-            except (KeyError, ValueError) as problem:
+                yield _row(cells, table, shapes)
+            except Unusable as problem:
+                left_out[str(problem)] += 1
+            except KeyError as problem:
+                raise SystemExit(f"{path}: it has no column {problem}") from problem
+            except (TypeError, ValueError) as problem:
                 raise SystemExit(f"{path}, line {number}: {problem}") from problem
 
 
-def _row(cells: dict[str, str], table: str) -> Row:
+class Unusable(ValueError):
+    """A row says nothing here, and why."""
+
+
+def _row(cells: dict[str, str], table: str, shapes: Mapping[str, ModelFacts]) -> Row:
+    if cells["DTYPE"] not in PRECISIONS:
+        raise Unusable(f"DTYPE {cells['DTYPE']} is none of {', '.join(PRECISIONS)}")
+    if any(cells[name].strip().lower() in NOT_MEASURED for name in ("Latency", "Memory-After-Run")):
+        raise Unusable("they have no latency or no memory")
     layers = tuple(int(number) for number in cells["PP_Map"].split())
     sample = RunSample(
-        facts=facts_named(cells["Model"]),
+        facts=facts_named(cells["Model"], shapes),
         precision=PRECISIONS[cells["DTYPE"]],
         kv_precision=Precision.INT8 if cells["INT8_KV_Cache"] == "True" else Precision.FP16,
         tp=int(cells["TP"]),
@@ -119,11 +145,13 @@ def _row(cells: dict[str, str], table: str) -> Row:
     return Row(table, cells["Model"], sample, build_s, float(cells.get("Time-Prof") or 0))
 
 
-def facts_named(model: str) -> ModelFacts:
-    """Raises ValueError: no config.json is known by that name."""
+def facts_named(model: str, shapes: Mapping[str, ModelFacts]) -> ModelFacts:
+    """Raises Unusable: no config.json is known by that name."""
     known = "llama-2-7b" if model.startswith(PRUNED) else model
+    if known in shapes:
+        return shapes[known]
     if known not in _CONFIGS:
-        raise ValueError(f"unknown model {model!r}: the shapes known are {', '.join(sorted(_CONFIGS))}")
+        raise Unusable(f"the shape of {model} is not known: give it with --model {model}=DIR, where its config.json is")
     return _facts(known)
 
 

@@ -11,7 +11,8 @@ two output lengths, give time to first token and time per token, a layer and all
 Negative parts count as 0. Exponents belong to a pair of number formats, fitted to whole models.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 
@@ -161,11 +162,7 @@ def fit_exponents(known: Sequence[tuple[MaveriqModel, RunSample]]) -> Exponents:
     Args:
         known: a run with one request, and the fingerprint of its model.
     """
-    points = [
-        (model.parts((run.precision, run.kv_precision), 1, run.output_tokens), run)
-        for model, run in known
-        if run.e2e_ms
-    ]
+    points = list(_points(known))
     if not points:
         return START
     alone = np.array([parts.alone for parts, _ in points])
@@ -183,6 +180,14 @@ def fit_exponents(known: Sequence[tuple[MaveriqModel, RunSample]]) -> Exponents:
 
     found = _descended(missed, np.array([START.alpha, START.beta, START.gamma, START.delta]))
     return Exponents(float(found[0]), float(found[1]), float(found[2]), float(found[3]))
+
+
+def _points(known: Sequence[tuple[MaveriqModel, RunSample]]) -> Iterator[tuple[Parts, RunSample]]:
+    """Without runs of which the fingerprint lacks a reading."""
+    for model, run in known:
+        if run.e2e_ms:
+            with suppress(Unmeasured):
+                yield model.parts((run.precision, run.kv_precision), 1, run.output_tokens), run
 
 
 def _descended(missed: Callable[[Array], float], at: Array) -> Array:
