@@ -7,6 +7,7 @@ with all requests alike, and the fleet of them whose own prediction is best. Eve
 request, so that any replica may answer any request.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,8 @@ from maveriq_planner.provisioning.workload import Demand, demand_of_histogram
 from maveriq_planner.search import judge
 from maveriq_planner.space import Space
 
-TIME_LIMIT_S = 1.0  # of one search; a handful of kinds of unit take milliseconds
+TIME_LIMIT_S = 1.0  # a handful of kinds of unit take milliseconds
+_LEAST_S = 0.02  # of one search of several
 _ADD_UP = (Objective.MIN_PRICE, Objective.MIN_MEMORY)
 _TIMES_LATENCY = (Objective.MIN_COST, Objective.MIN_GPU_COST)
 _ROUNDING = 1e-9
@@ -38,7 +40,6 @@ class _Mix:
     units: Units
     counts: Array  # [U]
     shares: Array  # [U, B]
-    bound: float | None = None
 
 
 def fleet_of(
@@ -64,21 +65,20 @@ def fleet_of(
     units = units_of(intent, plain, fragments, demand)
     if units is None:
         return None
-    shared = _one_of_each_type(intent, units, Limits(TIME_LIMIT_S, clock))
+    shared, bound = _shared(units, clock() + TIME_LIMIT_S, clock)
     mixes = (*_alone(units), *(() if shared is None else (shared,)))
     told = [fleet for fleet in (_told(intent, plain, demand, mix) for mix in mixes) if _affordable(intent, fleet)]
     if not told:
         return None
     best = min(told, key=lambda fleet: fleet.score * (1 + _ROUNDING * len(fleet.parts)))
     single_score = min((fleet.score for fleet in told if not fleet.is_shared), default=None)
-    bound = None if shared is None else shared.bound
-    return best.model_copy(update={"single_score": single_score, "bound": bound})
+    proven = bound if intent.objective in _ADD_UP and np.isfinite(bound) else None
+    return best.model_copy(update={"single_score": single_score, "bound": proven})
 
 
 def _alone(units: Units) -> Iterator[_Mix]:
     """Of each type that serves all sizes by itself the cheapest."""
-    needed = np.maximum(1.0, np.ceil(units.load.sum(axis=1) - _ROUNDING))
-    cost: Array = np.multiply(needed, units.costs, out=np.full(len(needed), np.inf), where=needed <= units.caps)
+    cost, needed = _cost_alone(units), _needed_alone(units)
     for kind in dict.fromkeys(units.gpu_types):
         mine = np.array([i for i, name in enumerate(units.gpu_types) if name == kind], dtype=np.intp)
         one = mine[np.argmin(cost[mine])][None]
@@ -86,26 +86,39 @@ def _alone(units: Units) -> Iterator[_Mix]:
             yield _Mix(units.take(one), needed[one], np.ones((1, units.load.shape[1])))
 
 
-def _one_of_each_type(intent: Intent, units: Units, limits: Limits) -> _Mix | None:
-    """The cheapest that has one configuration of each type."""
-    for _ in range(len(set(units.gpu_types)) + 1):
-        problem = Problem(units.costs, units.load, most=units.caps)
-        solved = solve(problem, limits)
-        if solved is None:
-            return None
-        used = np.flatnonzero(solved.mix.counts > 0)
-        work = np.where(solved.shares > 0, problem.load, 0.0) * solved.shares
-        alike: dict[str, list[int]] = {}
-        for unit in used.tolist():
-            alike.setdefault(units.gpu_types[unit], []).append(unit)
-        rivals = {kind: max(them, key=work.sum(axis=1).__getitem__) for kind, them in alike.items() if len(them) > 1}
-        if not rivals:
-            used = used[solved.shares[used].sum(axis=1) > 0]
-            bound = solved.mix.bound if intent.objective in _ADD_UP else None
-            return _Mix(units.take(used), solved.mix.counts[used], solved.shares[used], bound)
-        kept = [unit for unit, kind in enumerate(units.gpu_types) if rivals.get(kind, unit) == unit]
-        units = units.take(np.array(kept, dtype=np.intp))
-    return None
+def _needed_alone(units: Units) -> Array:
+    needed: Array = np.maximum(1.0, np.ceil(units.load.sum(axis=1) - _ROUNDING))
+    return needed
+
+
+def _cost_alone(units: Units) -> Array:
+    """[U]; infinity: it does not serve all sizes, or there is not enough of it."""
+    needed = _needed_alone(units)
+    cost: Array = np.multiply(needed, units.costs, out=np.full(len(needed), np.inf), where=needed <= units.caps)
+    return cost
+
+
+def _shared(units: Units, until: float, clock: Callable[[], float]) -> tuple[_Mix | None, float]:
+    """One configuration of each type that is in it; and what none costs less than.
+
+    Where the cheapest has several of a type, each of these is tried as the only one, and the cheapest alone.
+    """
+    problem = Problem(units.costs, units.load, most=units.caps)
+    solved = solve(problem, Limits(max(_LEAST_S, until - clock()), clock))
+    if solved is None:
+        return None, np.inf
+    used = np.flatnonzero((solved.mix.counts > 0) & (solved.shares.sum(axis=1) > 0))
+    kinds = units.gpu_types
+    of_kinds = Counter(kinds[unit] for unit in used.tolist())
+    kind, several = of_kinds.most_common(1)[0]
+    if several == 1:
+        return _Mix(units.take(used), solved.mix.counts[used], solved.shares[used]), solved.mix.bound
+    every = np.arange(len(kinds))
+    alike = np.array([each == kind for each in kinds])
+    rivals = {*used[alike[used]].tolist(), int(every[alike][np.argmin(_cost_alone(units)[alike])])}
+    tried = [_shared(units.take(every[~alike | (every == one)]), until, clock)[0] for one in sorted(rivals)]
+    found = [mix for mix in tried if mix is not None]
+    return min(found, key=lambda mix: float(mix.units.costs @ mix.counts), default=None), solved.mix.bound
 
 
 def _affordable(intent: Intent, fleet: PlannedFleet) -> bool:
