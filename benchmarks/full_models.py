@@ -22,11 +22,11 @@ from torch_engine import Quiet
 from transformers.utils import logging
 
 from maveriq.contracts import ModelFacts, Precision
+from maveriq.torch_layers import DTYPES
 from maveriq_profiler.cutting import build, config_from
 from maveriq_profiler.grid import Point
 from maveriq_worker.engine import SPIN_MS
 from maveriq_worker.stage_processes import StageProcesses, _environment
-from maveriq_worker.torch_stage import DTYPES
 from maveriq_worker.torch_steps import SamplerSpec, StageSpec, Submit
 
 Split = tuple[int, ...]

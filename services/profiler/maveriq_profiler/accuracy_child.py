@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from maveriq.contracts import Precision, VariantAccuracy
+from maveriq.contracts import VariantAccuracy
 from maveriq.contracts.accuracy import layers_label
-from maveriq.torch_layers import quantise
+from maveriq.torch_layers import DTYPES, quantise
 from maveriq_profiler.accuracy import MIN_TOKENS, PART_TOKENS, Score, Window, compared, windows
 from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, LayersLost, Step, Subject
 from maveriq_profiler.cutting import Unreadable, find_layers
@@ -31,7 +31,6 @@ from maveriq_profiler.layer_losses import losses
 
 _ROWS = 128  # positions whose log-sum-exp is taken in fp32 at once
 _NICE = 10
-_DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 # What loading or running a checkpoint of any format may raise when this machine cannot.
 _CANNOT = (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, AssertionError)
@@ -137,7 +136,7 @@ def measure(order: AccuracyOrder, say: Say) -> None:
         return score(model, tokens, parts, tell, int8_cache=int8_cache)
 
     try:
-        full = scored(order.reference_label, lambda: weights.load(_DTYPES[order.reference]))
+        full = scored(order.reference_label, lambda: weights.load(DTYPES[order.reference]))
     except (CannotRun, *_CANNOT) as error:
         return say(AccuracyLine(failed=f"full precision does not run here: {_first_line(error)}"))
     say(AccuracyLine(result=compared(order.reference_label, full, full)))
@@ -155,7 +154,7 @@ def measure(order: AccuracyOrder, say: Say) -> None:
 
 def _measure_layers(order: AccuracyOrder, weights: Weights, tokens: torch.Tensor, say: Say) -> None:
     try:
-        model = weights.load(_DTYPES[order.reference]).eval().to(tokens.device)
+        model = weights.load(DTYPES[order.reference]).eval().to(tokens.device)
         layers = _layers_of(model)
         parts = torch.split(tokens, min(PART_TOKENS, _context(model, tokens)))
         for precision in order.layers:
@@ -168,7 +167,7 @@ def _measure_layers(order: AccuracyOrder, weights: Weights, tokens: torch.Tensor
 
 
 def _load_subject(subject: Subject, weights: Weights, device: str) -> Any:
-    dtype = _DTYPES[subject.computed_in]
+    dtype = DTYPES[subject.computed_in]
     if subject.source is None:
         model = weights.load(dtype)
         if subject.made is not None:

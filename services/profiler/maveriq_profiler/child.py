@@ -38,23 +38,24 @@ def _probe(order: ProbeOrder, answers: TextIO) -> Line:
 
     import torch  # TensorRT-LLM brings it too
 
+    from maveriq.torch_layers import DTYPES
     from maveriq_profiler import probe
-    from maveriq_profiler.engine_stage import DTYPES
-    from maveriq_profiler.hop import hop_ms
+    from maveriq_profiler.hop import FarSide
 
     begun = time.perf_counter()
-    if order.engine == "trtllm":
-        from maveriq_profiler import trtllm_probe
+    with FarSide() as far:
+        if order.engine == "trtllm":
+            from maveriq_profiler import trtllm_probe
 
-        samples = trtllm_probe.measure(order, report)
-    elif (problem := _unseen(order.device)) is not None:
-        return problem
-    else:
-        samples = probe.measure(order, report)
-    # last: it starts CUDA in this process, which TensorRT-LLM must do by itself
-    visible = torch.device(order.device if order.engine == "torch" else "cuda:0")
-    computed_in = Format(order.precision, order.kv_precision).computed_in
-    hop = hop_ms(config_from(order.config_json).hidden_size, DTYPES[computed_in], visible)
+            samples = trtllm_probe.measure(order, report)
+        elif (problem := _unseen(order.device)) is not None:
+            return problem
+        else:
+            samples = probe.measure(order, report)
+        # last: it starts CUDA in this process, which TensorRT-LLM must do by itself
+        visible = torch.device(order.device if order.engine == "torch" else "cuda:0")
+        computed_in = Format(order.precision, order.kv_precision).computed_in
+        hop = far.hop_ms(config_from(order.config_json).hidden_size, DTYPES[computed_in], visible)
     return Line(measured=Measured(hop_ms=hop, samples=samples, cost_s=time.perf_counter() - begun))
 
 

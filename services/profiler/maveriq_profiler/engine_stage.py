@@ -11,12 +11,9 @@ from typing import Any
 
 import torch
 
-from maveriq.contracts import Precision
-from maveriq.torch_layers import CacheStore, quantise, use_blocks
+from maveriq.torch_layers import DTYPES, AttentionMasks, CacheStore, quantise, use_blocks
 from maveriq_profiler.cutting import build, find_layers
 from maveriq_profiler.formats import Format
-
-DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 PREFILL_TOKENS = 512  # the engine reads a longer prompt in pieces of so many
 _TOKEN = 7  # which token is read makes no difference to random weights
@@ -111,14 +108,14 @@ class EngineStage:
         self._int8_cache = int8_cache
         self._model, self._decoder = model, model.base_model
         self._config: Any = self._decoder.config
-        self._float_masks: bool = self._config._attn_implementation == "eager"
         self._found = find_layers(model, self._config.num_hidden_layers)
         self._all: list[Any] = list(self._found.all)
         self._kinds_of_layers: list[str] | None = getattr(self._config, "layer_types", None)
-        self._kinds = self._attention_kinds()
         self._one_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.is_last = is_last
-        self.device: torch.device = next(model.parameters()).device
+        first: torch.Tensor = next(model.parameters())
+        self.device = first.device
+        self._masks = AttentionMasks(self._config, first.dtype, first.device)
         use_blocks(model, self.device)
         self.use(first_layer, num_layers)
         if not is_last:
@@ -150,7 +147,7 @@ class EngineStage:
         rows = self._rooms.setdefault(step.room, Rows(*step.room, int8=self._int8_cache))
         rows.place(len(step.starts), step.starts[0])
         inputs: dict[str, Any] = {
-            "attention_mask": self._masks(positions, max(step.starts) + num_tokens),
+            "attention_mask": self._masks.of(positions, max(step.starts) + num_tokens),
             "position_ids": positions,
             "past_key_values": rows,
             "use_cache": True,
@@ -167,27 +164,6 @@ class EngineStage:
             inputs["logits_to_keep"] = torch.tensor([token], device=self.device)
         logits: torch.Tensor = self._model(**inputs).logits
         return logits[:, 0 if self._one_only else token]
-
-    def _masks(self, positions: torch.Tensor, end: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        masks = {kind: self._mask(kind, positions[:, None, :, None], end) for kind in self._kinds}
-        return masks if len(masks) > 1 else masks[self._kinds[0]]
-
-    def _mask(self, kind: str, positions: torch.Tensor, end: int) -> torch.Tensor:
-        """[rows, 1, tokens, end]"""
-        keys = torch.arange(end, device=self.device)
-        seen = keys <= positions
-        if kind == "sliding_attention":
-            seen &= keys > positions - self._config.sliding_window
-        if not self._float_masks:
-            return seen
-        dtype = next(self._model.parameters()).dtype
-        hidden = torch.finfo(dtype).min
-        return torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, hidden)
-
-    def _attention_kinds(self) -> tuple[str, ...]:
-        if self._kinds_of_layers is None:
-            return ("full_attention" if getattr(self._config, "sliding_window", None) is None else "sliding_attention",)
-        return tuple(sorted(set(self._kinds_of_layers)))
 
 
 def chosen(logits: torch.Tensor, step: Pass) -> tuple[tuple[int, int], ...]:

@@ -14,13 +14,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from maveriq.contracts import Precision
-from maveriq.torch_layers import quantise, quantised_bytes, use_blocks, weight_bytes
+from maveriq.torch_layers import DTYPES, AttentionMasks, quantise, quantised_bytes, use_blocks, weight_bytes
 from maveriq_worker.kv_slots import KvShapes, KvSlots
 from maveriq_worker.stage_weights import TensorsMissing, load_weights, materialise_buffers, open_checkpoint
 from maveriq_worker.torch_steps import StageSpec, Step
 
-DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 MASKS = ("full_attention", "sliding_attention")
 
 
@@ -44,8 +42,8 @@ class TorchStage:
         self._decoder: Any = self._model.base_model
         self._config: Any = self._decoder.config
         self.hidden_size: int = self._config.hidden_size
-        self._float_masks: bool = self._config._attn_implementation == "eager"
-        self._kinds = self._attention_kinds()
+        self._masks = AttentionMasks(self._config, self.dtype, self.device)
+        self._check_kinds()
         self._layers, self._norm = self._parts()
         self.weight_bytes = self._load()  # before cutting, which renames the layers
         self._cut()
@@ -76,7 +74,7 @@ class TorchStage:
         positions = starts[:, None] + torch.arange(num_tokens, device=self.device)  # [rows, tokens]
         self._kv.place(step.first_row, positions, step.starts, num_tokens)
         inputs: dict[str, Any] = {
-            "attention_mask": self._masks(positions, max(step.starts) + num_tokens),
+            "attention_mask": self._masks.of(positions, max(step.starts) + num_tokens),
             "position_ids": positions,
             "past_key_values": self._kv,
             "use_cache": True,
@@ -94,30 +92,9 @@ class TorchStage:
             return logits[:, 0]
         return torch.stack([logits[pick.row, kept.index(pick.token)] for pick in step.picks])
 
-    def _masks(self, positions: torch.Tensor, end: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Who may attend to whom, [rows, 1, tokens, end]: one mask, or one of each kind that the model has."""
-        masks = {kind: self._mask(kind, positions[:, None, :, None], end) for kind in self._kinds}
-        return masks if len(masks) > 1 else masks[self._kinds[0]]
-
-    def _mask(self, kind: str, positions: torch.Tensor, end: int) -> torch.Tensor:
-        keys = torch.arange(end, device=self.device)
-        seen = keys <= positions
-        if kind == "sliding_attention":
-            seen &= keys > positions - self._config.sliding_window
-        if not self._float_masks:
-            return seen
-        hidden = torch.finfo(self.dtype).min
-        return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, hidden)
-
-    def _attention_kinds(self) -> tuple[str, ...]:
-        """Of the whole model, because its forward looks them all up."""
-        layer_types = getattr(self._config, "layer_types", None)
-        if layer_types is None:
-            return ("full_attention" if getattr(self._config, "sliding_window", None) is None else "sliding_attention",)
-        kinds = tuple(sorted(set(layer_types)))
-        if unknown := [kind for kind in kinds if kind not in MASKS]:
+    def _check_kinds(self) -> None:
+        if unknown := [kind for kind in self._masks.kinds if kind not in MASKS]:
             raise self._unsupported(f"its layers of kind {', '.join(unknown)} keep no plain KV cache")
-        return kinds
 
     def _parts(self) -> tuple[str, str | None]:
         """Names of the decoder's list of layers and of its last norm; refuses what has other weights besides."""
@@ -221,7 +198,7 @@ class TorchStage:
 
     def _one_token(self, cache: KvShapes, **inputs: torch.Tensor) -> torch.Tensor:
         positions = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        masks = self._masks(positions, 1)
+        masks = self._masks.of(positions, 1)
         output: torch.Tensor = self._decoder(
             attention_mask=masks, position_ids=positions, past_key_values=cache, use_cache=True, **inputs
         ).last_hidden_state
