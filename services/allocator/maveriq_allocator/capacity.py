@@ -28,12 +28,12 @@ def why_not(
     plan: PlanComputed, nodes: Sequence[Node], num_replicas: int | None, start: int, *,
     silent: Sequence[str] = (), lessons: Mapping[str, Lesson] | None = None,
 ) -> str:  # fmt: skip
-    """What the best candidate from `start` on lacks on `nodes`, which were not asked, and what failures taught."""
-    candidate = plan.plan.candidates[start]
+    """What the leanest candidate from `start` on lacks on `nodes`, which were not asked, and what failures taught."""
+    candidate = min(plan.plan.candidates[start:], key=lambda each: each.replicas * each.prediction.memory_bytes)
     text = shortage(candidate, plan.plan.facts.num_layers, nodes, num_replicas or candidate.replicas)
     others = len(plan.plan.candidates) - start - 1
     if others:
-        text += f"; nor does any of the {others} candidate(s) after it fit"
+        text += f"; the {others} other candidate(s) take more and do not fit either"
     if silent:
         text += f"; nodes that no longer report: {', '.join(silent[:NUM_NAMES_TOLD])}"
     lesson = (lessons or {}).get(lesson_key(plan.admission.model, candidate))

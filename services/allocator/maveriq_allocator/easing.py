@@ -10,6 +10,7 @@ from maveriq.contracts import Counteroffer, PlanComputed
 
 _ACCURACY = "min_accuracy"
 _STEP = 1e-4  # people retype it
+_MIXING = "torch"  # makes layers of any model in several precisions by itself
 
 
 def eased(plan: PlanComputed) -> tuple[Counteroffer, ...]:
@@ -31,6 +32,17 @@ def eased(plan: PlanComputed) -> tuple[Counteroffer, ...]:
     return (Counteroffer(constraint=_ACCURACY, wanted=intent.min_accuracy, offered=offered, intent=lower),)
 
 
-def in_words(offers: tuple[Counteroffer, ...]) -> str:
+def in_words(plan: PlanComputed, offers: tuple[Counteroffer, ...]) -> str:
     """A sentence, or nothing."""
-    return "".join(f". Mixed precisions fit what was free, with {each.constraint} {each.offered:g}" for each in offers)
+    if offers:
+        return "".join(f". Mixed precisions would fit with {each.constraint} {each.offered:g}" for each in offers)
+    if not _is_measurable(plan):
+        return ""
+    measure = f"maveriq accuracy {plan.admission.model.name} --layers TEXT"
+    return f". Layers in int8 and int4 take less: {measure} says what each loses, and plans mix them from then on"
+
+
+def _is_measurable(plan: PlanComputed) -> bool:
+    """Whether its layers were never measured, and an engine that mixes precisions would run it."""
+    by_torch = any(each.configuration.engine == _MIXING for each in plan.plan.candidates)
+    return plan.admission.model.sensitivity is None and plan.admission.intent.precisions is None and by_torch

@@ -234,6 +234,6 @@ def _waiting(record: Record, lack: _Lack, now: datetime, *, serves: bool) -> Wai
 
 def _given_up(record: Record, lack: _Lack, detail: str) -> Record:
     offers = eased(lack.plan)
-    words = f"{lack.cause}{detail}{in_words(offers)}"
+    words = f"{lack.cause}{detail}{in_words(lack.plan, offers)}"
     failure = Failure(reason=FailureReason.NO_CAPACITY, detail=words, counteroffers=offers)
     return lifecycle.failed(record, failure, lack.gone)

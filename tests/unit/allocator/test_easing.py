@@ -1,6 +1,6 @@
 """What a deployment that does not fit is offered: the floor that mixed precisions keep over what was free."""
 
-from maveriq.contracts import PlanComputed, Rejection
+from maveriq.contracts import LayerSensitivity, PlanComputed, Precision, Rejection
 from maveriq_allocator.easing import eased, in_words
 from tests.unit.allocator.plans import candidate, computed, planned
 
@@ -23,7 +23,7 @@ def test_the_best_floor_that_mixed_precisions_keep_is_offered() -> None:
     (offer,) = eased(refused(missing(0.97), missing(0.99927)))
     assert (offer.constraint, offer.wanted, offer.offered) == ("min_accuracy", 0.9999, 0.9992)
     assert offer.intent.min_accuracy == 0.9992
-    assert in_words((offer,)) == ". Mixed precisions fit what was free, with min_accuracy 0.9992"
+    assert in_words(refused(), (offer,)) == ". Mixed precisions would fit with min_accuracy 0.9992"
 
 
 def test_nothing_is_offered_that_would_not_fit_either() -> None:
@@ -32,4 +32,13 @@ def test_nothing_is_offered_that_would_not_fit_either() -> None:
     assert eased(refused(missing(0.99), plan=computed(candidate()))) == ()
     split = computed(planned((10, 4), (10, 4)), min_accuracy=0.9999)
     assert eased(refused(missing(0.99), plan=split)) == ()
-    assert in_words(()) == ""
+
+
+def test_a_model_whose_layers_were_never_measured_is_told_how_they_are() -> None:
+    assert "maveriq accuracy small --layers TEXT" in in_words(refused(), ())
+    asked = refused()
+    known = LayerSensitivity(precisions=(Precision.INT8,), layers=((0.1,),))
+    measured = asked.admission.model.model_copy(update={"sensitivity": known})
+    named = asked.admission.intent.model_copy(update={"precisions": (Precision.FP32,)})
+    for changed in ({"model": measured}, {"intent": named}):
+        assert in_words(asked.model_copy(update={"admission": asked.admission.model_copy(update=changed)}), ()) == ""
