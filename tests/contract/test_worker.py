@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from maveriq.bus import publish_until_kept
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.contracts import (
@@ -37,7 +38,6 @@ from maveriq.topology import EXCHANGE, WORKER
 from maveriq_worker.__main__ import run, serve
 from maveriq_worker.devices import CpuDevices
 from maveriq_worker.engine import EngineFailed
-from maveriq_worker.publishing import publish_until_kept
 from maveriq_worker.settings import Settings
 from tests.fakes import FACTS
 from tests.unit.worker.engine_double import NODE, Heard, SteppedEngine, placement, request, until
@@ -147,7 +147,7 @@ async def test_a_worker_listens_before_it_says_that_it_started(broker: InProcess
 async def test_what_a_worker_says_when_it_starts_is_said_until_somebody_takes_it(
     bus: InProcessBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maveriq_worker.publishing.FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("maveriq.bus.insisting.FIRST_DELAY_S", 0.01)
     saying = asyncio.create_task(publish_until_kept(bus, NodeStarted(node=NODE)))
     await asyncio.sleep(0.03)
     heard = Heard()

@@ -40,7 +40,7 @@ async def remind(bus: Bus, every_s: float) -> None:
         try:
             await bus.publish(SweepDue())
         except (Unavailable, QueueFull, Unroutable) as error:
-            log.warning("no sweep", why=repr(error))
+            log.warning("no sweep", error=repr(error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 
+import structlog
 from redis.asyncio import Redis
-from structlog import get_logger
 
 from maveriq.bus import Bus, QueueFull, Unavailable, Unroutable
 from maveriq.running import main as run_service
@@ -35,7 +35,7 @@ from maveriq_ingress.statuses import Statuses
 
 RETRY_S = 1.0
 
-log = get_logger()
+log = structlog.get_logger()
 
 
 async def run(bus: Bus, env: Mapping[str, str]) -> None:

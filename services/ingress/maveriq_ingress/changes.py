@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import structlog
 from redis.exceptions import RedisError
-from structlog import get_logger
 
 from maveriq.bus import Bus, Mailbox
 from maveriq.contracts import Deployment, DeploymentChanged, Message
@@ -20,7 +20,7 @@ from maveriq_ingress.statuses import Statuses
 REFRESH_S = 5.0
 READ_AT_ONCE = 100  # records of one MGET: each may hold a long plan
 
-log = get_logger()
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from structlog import get_logger
+import structlog
 
 from maveriq.bus import DeadRequest, Handler, Rejected
 from maveriq.contracts import (
@@ -47,7 +47,7 @@ from maveriq_ingress.metrics import Metrics
 from maveriq_ingress.models import Models
 from maveriq_ingress.statuses import Statuses
 
-log = get_logger()
+log = structlog.get_logger()
 
 
 class RequestQueues(Protocol):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
@@ -11,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Endpoint
-from structlog import get_logger
 
 from maveriq.bus import Bus, QueueFull, Unavailable, Unroutable
 from maveriq_ingress.errors import HttpError, unavailable
@@ -19,7 +19,7 @@ from maveriq_ingress.event_stream import ReaderGone
 
 PING_TIMEOUT_S = 2.0
 
-log = get_logger()
+log = structlog.get_logger()
 
 
 def app(endpoints: Sequence[Endpoint], bus: Bus, redis: Redis) -> Starlette:

@@ -25,7 +25,7 @@ from maveriq_planner.listing import listing
 from maveriq_planner.search import search
 from maveriq_planner.space import Sources, Space, by_law
 
-log = structlog.stdlib.get_logger()
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import structlog
 from redis.asyncio import Redis
 
 from maveriq import running
-from maveriq.bus import Bus, Handler
+from maveriq.bus import Bus, Handler, publish_until_kept
 from maveriq.contracts import (
     FULL_PRECISIONS,
     CalibrationRequested,
@@ -34,7 +34,6 @@ from maveriq_profiler.measuring import ChildProbe, Probe, Rig
 from maveriq_profiler.neighbours import anyone_on
 from maveriq_profiler.pool import Pool
 from maveriq_profiler.programme import Item, programme
-from maveriq_profiler.publishing import publish_until_kept
 from maveriq_profiler.refitting import Refitting
 from maveriq_profiler.remeasuring import Remeasuring
 from maveriq_profiler.rig import find_rig

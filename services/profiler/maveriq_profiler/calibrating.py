@@ -49,7 +49,7 @@ async def ran(probe: ItemProbe, item: Item, device: str) -> Outcome:
     try:
         found = await probe.run_item(item, device=device)
     except ProbeFailed as error:
-        log.warning("calibration goes on without a model", item=item.key, problem=str(error))
+        log.warning("calibration goes on without a model", item=item.key, error=str(error))
         problem = str(error)
     return Outcome(samples=found, cost_s=(time.monotonic() - begun_s) * item.num_gpus, problem=problem)
 
@@ -108,7 +108,7 @@ class Calibrating:
                     if not self._asked.is_set():
                         await self.idle()
             except RedisError as error:
-                log.warning("the store does not answer", why=repr(error))
+                log.warning("the store does not answer", error=repr(error))
                 await asyncio.sleep(self.wait_s)
 
     async def _wait(self) -> None:

@@ -127,7 +127,7 @@ class Handlers:
                 if Kind(rig.engine, rig.engine_version, rig.gpu_type, each) not in known_kinds:
                     await self._measured(reading, each)
         except ProbeFailed as error:
-            log.warning("probe failed", problem=str(error))
+            log.warning("probe failed", error=str(error))
             return str(error)
         if here:
             return ""

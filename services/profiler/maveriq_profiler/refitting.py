@@ -56,7 +56,7 @@ class Refitting:
                     cost_s=sum(outcome.cost_s for outcome in outcomes),
                 )
             except TooLittle as error:
-                log.info("not calibrated", pool=pool.name, why=str(error))
+                log.info("not calibrated", pool=pool.name, error=str(error))
                 return None
             if await self.samples.keep_calibration(pool, fitted):
                 log.info("calibrated", pool=pool.name, version=fitted.version, num_models=fitted.scope.num_models,

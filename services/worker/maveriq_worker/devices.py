@@ -102,7 +102,7 @@ class NvmlDevices:
                 found.append(self._report_one(gpu, ours, held_bytes.get(gpu, 0)))
             except self._nvml.NVMLError as error:
                 if gpu not in self._lost:
-                    log.error("GPU cannot be read and is no longer reported", gpu=gpu, why=str(error))
+                    log.error("GPU cannot be read and is no longer reported", gpu=gpu, error=str(error))
                 self._lost.add(gpu)
                 if len(self._lost) == len(self._handles):
                     raise

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid5
 
-import structlog
-
-from maveriq.bus import Bus
+from maveriq.bus import Bus, publish_until_kept
 from maveriq.contracts import (
     DeploymentDraining,
     Gpu,
@@ -22,12 +20,9 @@ from maveriq.contracts import (
 )
 from maveriq_worker.devices import Devices
 from maveriq_worker.engine import Device, Engine, Launch, LocalStage
-from maveriq_worker.publishing import publish_until_kept
 from maveriq_worker.replica import Replica, failed
 
 MAX_ENDED = 10_000  # tokens remembered: a placement handed out again, or overtaken by its drain, must not start
-
-log = structlog.get_logger()
 
 
 @dataclass(slots=True)

@@ -100,7 +100,7 @@ class Replica:
         serving = opening.result()
         self._started.set_result(self._ready(time.monotonic() - began))
         detail = await self._failure(serving)
-        log.error("engine died", deployment_id=str(self._deployment_id), detail=detail)
+        log.error("engine died", deployment_id=str(self._deployment_id), error=detail)
         await self._end()
         await self._died(self._failed(detail))
 
@@ -136,7 +136,7 @@ class Replica:
         log.error(
             "replica did not start",
             deployment_id=str(self._deployment_id),
-            detail=_words(error),
+            error=_words(error),
             exc_info=None if expected else error,
         )
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from maveriq.bus import Bus, QueueFull, Unavailable, Unroutable
+from maveriq.bus import Bus, QueueFull, Unavailable, Unroutable, publish_until_kept
 from maveriq.contracts import Gpu, Message, NodeReported, NodeStarted, Running, ServiceTimed
-from maveriq_worker.publishing import publish_until_kept
 
 log = structlog.get_logger()
 
@@ -44,4 +43,4 @@ class Reporting:
         try:
             await self.bus.publish(message)
         except (Unroutable, QueueFull, Unavailable) as error:
-            log.warning("report not taken; the next one will tell", topic=message.topic, why=repr(error))
+            log.warning("report not taken; the next one will tell", topic=message.topic, error=repr(error))

@@ -2,6 +2,7 @@
 
 from maveriq.bus.connecting import connect
 from maveriq.bus.handling import Handler, Replies
+from maveriq.bus.insisting import publish_until_kept
 from maveriq.bus.interface import (
     Bus,
     DeadRequest,
@@ -19,4 +20,5 @@ from maveriq.bus.interface import (
 __all__ = [
     "Bus", "DeadRequest", "Encoded", "Handler", "Mailbox", "MailboxGone", "QueueFull", "Rejected", "Replies",
     "RequestConsumer", "RequestDelivery", "Unavailable", "Unroutable", "connect",
+    "publish_until_kept",
 ]  # fmt: skip

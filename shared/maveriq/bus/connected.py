@@ -26,7 +26,7 @@ from maveriq.bus.serving import RetryDelay, Serving
 from maveriq.contracts import Message, Priority, RequestSubmitted
 from maveriq.topology import EXCHANGE, MAX_DEADLINE_S, MESSAGES, Service, request_queue
 
-log = structlog.stdlib.get_logger()
+log = structlog.get_logger()
 
 
 class ConnectedBus:

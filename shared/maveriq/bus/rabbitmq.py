@@ -21,7 +21,7 @@ from maveriq.bus.rabbitmq_receiving import Consumption, RabbitMqMailbox, declare
 from maveriq.bus.rabbitmq_sending import Publisher, Sender, until_done
 from maveriq.bus.serving import RetryDelay
 
-log = structlog.stdlib.get_logger()
+log = structlog.get_logger()
 
 # the libraries report each try to reconnect; without a handler of the program's own that would land on its stderr
 for library in ("aio_pika", "aiormq"):

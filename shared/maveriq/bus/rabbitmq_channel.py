@@ -10,7 +10,7 @@ from aio_pika.abc import AbstractRobustConnection
 from aiormq import Channel
 from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 
-log = structlog.stdlib.get_logger()
+log = structlog.get_logger()
 
 # what a lost connection raises, depending on where it caught us
 TROUBLE = (AMQPError, OSError, RuntimeError, asyncio.InvalidStateError, TimeoutError)

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from aio_pika.abc import AbstractRobustConnection
 from aiormq import Channel
 from aiormq.abc import DeliveredMessage
@@ -21,8 +20,6 @@ from maveriq.bus.rabbitmq_frames import arguments, attempt, envelope
 from maveriq.bus.rabbitmq_sending import until_done
 from maveriq.bus.rabbitmq_short_way import ShortWay
 from maveriq.topology import EXCHANGE, QUEUE_LENGTH
-
-log = structlog.stdlib.get_logger()
 
 
 async def declare(channel: Channel, queue: QueueSpec) -> None:

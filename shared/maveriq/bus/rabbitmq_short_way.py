@@ -15,7 +15,7 @@ from pamqp.header import ContentHeader
 from maveriq.bus.envelope import Envelope
 from maveriq.bus.rabbitmq_frames import unpack
 
-log = structlog.stdlib.get_logger()
+log = structlog.get_logger()
 
 
 class ShortWay:

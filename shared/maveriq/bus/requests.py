@@ -18,7 +18,7 @@ from maveriq.bus.serving import RetryDelay, bury, refuse
 from maveriq.contracts import Fault, Priority, RequestSubmitted
 from maveriq.topology import DEAD_REQUESTS, INGRESS, MAX_ATTEMPTS, WORKER, request_queue
 
-log = structlog.stdlib.get_logger()
+log = structlog.get_logger()
 
 DEAD_PREFETCH = 32
 CLOSED = "closed"

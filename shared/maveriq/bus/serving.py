@@ -17,7 +17,7 @@ from maveriq.bus.queues import service_queues, topology_queues
 from maveriq.contracts import Fault
 from maveriq.topology import EXCHANGE, MAX_ATTEMPTS, SERVICES, Service
 
-log = structlog.stdlib.get_logger()
+log = structlog.get_logger()
 
 STOPPING_S = 5.0  # what handlers in flight are given when a service is stopped
 MAX_REASON_CHARS = 2_000  # a header travels in one frame
