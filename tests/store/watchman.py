@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-_HELD = re.compile(r'\] "(HSET|HDEL)" "(maveriq:allocator:node:[^"]*:held)" (.*)$', re.IGNORECASE)
+_HELD = re.compile(r'\] "(HSET|HDEL)" "(maveriq:allocator:node:[^"]*:held)" ', re.IGNORECASE)
 _WORD = re.compile(r'"([^"]*)"')
 _LINE_BYTES = 2**26  # a plan's JSON, escaped
 
@@ -62,7 +62,7 @@ class Watchman:
             self.held.clear()
         elif found := _HELD.search(line[:400]):
             fields = self.held.setdefault(found[2], {})
-            words = _WORD.findall(found[3])
+            words = _WORD.findall(line[found.end() :])
             if found[1].upper() == "HDEL":
                 for field in words:
                     fields.pop(field, None)

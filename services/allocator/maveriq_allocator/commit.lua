@@ -5,11 +5,13 @@
 --   each argument; its parts each end in a unit separator (byte 31):
 --   version that it was made from ('0': there was no record); seconds after which to forget the record, which then has
 --   ended ('': keep it); the deployment; bytes and GPUs that it then holds; bytes and GPUs that its tenant may hold
---   ('': any number); '1': take over what is held already as strange ('': hold anew); how many fields are given back,
---   then for each of them   node (counts from 1), gpu, field of `held`
---   for each to hold        node, gpu, field, bytes, the GPU's version that the choice was made from ('': whichever)
+--   ('': any number); '1': take over what is held already as strange ('': hold anew); then for each node touched
+--   how many fields are given back, and how many are held;
+--   for each given back     gpu, field of `held`
+--   for each to hold        gpu, field, bytes, the GPU's version that the choice was made from ('': whichever)
 -- Returns {'done'}, {'stale'} (the record changed meanwhile), {'moved', gpu} (not the version that was chosen from),
 --   {'taken', gpu} (its bytes are not free, or no longer strange; '': the node would keep too little) or {'over', what, held by the others, wanted}.
+-- Each call of Redis from here costs as much as all else that is done for a GPU, so a node is read and written at once.
 local deployment, tenant = KEYS[1], KEYS[2]
 local CHANGE = {}
 for part in string.gmatch(ARGV[1], '([^\31]*)\31') do
@@ -17,85 +19,106 @@ for part in string.gmatch(ARGV[1], '([^\31]*)\31') do
 end
 local expected, forget_s, id, wanted_bytes, wanted_gpus = CHANGE[1], CHANGE[2], CHANGE[3], CHANGE[4], CHANGE[5]
 local quota_bytes, quota_gpus, adopts = tonumber(CHANGE[6]), tonumber(CHANGE[7]), CHANGE[8] == '1'
-local FIRST = 10
-local first_hold = FIRST + 3 * CHANGE[9]
+local FIRST = 9
 
 if (redis.call('HGET', deployment, 'version') or '0') ~= expected then
   return {'stale'}
 end
 
-local function node_key(number) return KEYS[2 * number + 1] end
-local function held_key(number) return KEYS[2 * number + 2] end
+-- The sums of what is held on each GPU of a node.
+local function derived(held_key)
+  local sums = {}
+  local held = redis.call('HGETALL', held_key)
+  for i = 1, #held, 2 do
+    local gpu = string.match(held[i], '^(.*)|')
+    sums[gpu] = (sums[gpu] or 0) + held[i + 1]
+  end
+  return sums
+end
 
--- A GPU as it is, to be changed: its limit, version and the sum of what is held on it, which is derived anew where nobody kept it.
-local gpus = {}
-local function gpu_of(number, gpu)
-  local key = number .. '|' .. gpu
-  if not gpus[key] then
-    local kept = redis.call('HMGET', node_key(number), 'limit|' .. gpu, 'version|' .. gpu, 'sum|' .. gpu)
-    local sum = tonumber(kept[3] or '')
+-- A node's GPUs that are touched, each with its limit, version and sum, which is derived anew where nobody kept it; and
+-- what the node is to keep free.
+local function read(node)
+  local fields = {'headroom'}
+  for i, gpu in ipairs(node.names) do
+    fields[3 * i - 1], fields[3 * i], fields[3 * i + 1] = 'limit|' .. gpu, 'version|' .. gpu, 'sum|' .. gpu
+  end
+  local kept = redis.call('HMGET', node.key, unpack(fields))
+  node.headroom = tonumber(kept[1] or 0)
+  local sums
+  for i, gpu in ipairs(node.names) do
+    local limit, version, sum = kept[3 * i - 1], kept[3 * i], kept[3 * i + 1]
     if not sum then
-      sum = 0
-      local held = redis.call('HGETALL', held_key(number))
-      for i = 1, #held, 2 do
-        if string.match(held[i], '^(.*)|') == gpu then
-          sum = sum + held[i + 1]
-        end
+      sums = sums or derived(node.held)
+      sum = sums[gpu] or 0
+    end
+    node.gpus[gpu] = {limit = tonumber(limit or -1), version = version, sum = tonumber(sum)}
+  end
+end
+
+-- What the change says of the next node, and where it goes on.
+local function parse(number, i)
+  local node = {key = KEYS[2 * number + 1], held = KEYS[2 * number + 2], names = {}, gpus = {}, back = {}, back_of = {}, taken = {}}
+  local num_back, num_taken = tonumber(CHANGE[i]), tonumber(CHANGE[i + 1])
+  local function touch(gpu)
+    if not node.gpus[gpu] then
+      node.gpus[gpu] = true
+      node.names[#node.names + 1] = gpu
+    end
+  end
+  i = i + 2
+  for _ = 1, num_back do
+    touch(CHANGE[i])
+    node.back_of[#node.back_of + 1], node.back[#node.back + 1] = CHANGE[i], CHANGE[i + 1]
+    i = i + 2
+  end
+  for _ = 1, num_taken do
+    touch(CHANGE[i])
+    node.taken[#node.taken + 1] = {gpu = CHANGE[i], field = CHANGE[i + 1], bytes = CHANGE[i + 2], seen = CHANGE[i + 3]}
+    i = i + 4
+  end
+  return node, i
+end
+
+local nodes, next_at = {}, FIRST
+while next_at <= #CHANGE do
+  local node
+  node, next_at = parse(#nodes + 1, next_at)
+  nodes[#nodes + 1] = node
+  read(node)
+  if #node.back > 0 then
+    for i, bytes in ipairs(redis.call('HMGET', node.held, unpack(node.back))) do
+      local gpu = node.gpus[node.back_of[i]]
+      gpu.sum = gpu.sum - (bytes or 0)
+    end
+  end
+  for _, hold in ipairs(node.taken) do
+    local gpu = node.gpus[hold.gpu]
+    if adopts then
+      if redis.call('HGET', node.held, hold.field) ~= hold.bytes then
+        return {'taken', hold.gpu}
+      end
+    else
+      if hold.seen ~= '' and gpu.version ~= hold.seen then
+        return {'moved', hold.gpu}
+      end
+      gpu.sum = gpu.sum + hold.bytes
+      if gpu.sum > gpu.limit then
+        return {'taken', hold.gpu}
       end
     end
-    gpus[key] = {node = node_key(number), gpu = gpu, limit = tonumber(kept[1] or -1), version = kept[2], sum = sum}
   end
-  return gpus[key]
-end
-
-for i = FIRST, first_hold - 1, 3 do
-  local bytes = redis.call('HGET', held_key(CHANGE[i]), CHANGE[i + 2])
-  if bytes then
-    local at = gpu_of(CHANGE[i], CHANGE[i + 1])
-    at.sum = at.sum - bytes
-  end
-end
-
-for i = first_hold, #CHANGE, 5 do
-  local number, gpu, bytes, seen = CHANGE[i], CHANGE[i + 1], CHANGE[i + 3], CHANGE[i + 4]
-  if adopts then
-    if redis.call('HGET', held_key(number), CHANGE[i + 2]) ~= bytes then
-      return {'taken', gpu}
-    end
-  else
-    local at = gpu_of(number, gpu)
-    if seen ~= '' and at.version ~= seen then
-      return {'moved', gpu}
-    end
-    at.sum = at.sum + bytes
-    if at.sum > at.limit then
-      return {'taken', gpu}
-    end
-  end
-end
-
--- What the nodes that bytes are taken of keep free on all their GPUs together.
-local looked_at = {}
-for i = first_hold, #CHANGE, 5 do
-  local number = CHANGE[i]
-  local headroom = tonumber(not adopts and not looked_at[number] and redis.call('HGET', node_key(number), 'headroom') or 0)
-  looked_at[number] = true
-  if headroom > 0 then
-    local sums, free = {}, 0
-    local held = redis.call('HGETALL', held_key(number))
-    for j = 1, #held, 2 do
-      local gpu = string.match(held[j], '^(.*)|')
-      sums[gpu] = (sums[gpu] or 0) + held[j + 1]
-    end
-    local facts = redis.call('HGETALL', node_key(number))
-    for j = 1, #facts, 2 do
-      local gpu = string.match(facts[j], '^limit|(.*)$')
-      if gpu then
-        local at = gpus[number .. '|' .. gpu]
-        free = free + math.max(0, facts[j + 1] - (at and at.sum or sums[gpu] or 0))
+  if node.headroom > 0 and #node.taken > 0 and not adopts then
+    local sums, free = derived(node.held), 0
+    local facts = redis.call('HGETALL', node.key)
+    for i = 1, #facts, 2 do
+      local name = string.match(facts[i], '^limit|(.*)$')
+      if name then
+        local gpu = node.gpus[name]
+        free = free + math.max(0, facts[i + 1] - (gpu and gpu.sum or sums[name] or 0))
       end
     end
-    if free < headroom then
+    if free < node.headroom then
       return {'taken', ''}
     end
   end
@@ -120,20 +143,31 @@ if (quota_bytes or quota_gpus) and not adopts then
   end
 end
 
-for i = FIRST, first_hold - 1, 3 do
-  redis.call('HDEL', held_key(CHANGE[i]), CHANGE[i + 2])
-end
-for i = first_hold, #CHANGE, 5 do
-  if adopts then
-    redis.call('HDEL', KEYS[#KEYS], CHANGE[i + 2])
-  else
-    redis.call('HSET', held_key(CHANGE[i]), CHANGE[i + 2], CHANGE[i + 3])
+for _, node in ipairs(nodes) do
+  if #node.back > 0 then
+    redis.call('HDEL', node.held, unpack(node.back))
   end
-end
-for _, at in pairs(gpus) do
-  if at.version then
-    redis.call('HSET', at.node, 'version|' .. at.gpu, string.format('%.0f', at.version + 1),
-      'sum|' .. at.gpu, string.format('%.0f', at.sum))
+  local fields = {}
+  for _, hold in ipairs(node.taken) do
+    fields[#fields + 1] = hold.field
+    if not adopts then
+      fields[#fields + 1] = hold.bytes
+    end
+  end
+  if adopts and #fields > 0 then
+    redis.call('HDEL', KEYS[#KEYS], unpack(fields))
+  elseif #fields > 0 then
+    redis.call('HSET', node.held, unpack(fields))
+  end
+  local kept = {}
+  for name, gpu in pairs(node.gpus) do
+    if gpu.version then
+      kept[#kept + 1], kept[#kept + 2] = 'version|' .. name, string.format('%.0f', gpu.version + 1)
+      kept[#kept + 1], kept[#kept + 2] = 'sum|' .. name, string.format('%.0f', gpu.sum)
+    end
+  end
+  if #kept > 0 then
+    redis.call('HSET', node.key, unpack(kept))
   end
 end
 if wanted_bytes == '0' then
@@ -141,11 +175,14 @@ if wanted_bytes == '0' then
 else
   redis.call('HSET', tenant, id, wanted_bytes .. ' ' .. wanted_gpus)
 end
-redis.call('HSET', deployment, 'version', string.format('%d', tonumber(expected) + 1), 'record', ARGV[2])
+local version = string.format('%d', tonumber(expected) + 1)
+if forget_s == '' and ARGV[3] ~= '' then
+  redis.call('HSET', deployment, 'version', version, 'record', ARGV[2], 'plan', ARGV[3])
+else
+  redis.call('HSET', deployment, 'version', version, 'record', ARGV[2])
+end
 if forget_s ~= '' then
   redis.call('HDEL', deployment, 'plan')
   redis.call('EXPIRE', deployment, forget_s)
-elseif ARGV[3] ~= '' then
-  redis.call('HSET', deployment, 'plan', ARGV[3])
 end
 return {'done'}

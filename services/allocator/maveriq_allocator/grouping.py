@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError
 from maveriq_allocator.store import Store
 
 MAX_UNDER_WAY = 2  # groups: one is put together while Redis works on the other
-MAX_TOGETHER = 128  # several milliseconds of Redis' time
+MAX_TOGETHER = 24  # more: all clients of a busy service wait for one group, and Redis for the next
 
 _EACH = """
 local function call(KEYS, ARGV)

@@ -115,12 +115,11 @@ class Reservations:
         new = {held.placement.token: held.placement for held in after.held}
         releases = _holds(old[token] for token in old.keys() - new.keys())
         holds = _holds(new[token] for token in new.keys() - old.keys())
-        numbers: dict[str, str] = {}
-        touched: list[str] = []
-        for hold in (*releases, *holds):
-            if hold.node not in numbers:
-                numbers[hold.node] = str(len(numbers) + 1)
-                touched += keys.node(hold.node), keys.held(hold.node)
+        nodes: dict[str, tuple[list[_Hold], list[_Hold]]] = {}
+        for which, changed in enumerate((releases, holds)):
+            for hold in changed:
+                nodes.setdefault(hold.node, ([], []))[which].append(hold)
+        touched = [key for node in nodes for key in (keys.node(node), keys.held(node))]
         if reporter is not None:
             touched.append(keys.strange(reporter))
         tenant = next((at.tenant for at in (*new.values(), *old.values())), "")
@@ -134,12 +133,13 @@ class Reservations:
             str(len({hold.gpu for hold in used})),
             *quota.told(),
             "" if reporter is None else "1",
-            str(len(releases)),
         ]
-        for hold in releases:
-            change += numbers[hold.node], hold.gpu, hold.field
-        for hold in holds:
-            change += numbers[hold.node], hold.gpu, hold.field, str(hold.bytes), _version(seen, hold)
+        for back, anew in nodes.values():
+            change += str(len(back)), str(len(anew))
+            for hold in back:
+                change += hold.gpu, hold.field
+            for hold in anew:
+                change += hold.gpu, hold.field, str(hold.bytes), _version(seen, hold)
         told: list[str | bytes] = [
             _ENDED.join((*change, "")),
             _RECORD.dump_json(after),
