@@ -60,6 +60,25 @@ async def test_unsupported_fields_are_400_with_their_name(door: Door) -> None:
         await door.client.chat.completions.create(model="smol", messages=HELLO, extra_body={"temprature": 1})
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+async def test_a_web_page_of_another_site_cannot_have_a_browser_ask_for_anything(door: Door, kind: str) -> None:
+    """Of these types browsers send what any page tells them to; they ask first before they send JSON, and hear no."""
+    page = {"Origin": "https://elsewhere.example", "Content-Type": kind}
+    for path in ("/v1/models", "/v1/intents", "/v1/chat/completions", "/v1/calibrations", "/v1/defrag"):
+        answer = await door.http.post(path, content=b"{}", headers=page)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (415, "Content-Type"), path
+    asked_first = {"Origin": page["Origin"], "Access-Control-Request-Method": "POST"}
+    answer = await door.http.options("/v1/models", headers=asked_first)
+    assert answer.status_code == 405 and "access-control-allow-origin" not in answer.headers
+    ours = await door.http.post("/v1/models", json=MODEL, headers={"Origin": "http://door"})
+    assert ours.status_code == 201
+
+
+async def test_a_name_in_a_path_that_can_be_no_models_is_refused(door: Door) -> None:
+    answer = await door.http.post(f"/v1/models/{'x' * 201}/accuracy", json={"text": "a" * 300})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
+
+
 CODES = [
     (ErrorCode.CONTEXT_EXCEEDED, 400, "context_length_exceeded"),
     (ErrorCode.INVALID_REQUEST, 400, None),

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Endpoint
 
 from maveriq.bus import Bus, Rejected
-from maveriq.contracts import AccuracySubmitted, DoorValue, Fault
+from maveriq.contracts import AccuracySubmitted, DoorValue, Fault, faults
 from maveriq.contracts.accuracy import AccuracyRecord, AccuracyText, AccuracyTokens, LayerPrecisions
 from maveriq_ingress.accuracy_handlers import AccuracyHandlers
 from maveriq_ingress.bodies import identity, parse, read_body
@@ -38,13 +39,14 @@ class AccuracyApi:
 
     async def submit(self, request: Request) -> Response:
         body = parse(await read_body(request), AccuracyBody)
-        submitted = AccuracySubmitted(
-            accuracy_id=body.accuracy_id or uuid4(),
-            model=request.path_params["name"],
-            text=body.text,
-            max_tokens=body.max_tokens,
-            layers=body.layers,
-        )
+        asked = body.model_dump() | {
+            "accuracy_id": body.accuracy_id or uuid4(),
+            "model": request.path_params["name"],
+        }
+        try:
+            submitted = AccuracySubmitted.model_validate(asked)
+        except ValidationError as error:  # the path's name alone was not checked yet
+            raise refused(*faults(error, AccuracySubmitted)) from error
         try:
             requested = await self.handlers.on_accuracy_submitted(submitted)
         except Rejected as rejected:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Endpoint
@@ -33,6 +34,8 @@ from maveriq_ingress.handlers import Handlers, unknown
 DEPLOYMENT_HEADER = "X-Deployment-Id"
 DECLARING_S = 3
 NEWS = (DeploymentChanged, ModelRegistered)  # facts for whoever listens; nobody must
+
+log = structlog.get_logger()
 
 
 class IntentBody(Intent):
@@ -154,6 +157,8 @@ class Api:
                     await self.bus.publish(message, cause=cause)
             else:
                 await self._publish_to_service(message, cause)
+            if message.correlation is not None:
+                log.info("message caused", caused=message.routing_key, deployment_id=str(message.correlation))
 
     async def _publish_to_service(self, message: Message, cause: UUID) -> None:
         """The first service to start declares all queues; until then, for a moment, there is none."""

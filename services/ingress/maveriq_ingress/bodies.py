@@ -12,12 +12,20 @@ from maveriq_ingress.errors import HttpError, refused
 
 MAX_BODY_BYTES = 8 * 1024 * 1024  # about two million tokens of text
 DEADLINE_HEADER = "X-Request-Timeout-S"
+JSON = "application/json"
 
 T = TypeVar("T", bound=BaseModel)
 
 
 async def read_body(request: Request) -> bytes:
-    """Raises HttpError (413) once the body is larger than MAX_BODY_BYTES."""
+    """Raises HttpError: 413 once it is larger than MAX_BODY_BYTES; 415 where a web page of any site may have sent it.
+
+    A browser sends what calls itself text or a form wherever any page tells it to, and asks nobody; what calls itself
+    JSON it sends to its page's own site alone, since we never say that others may.
+    """
+    if "origin" in request.headers and not request.headers.get("content-type", "").startswith(JSON):
+        fault = Fault(field="Content-Type", problem=f"a web page must send {JSON}", remedy="set that header")
+        raise refused(fault, status=415)
     body = bytearray()
     try:
         async for part in request.stream():
