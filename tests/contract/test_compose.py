@@ -2,12 +2,14 @@
 
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from maveriq.settings import NAMES
 from maveriq.topology import SERVICES
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,7 @@ def compose_command() -> list[str]:
     return [str(unpacked)]
 
 
+@cache
 def services(*profiles: str) -> dict[str, Any]:
     chosen = [argument for profile in profiles for argument in ("--profile", profile)]
     done = subprocess.run(
@@ -51,3 +54,24 @@ def test_each_service_is_started_as_its_own_module(profile: tuple[str, ...]) -> 
         distribution = service["build"]["args"]["SERVICE"]
         assert service["command"] == ["python", "-m", f"maveriq_{distribution}"]
         assert (ROOT / "services" / distribution / f"maveriq_{distribution}" / "__main__.py").exists()
+
+
+@pytest.mark.parametrize("profile", [(), ("gpu",)])
+def test_each_services_health_is_asked_where_it_answers(profile: tuple[str, ...]) -> None:
+    for name, service in services(*profile).items():
+        asked = " ".join(service["healthcheck"]["test"])
+        if name not in ("rabbitmq", "redis"):
+            own = service["environment"]["MAVERIQ_HEALTH_PORT"]
+            assert f":{service['environment'].get('MAVERIQ_HTTP_PORT', own)}/readyz" in asked, name
+
+
+@pytest.mark.parametrize("profile", [(), ("gpu",)])
+def test_every_setting_is_one_that_is_read(profile: tuple[str, ...]) -> None:
+    for name, service in services(*profile).items():
+        set_here = {variable for variable in service.get("environment", ()) if variable.startswith("MAVERIQ_")}
+        assert set_here <= NAMES, name
+
+
+def test_what_asks_for_no_password_is_open_to_this_machine_alone() -> None:
+    for name, service in services("gpu").items():
+        assert {port["host_ip"] for port in service.get("ports", ())} <= {"127.0.0.1"}, name
