@@ -48,7 +48,8 @@ async def prepare(source: str, precision: Precision, cache_dir: Path) -> Path:
     found = await asyncio.to_thread(_locate, source)
     if found.is_dir() and any(found.glob("*.safetensors")):
         _check_whole(found)
-        return found
+        if not _has_experts_apart(found):
+            return found
     target = cache_dir / "checkpoints" / _name(found, precision)
     if not target.exists():
         await _convert_elsewhere(found, precision, target)
@@ -75,6 +76,17 @@ def _check_whole(folder: Path) -> None:
             f"{folder} holds quantised weights, and the torch engine reads whole ones and quantises them itself: "
             "register the variant without a source, or serve it with TensorRT-LLM"
         )
+
+
+def _has_experts_apart(folder: Path) -> bool:
+    """A mixture's checkpoint names each expert's matrices, where transformers' modules keep them in one tensor."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names: dict[str, Any] = json.loads(index.read_text())["weight_map"]
+    else:
+        with next(folder.glob("*.safetensors")).open("rb") as file:
+            names = json.loads(file.read(int.from_bytes(file.read(8), "little")))  # as the format begins
+    return any(".experts.0." in name for name in names)
 
 
 def _download(model_id: str) -> Path:
@@ -172,7 +184,7 @@ def _write(found: Path, precision: Precision, folder: Path) -> None:
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id
     plain.generation_config = generation
-    plain.save_pretrained(folder)
+    plain.save_pretrained(folder, save_original_format=False)  # named as the modules that read it
     tokenizer.save_pretrained(folder)
 
 

@@ -75,3 +75,13 @@ async def test_a_checkpoint_that_is_quantised_already_is_refused_with_what_to_do
     (tmp_path / where).write_text(json.dumps({**said, "quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(CheckpointFailed, match="register the variant without a source"):
         await prepare(str(tmp_path), Precision.BF16, tmp_path / "cache")
+
+
+async def test_a_mixture_whose_experts_are_stored_one_by_one_is_converted_and_answers_alike(tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    model = save_model("Mixtral", source, num_local_experts=4, num_experts_per_tok=2)
+    save_tokenizer(source)
+    converted = await prepare(str(source), Precision.FP32, tmp_path / "cache")
+    assert converted != source
+    expected = model.generate(torch.tensor([[4, 9, 2]]), max_new_tokens=5, do_sample=False, eos_token_id=None)
+    assert greedy([TorchStage(spec(converted, (4,), 0))], [[4, 9, 2]], 5) == [expected[0, 3:].tolist()]
