@@ -78,6 +78,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for model in models
         if (why := law.uncovered(calibration, model.facts, model.precision, model.precision, pp=rig.max_pp))
     }
+    report["refused"] = {model.name: model.refused for model in models if model.refused}
     report |= {"measured_again": quiet.repeated, "disturbed": quiet.disturbed}
     return report | {"rows": rows, "memory_rows": memory}
 
@@ -97,7 +98,11 @@ def full_model(
 ) -> FullModel:
     whole = AutoConfig.for_model(**config).to_json_string(use_diff=False)
     facts = facts_of(config_from(whole))
-    splits = {split: IN_STAGES if len(split) > 1 else WHOLE for split in divisions(facts.num_layers)}
+    splits = {
+        split: tuple(point for point in points if point.input_tokens + STEPS <= facts.max_context_tokens)
+        for split in divisions(facts.num_layers)
+        for points in [IN_STAGES if len(split) > 1 else WHOLE]
+    }
     return FullModel(name, whole, facts, precision, device, arguments.threads, splits)
 
 
@@ -239,6 +244,7 @@ def table(report: dict[str, Any]) -> str:
     lines += ["", f"calibration: {calibration['seconds']} s for {calibration['models']} synthetic models; "
               f"running the predicted models whole: {report['full_models_seconds']} s"]  # fmt: skip
     lines += [f"not vouched for: {name}: {why}" for name, why in report["uncovered"].items()]
+    lines += [f"timed in the profiler's double: {name}: {why}" for name, why in report["refused"].items()]
     for cuts, each in report.get("cuts", {}).items():
         lines.append(f"fingerprint of {cuts} layers: {each}")
     return "\n".join(lines)

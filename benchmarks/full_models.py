@@ -24,9 +24,12 @@ from transformers.utils import logging
 from maveriq.contracts import ModelFacts, Precision
 from maveriq.torch_layers import DTYPES
 from maveriq_profiler.cutting import build, config_from
+from maveriq_profiler.engine_stage import build_for_engine
+from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
+from maveriq_profiler.stage_chain import Chain, ChainSpec, Run
 from maveriq_worker.engine import SPIN_MS
-from maveriq_worker.stage_processes import StageProcesses, _environment
+from maveriq_worker.stage_processes import StageProcesses, StagesFailed, _environment
 from maveriq_worker.torch_steps import SamplerSpec, StageSpec, Submit
 
 Split = tuple[int, ...]
@@ -57,6 +60,8 @@ class FullModel:
     times: dict[Key, Times] = field(default_factory=lambda: defaultdict(Times))
     reserved_bytes: dict[Split, int] = field(default_factory=dict)
     """Weights and KV cache, as the stages report them, for `slots` requests."""
+    refused: str = ""
+    """Why the engine does not run it: then it is timed in the profiler's double."""
     spent_s: float = 0.0
     slots: int = 8
 
@@ -77,7 +82,7 @@ class Replicas:
 
     def __init__(self, quiet: Quiet) -> None:
         self._quiet = quiet
-        self._running: dict[tuple[str, Split], Replica] = {}
+        self._running: dict[tuple[str, Split], Replica | Double] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="maveriq-full-"))
         self._stack = AsyncExitStack()
 
@@ -101,20 +106,26 @@ class Replicas:
         """Its memory is free again; the next reading starts it anew."""
         replica = self._running.pop((model.name, split), None)
         if replica is not None:
-            await replica.processes.stop()
+            await replica.stop()
 
     def forget(self, model: FullModel) -> None:
         """Its weights on disk."""
         shutil.rmtree(self._checkpoint(model), ignore_errors=True)
 
-    async def _started(self, model: FullModel, split: Split) -> "Replica":
+    async def _started(self, model: FullModel, split: Split) -> "Replica | Double":
         checkpoint = self._checkpoint(model)
         if not checkpoint.exists():
             await asyncio.to_thread(write_checkpoint, model, checkpoint)
-        replica = Replica(OneMicroBatch())
-        self._stack.push_async_callback(replica.processes.stop)
-        ready = await replica.processes.start(specs(model, split, checkpoint))
-        model.reserved_bytes[split] = sum(each.weight_bytes + each.kv_cache_bytes for each in ready)
+        engine = Replica(OneMicroBatch())
+        self._stack.push_async_callback(engine.stop)
+        replica: Replica | Double = engine
+        try:
+            ready = await engine.processes.start(specs(model, split, checkpoint))
+            model.reserved_bytes[split] = sum(each.weight_bytes + each.kv_cache_bytes for each in ready)
+        except StagesFailed as refused:
+            model.refused = str(refused).partition("; ")[0]
+            replica = Double(model, split, self._folder / f"meet-{len(self._running)}")
+            self._stack.push_async_callback(replica.stop)
         await replica.reading(Point(batch=1, input_tokens=16))  # the first of anything is slower
         self._running[model.name, split] = replica
         return replica
@@ -127,6 +138,9 @@ class Replica:
     def __init__(self, processes: StageProcesses) -> None:
         self.processes = processes
         self._keys = count()
+
+    async def stop(self) -> None:
+        await self.processes.stop()
 
     async def reading(self, point: Point) -> tuple[list[float], list[float]]:
         """Passes over the prompts, and decode steps, of `batch` requests that come together."""
@@ -151,6 +165,25 @@ class Replica:
         return key
 
 
+class Double:
+    """The profiler's double of the engine, for families that the engine refuses."""
+
+    def __init__(self, model: FullModel, split: Split, rendezvous: Path) -> None:
+        wanted = Format(model.precision, model.precision)
+        spec = ChainSpec(model.config_json, wanted, split, (model.device,) * len(split), model.threads, rendezvous)
+        whole = build_for_engine(config_from(model.config_json), "cpu", wanted) if model.device == "cpu" else None
+        self._chain, self._context_tokens = Chain(spec, whole), model.context_tokens
+
+    async def stop(self) -> None:
+        self._chain.stop()
+
+    async def reading(self, point: Point) -> tuple[list[float], list[float]]:
+        """As Replica's."""
+        times = partial(Run, point.batch, point.input_tokens, context_tokens=self._context_tokens)
+        prefill = await asyncio.to_thread(self._chain.times_ms, times(num_steps=0))
+        return prefill, await asyncio.to_thread(self._chain.times_ms, times(num_steps=STEPS))
+
+
 class OneMicroBatch(StageProcesses):
     """Stages whose scheduler does not divide a batch."""
 
@@ -169,7 +202,7 @@ def write_checkpoint(model: FullModel, folder: Path) -> None:
     """Random weights; made on the GPU where there is one, which is faster."""
     logging.disable_progress_bar()
     made: Any = build(config_from(model.config_json), model.device, DTYPES[model.precision])
-    made.save_pretrained(folder)
+    made.save_pretrained(folder, save_original_format=False)  # named as the modules that read it
     del made
     if model.device != "cpu":
         torch.cuda.empty_cache()
