@@ -5,7 +5,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from maveriq.contracts import Counteroffer, Intent, ModelFacts, Objective, Precision
+from maveriq.contracts import QUIET_SHARE, Counteroffer, Intent, ModelFacts, Objective, Precision
 from maveriq_planner.constraints import ACCURACY, LATENCIES, RATE, Miss
 from maveriq_planner.figures import counted, figure
 from maveriq_planner.offering import is_joint
@@ -31,7 +31,7 @@ def explain(intent: Intent, space: Space, outcome: Outcome, offers: Sequence[Cou
         reason = f"none of {configurations} of {intent.model} meets the intent: " + "; ".join(
             [*_by_constraint(outcome.judged), *_nearest(outcome.judged, outcome, offers)]
         )
-    return f"{reason}. {_remedy(offers)}"
+    return f"{reason}. {_remedy(offers)}{_disturbed(space)}"
 
 
 def _remedy(offers: Sequence[Counteroffer]) -> str:
@@ -39,6 +39,15 @@ def _remedy(offers: Sequence[Counteroffer]) -> str:
     if is_joint(offers):
         return f"No change of a single field would be met; it would with {met}"
     return f"It would be met with {met}" if offers else "No change of a single field would be met"
+
+
+def _disturbed(space: Space) -> str:
+    """Whether all of this may look better once a device is measured undisturbed."""
+    shares = {each.kind.gpu_type: each.others for each in space.estimators if each.others > QUIET_SHARE}
+    if not shares:
+        return ""
+    each = ", ".join(f"{figure(100 * share)} % of {gpu_type}" for gpu_type, share in shares.items())
+    return f". These figures are provisional: others took {each} while it was measured"
 
 
 def _too_long(intent: Intent, facts: ModelFacts) -> str:

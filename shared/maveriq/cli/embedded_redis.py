@@ -10,11 +10,13 @@ from pathlib import Path
 
 from maveriq.cli.api import CommandFailed
 
-KEPT = "fingerprints:*"  # profiler's catalogue: the only keys that outlive the cluster that wrote them
+KEPT = ("fingerprint", "calibration-")  # what the profiler measured: alone it outlives the cluster that wrote it
 CLEAR = """
 local deleted = 0
 for _, key in ipairs(redis.call('KEYS', '*')) do
-  if not string.find(key, ARGV[1]) then deleted = deleted + redis.call('DEL', key) end
+  local kept = false
+  for _, prefix in ipairs(ARGV) do kept = kept or string.sub(key, 1, #prefix) == prefix end
+  if not kept then deleted = deleted + redis.call('DEL', key) end
 end
 return deleted
 """
@@ -24,7 +26,7 @@ return deleted
 def embedded_redis(folder: Path) -> Generator[str, None, None]:
     """The URL of a private server that lives as long as the block.
 
-    The catalogue of fingerprints is kept in `folder` from one run to the next. Whatever else a former run
+    Fingerprints and calibrations are kept in `folder` from one run to the next. Whatever else a former run
     left is cleared: its broker is gone, so its deployments are too. A second cluster at the same time
     keeps nothing.
 
@@ -70,9 +72,8 @@ def _locked(folder: Path) -> Generator[bool, None, None]:
 
 
 def _clear(host: str, port: int) -> None:
-    """Delete all keys but the catalogue's, in one command of the Redis protocol."""
-    pattern = "^" + KEPT.removesuffix("*").replace(":", "%:")
-    words = [b"EVAL", CLEAR.encode(), b"0", pattern.encode()]
+    """Delete all keys but those that are kept, in one command of the Redis protocol."""
+    words = [b"EVAL", CLEAR.encode(), b"0", *(prefix.encode() for prefix in KEPT)]
     command = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
     with contextlib.closing(socket.create_connection((host, port), timeout=10)) as connection:
         connection.sendall(command)
