@@ -23,7 +23,6 @@ MAX_SECONDS = 0.25  # that a node may take: eight GPUs and two stages take as mu
 
 Way = tuple[tuple[int, ...], ...]
 """The GPUs of each stage, whatever their order in the pipeline."""
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
