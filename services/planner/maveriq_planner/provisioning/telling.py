@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from maveriq.contracts.provisioning import Bucket, Changed, Fleet, FleetTerms, RatePoint, Rented, Share, SingleType
+from maveriq_planner.arrays import Flags
 from maveriq_planner.provisioning.asked import Asked
 from maveriq_planner.provisioning.comparing import AtRate
 from maveriq_planner.provisioning.fleet_mix import Mix
@@ -92,7 +93,7 @@ def _single(kind: str, mix: Mix, price: float) -> SingleType:
 def _unable(kind: str, units: Sequence[Unit], pools: Sequence[Pool], problem: Problem) -> SingleType:
     """Why a type does not do it alone."""
     mine = [u for u, unit in enumerate(units) if unit.gpu.kind == kind]
-    served = np.isfinite(problem.load[mine]).any(axis=0)
+    served: Flags = np.asarray(np.isfinite(problem.load[mine]).any(axis=0))
     available = [pools[pool].available for pool in {units[u].pool for u in mine}]
     if not served.all():
         why = f"cannot serve {(~served).sum()} of {len(served)} buckets"
