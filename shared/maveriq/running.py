@@ -63,6 +63,12 @@ def amqp_url(env: Mapping[str, str]) -> str:
     return read(env, "MAVERIQ_AMQP_URL", _amqp_url)
 
 
+def tell_misspelt(env: Mapping[str, str]) -> None:
+    """Log variables that nobody reads but that are named nearly like one that is."""
+    for given, nearest in misspelt(env).items():
+        log.warning("setting not known", name=given, nearest=nearest)
+
+
 async def end(serving: "asyncio.Future[None]", patience_s: float = PATIENCE_S) -> None:
     """Cancel a service and wait until it has cleaned up.
 
@@ -93,8 +99,7 @@ async def side_by_side(*serving: Coroutine[Any, Any, None]) -> None:
 
 
 async def _serve(run: Run, env: Mapping[str, str]) -> None:
-    for given, nearest in misspelt(env).items():
-        log.warning("setting not known", name=given, nearest=nearest)
+    tell_misspelt(env)
     bus = await connect(amqp_url(env))
     log.info("service starts")
     stopping = asyncio.Event()

@@ -158,7 +158,7 @@ class Api:
             else:
                 await self._publish_to_service(message, cause)
             if message.correlation is not None:
-                log.info("message caused", caused=message.routing_key, deployment_id=str(message.correlation))
+                log.info("message caused", caused=message.topic, deployment_id=str(message.correlation))
 
     async def _publish_to_service(self, message: Message, cause: UUID) -> None:
         """The first service to start declares all queues; until then, for a moment, there is none."""

@@ -80,6 +80,7 @@ class Serving:
         envelope = delivery.envelope
         try:
             with structlog.contextvars.bound_contextvars(
+                service=self._service.name,  # in one process a delivery is made in its publisher's context
                 message_id=str(identity(envelope)),
                 deployment_id=envelope.correlation_id,
                 topic=envelope.topic or handler.message.topic,
@@ -117,9 +118,7 @@ class Serving:
                     raise
                 # only producers hear it, and none listens now
             if reply.correlation is not None:
-                log.info(
-                    "message caused", caused=reply.routing_key, deployment_id=str(reply.correlation), took_ms=took_ms
-                )
+                log.info("message caused", caused=reply.topic, deployment_id=str(reply.correlation), took_ms=took_ms)
 
     async def _retry(self, delivery: Delivery, error: Exception) -> None:
         if delivery.attempt >= MAX_ATTEMPTS:

@@ -11,6 +11,7 @@ from rich.console import Console
 from maveriq.cli.cluster import Cluster, running_cluster
 from maveriq.cli.figures import MIB
 from maveriq.logs import configure
+from maveriq.running import tell_misspelt
 
 
 def run_up(console: Console, given: Mapping[str, str], only: Sequence[str]) -> None:
@@ -27,6 +28,7 @@ def run_up(console: Console, given: Mapping[str, str], only: Sequence[str]) -> N
         env["MAVERIQ_DEVICES"] = default_devices()
         console.print(f"[dim]devices: {env['MAVERIQ_DEVICES']} (--devices chooses others)[/]")
     configure("up")
+    tell_misspelt(env)
     asyncio.run(_serve(console, env, only))
 
 
