@@ -19,7 +19,9 @@ from maveriq.contracts import (
     DeploymentChanged,
     DeploymentDraining,
     DeploymentFailed,
+    DeploymentKept,
     DeploymentReleased,
+    DeploymentRestored,
     DeploymentWaiting,
     FingerprintMeasured,
     IntentAccepted,
@@ -60,6 +62,7 @@ EXCHANGE = "maveriq"  # topic exchange, durable
 MAX_ATTEMPTS = 5  # a message that failed so often is dead-lettered
 MAX_RETRY_DELAY_S = 30.0
 QUEUE_LENGTH = 10_000  # messages a service's queue holds before publishers are refused
+RESTING_LENGTH = 1_000_000  # messages that rest: one a deployment
 REQUEST_QUEUE_LENGTH = 1_000  # requests that wait for a deployment before publishers are refused
 MAX_DEADLINE_S = 600.0  # for requests that bring no deadline of their own
 DEAD_REQUESTS = "requests.dead"  # expired, or given up after MAX_ATTEMPTS: ingress answers them
@@ -105,8 +108,8 @@ INGRESS = Service(
     consumes=(
         ModelSubmitted, IntentSubmitted, ReleaseRequested,
         FingerprintMeasured, PlanComputed, PlanPreviewed, DeploymentWaiting, PlacementReserved, ReplicaReady,
-        ReplicaFailed, ReplicaLost, DeploymentDraining, DeploymentReleased, DeploymentFailed, InventoryChanged,
-        MemoryDrifted,
+        ReplicaFailed, ReplicaLost, DeploymentDraining, DeploymentReleased, DeploymentFailed, DeploymentRestored,
+        InventoryChanged, MemoryDrifted,
         PredictionMissed, CalibrationUpdated, CalibrationProgressed,
         AccuracySubmitted, AccuracyProgressed, AccuracyMeasured, DefragmentationProgressed,
     ),
@@ -131,13 +134,13 @@ ALLOCATOR = Service(
     "allocator",
     consumes=(
         PlanComputed, PlacementRequested, ReplicaReady, ReplicaFailed, ReplicaStopped, ReleaseAccepted,
-        NodeReported, NodeStarted, SweepDue, ReplicaLost, PlacementConfirmed,
+        NodeReported, NodeStarted, SweepDue, ReplicaLost, PlacementConfirmed, DeploymentKept,
         MemoryRequested, MemoryFreed, DefragmentationRequested, MoveRequested,
     ),
     emits=(
         PlacementReserved, PlacementRequested, DeploymentWaiting, ReplicaLost, DeploymentDraining, DeploymentReleased,
         DeploymentFailed, InventoryChanged, MemoryHeld, SweepDue, ConfirmationRequested, MemoryDrifted,
-        DefragmentationProgressed, MoveRequested,
+        DefragmentationProgressed, MoveRequested, DeploymentKept, DeploymentRestored,
     ),
 )  # fmt: skip
 WORKER = Service(

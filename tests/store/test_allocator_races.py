@@ -12,6 +12,7 @@ import pytest
 from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
+    DeploymentKept,
     DeploymentReleased,
     Message,
     NodeStarted,
@@ -110,6 +111,8 @@ class Cluster:
     def __init__(self, store: Store, chance: random.Random) -> None:
         self.chance, self.workers = chance, Workers(chance)
         self.waiting: list[Message] = []
+        self.resting: list[Message] = []
+        """Copies of records: one of them comes round now and then."""
         self.ends: dict[UUID, set[type[Message]]] = {}
         self.mortality, self.repeats = 0.02, 0.2
         self._store = store
@@ -120,7 +123,11 @@ class Cluster:
 
     async def step(self) -> None:
         """Up to six messages at once."""
+        self.resting += [message for message in self.waiting if isinstance(message, DeploymentKept)]
+        self.waiting = [message for message in self.waiting if not isinstance(message, DeploymentKept)]
         self.chance.shuffle(self.waiting)
+        if self.resting and self.chance.random() < 0.1:
+            self.waiting.insert(0, self.resting.pop(self.chance.randrange(len(self.resting))))
         now, self.waiting = self.waiting[:6], self.waiting[6:]
         await asyncio.gather(*(self._deliver(message) for message in now))
 

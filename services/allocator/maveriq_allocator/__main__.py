@@ -19,6 +19,7 @@ from maveriq.contracts import (
 )
 from maveriq.running import side_by_side
 from maveriq.topology import ALLOCATOR
+from maveriq_allocator.copy_handlers import CopyHandlers, copy_all
 from maveriq_allocator.defragmenting import Defragmenting
 from maveriq_allocator.handlers import Handlers
 from maveriq_allocator.heartbeats import Heartbeats
@@ -43,8 +44,9 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
     redis = connect(settings.redis_url)
     try:
         await redis.ping()
+        handlers = wire(redis, settings)
         await side_by_side(
-            bus.run(ALLOCATOR, bound(wire(redis, settings))), remind(bus, settings.times.sweep_s)
+            bus.run(ALLOCATOR, bound(handlers)), remind(bus, settings.times.sweep_s), copy_all(bus, handlers.placing)
         )  # fmt: skip
     finally:
         await redis.aclose()
@@ -78,6 +80,7 @@ def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
         Handler(MemoryFreed, handlers.on_memory_freed),
         *Heartbeats(handlers).all(),
         *MoveHandlers(handlers).all(),
+        *CopyHandlers(handlers).all(),
     ]
 
 

@@ -8,7 +8,8 @@ without being held by such a record is another replica of it, unless it was lost
 from uuid import UUID
 
 from maveriq.contracts import Admission, Intent, Placement, Plan, PlanComputed
-from maveriq_allocator.lifecycle import Held, Phase, Record
+from maveriq_allocator.lifecycle import REPLANNED, Held, Phase, Record
+from maveriq_allocator.waiting import all_of
 
 FIRST_NUMBER = 1_000_000_000  # seconds since the epoch, in 2001; no deployment is placed so often
 
@@ -37,9 +38,15 @@ def is_over(record: Record, token: str, replica: int) -> bool:
 
 def adopted(record: Record, placement: Placement, now_s: int) -> Record:
     """With this replica, as it runs; its worker says next whether it is ready."""
-    held = Held(placement=placement, rank=0, phase=Phase.RESERVED)
-    number = max(record.num_issued, now_s, FIRST_NUMBER)
-    return record.model_copy(update={"planned": True, "held": (*record.held, held), "num_issued": number})
+    held = Held(placement=placement, rank=0 if record.is_lost else REPLANNED, phase=Phase.RESERVED)
+    waiting = record.waiting
+    if waiting is not None:
+        waiting = waiting.without(placement.replica, all_of(placement.candidate))
+    changes = {
+        "planned": True, "remade": record.is_lost, "held": (*record.held, held), "waiting": waiting,
+        "num_issued": max(record.num_issued, now_s, FIRST_NUMBER),
+    }  # fmt: skip
+    return record.model_copy(update=changes)
 
 
 def plan_of(deployment_id: UUID, placement: Placement) -> PlanComputed | None:

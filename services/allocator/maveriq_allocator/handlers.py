@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from maveriq.contracts import (
     GpuState,
@@ -21,7 +21,7 @@ from maveriq.contracts import (
     ReplicaReady,
     ReplicaStopped,
 )
-from maveriq_allocator import adopting, lifecycle, moving
+from maveriq_allocator import adopting, copies, lifecycle, moving
 from maveriq_allocator.defragmenting import Defragmenting
 from maveriq_allocator.inventory import Inventory, NodeState
 from maveriq_allocator.lending import Lending
@@ -46,7 +46,9 @@ class Handlers:
         """Reserve the first candidate that fits for all replicas, or wait; of what is placed, keep the plan."""
         record = await self.placing.place(message)
         changed = await self.inventory_changed(lifecycle.changed_nodes(record))
-        return [*lifecycle.orders(record), *lifecycle.outlook(record), *changed]
+        copy = copies.copied(record, message, await self.placing.line.now(), uuid4())
+        kept = [] if record.closing is not None else [copy]
+        return [*kept, *lifecycle.orders(record), *lifecycle.outlook(record), *changed]
 
     async def on_placement_requested(self, message: PlacementRequested) -> Sequence[Message]:
         """Try again to seat what waits."""

@@ -85,10 +85,17 @@ class Record(Value):
     """The latest of each replica."""
     num_issued: int = 0
     """Tokens given out; numbers the next."""
+    remade: bool = False
+    """From what its replicas tell, for it was lost."""
 
     @property
     def ended(self) -> bool:
         return self.closing is not None and not self.held
+
+    @property
+    def is_lost(self) -> bool:
+        """Nothing is known of the deployment but what its replicas tell, if there are any."""
+        return self.closing is None and (self.remade or not (self.planned or self.waiting))
 
     def holding(self, token: str) -> Held | None:
         return next((held for held in self.held if held.placement.token == token), None)
@@ -130,10 +137,7 @@ def waits(record: Record, waiting: Waiting, gone: Held | None = None) -> Record:
 
 def seated(record: Record, plan: PlanComputed, missing: Missing, choice: Choice) -> Record:
     """One replica that waited gets a seat."""
-    waiting = record.waiting
-    if waiting is not None:
-        rest = tuple(other for other in waiting.missing if other.replica != missing.replica)
-        waiting = waiting.model_copy(update={"missing": rest, "num_missing": len(rest)}) if rest else None
+    waiting = None if record.waiting is None else record.waiting.without(missing.replica)
     record = record.model_copy(update={"waiting": waiting})
     return _seated(record, plan, missing.replica, choice, is_routed=bool(missing.part))
 

@@ -57,7 +57,7 @@ class Placing:
                 continue
             attempt = await self.trying.first_seats(before.record, plan, tries.further, tries.over)
             if await self._commit(before, attempt, tries, plan):
-                return await self._lined_up(before, attempt.after, plan)
+                return await self.lined_up(before, attempt.after, plan)
         raise Overtaken(str(plan.deployment_id))
 
     async def _kept(self, before: Loaded, plan: PlanComputed) -> Record | None:
@@ -88,7 +88,7 @@ class Placing:
             plan = await self.reservations.plan(deployment_id)
             attempt = await self.trying.next_seat(before.record, plan, gone, tries.further, loss, tries.over)
             if await self._commit(before, attempt, tries):
-                return attempt.after if plan is None else await self._lined_up(before, attempt.after, plan)
+                return attempt.after if plan is None else await self.lined_up(before, attempt.after, plan)
         raise Overtaken(str(deployment_id))
 
     async def retry(self, deployment_id: UUID) -> Record:
@@ -97,14 +97,17 @@ class Placing:
         for _ in range(MAX_STALE + MAX_TAKEN * 64):
             before = await self.reservations.load(deployment_id)
             plan = await self.reservations.plan(deployment_id)
-            if before.record.waiting is None or plan is None:
+            waiting = before.record.waiting
+            if waiting is None or plan is None:
                 await self.line.leave(deployment_id, before.version)
+                return before.record
+            if waiting.asked_until is not None and waiting.is_asked_about(await self.line.now()):
                 return before.record
             attempt = await self.trying.missing_seat(before.record, plan, tries.further, tries.over)
             if attempt.after != before.record and not await self._commit(before, attempt, tries):
                 continue
             if attempt.rank is None or attempt.after.waiting is None:
-                return await self._lined_up(before, attempt.after, plan)
+                return await self.lined_up(before, attempt.after, plan)
             tries = _Tries()  # one more has a seat
         raise Overtaken(str(deployment_id))
 
@@ -115,7 +118,7 @@ class Placing:
         tries.note(outcome, attempt)
         return outcome is Outcome.DONE
 
-    async def _lined_up(self, before: Loaded, after: Record, plan: PlanComputed) -> Record:
+    async def lined_up(self, before: Loaded, after: Record, plan: PlanComputed) -> Record:
         """In the line if it waits, else out of it."""
         if after.waiting is not None:
             await self.line.join(after.deployment_id, plan.admission.intent.priority, after.waiting.since)

@@ -5,7 +5,7 @@ allocators may work at once, and one that dies between two calls leaves either t
 GPUs names the versions of them that it was made from, and is refused where one has changed since.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from maveriq.contracts import Placement, PlanComputed
+from maveriq.contracts import DeploymentKept, Placement, PlanComputed
 from maveriq_allocator import keys
 from maveriq_allocator.grouping import GroupedScript
 from maveriq_allocator.inventory import NodeState, taken
@@ -58,6 +58,7 @@ class Reservations:
         self._redis = redis
         self._quotas = quotas
         self._commit = GroupedScript(redis, Path(__file__).with_name("commit.lua").read_text())
+        self._latest = redis.register_script(Path(__file__).with_name("latest.lua").read_text())
 
     async def load(self, deployment_id: UUID) -> Loaded:
         version, record = await self._redis.hmget(keys.deployment(deployment_id), ["version", "record"])
@@ -96,6 +97,22 @@ class Reservations:
                 since. Empty: whatever has changed, as long as the bytes are free.
         """
         return await self._change(before, after, plan, {node.name: node for node in seen})
+
+    async def is_latest(self, copy: DeploymentKept) -> bool:
+        """Whether a copy of a record is the one that goes on."""
+        told = [str(copy.rounds), str(copy.mark)]
+        return bool(await self._latest([keys.deployment(copy.deployment_id)], told))
+
+    async def last_round(self, deployment_id: UUID) -> int:
+        """Of its copies; 0: none came round yet."""
+        known: str | None = await self._redis.hget(keys.deployment(deployment_id), "copy")
+        return int((known or "0").split()[0])
+
+    async def all(self) -> AsyncIterator[UUID]:
+        """Every deployment of which something is known, in no order."""
+        prefix = keys.deployment("")
+        async for key in self._redis.scan_iter(f"{prefix}*", count=1_000):
+            yield UUID(key.removeprefix(prefix))
 
     async def adopt(
         self, before: Loaded, after: Record, plan: PlanComputed | None, reporter: str

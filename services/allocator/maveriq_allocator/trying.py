@@ -228,6 +228,7 @@ def _waiting(record: Record, lack: _Lack, now: datetime, *, serves: bool) -> Wai
         detail=lack.detail,
         num_missing=len(lack.missing) or lack.plan.plan.candidates[0].replicas,
         missing=lack.missing,
+        asked_until=None if old is None else old.asked_until,
     )
     return waiting if waiting == old else waiting.model_copy(update={"told_at": now})
 

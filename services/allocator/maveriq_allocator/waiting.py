@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from maveriq.contracts import GpuState, Plan, PlanComputed, Priority, Value
+from maveriq.contracts import Candidate, GpuState, Plan, PlanComputed, Priority, Value
 from maveriq_allocator.choosing import Choice, Node, choose
 
 PATIENCE_S = 60.0  # a few restarts of a deployment: memory that comes back within that is waited for without a claim
@@ -42,6 +42,23 @@ class Waiting(Value):
     """Why it lacks it; '': it is new."""
     missing: tuple[Missing, ...] = ()
     """Empty: nothing is placed, and all replicas are placed together."""
+    asked_until: datetime | None = None
+    """Its record was lost: until then workers are asked what of it runs, and nothing of it is placed."""
+
+    def is_asked_about(self, now: datetime) -> bool:
+        return self.asked_until is not None and now < self.asked_until
+
+    def without(self, replica: int, whole: Sequence[Missing] = ()) -> "Waiting | None":
+        """Once a replica has a seat; None: nothing is missing any more.
+
+        Args:
+            replica: another one of them is no longer missing where it was not itself.
+            whole: all replicas, in case that it waits for all of them together.
+        """
+        missing = self.missing or whole
+        own = next((each for each in missing if each.replica == replica), missing[-1])
+        rest = tuple(each for each in missing if each is not own)
+        return self.model_copy(update={"missing": rest, "num_missing": len(rest)}) if rest else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +112,11 @@ def place_in_line(priority: Priority, since: datetime) -> tuple[int, datetime]:
     return tuple(Priority).index(priority), since
 
 
+def all_of(candidate: Candidate) -> tuple[Missing, ...]:
+    """Its replicas."""
+    return tuple(Missing(replica=number, rank=0) for number in range(candidate.replicas))
+
+
 def is_over(waiting: Waiting, max_wait_s: float | None, now: datetime) -> bool:
     """Whether it has waited as long as its intent allows."""
     return max_wait_s is not None and now - waiting.since >= timedelta(seconds=max_wait_s)
@@ -127,6 +149,8 @@ def survey(
     nodes = list(free)
     hopeless: list[tuple[Plan, int | None, int]] = []  # those alike need not be asked again: nodes only fill up here
     for waiter in line:
+        if waiter.waiting.is_asked_about(now):
+            continue
         kept = claim.gpus if claim is not None else frozenset[str]()
         alike = (waiter.plan.plan, waiter.num_replicas, waiter.start)
         choice = None if alike in hopeless else _choice(waiter, without(nodes, kept))

@@ -14,6 +14,7 @@ from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
+    DeploymentRestored,
     DeploymentWaiting,
     Failure,
     FailureReason,
@@ -44,6 +45,7 @@ Fact = (
     | PredictionMissed
     | PlanComputed
     | PlanPreviewed
+    | DeploymentRestored
     | DeploymentWaiting
     | PlacementReserved
     | ReplicaReady
@@ -163,7 +165,7 @@ def fold(record: Record | None, fact: Fact, now: datetime) -> Record:
 def _learn(record: Record, fact: Fact) -> Record:
     learned: dict[str, object] = {"state": advance(record.state, _STATES.get(type(fact), State.ACCEPTED))}
     match fact:
-        case IntentAccepted() | FingerprintMeasured() | PlanComputed() | PlanPreviewed():
+        case IntentAccepted() | FingerprintMeasured() | PlanComputed() | PlanPreviewed() | DeploymentRestored():
             learned["admission"] = record.admission or fact.admission
         case PlacementReserved():
             if all(placement.token != fact.placement.token for placement in record.placements):
@@ -190,9 +192,10 @@ def _learn(record: Record, fact: Fact) -> Record:
             pass
     if isinstance(fact, FingerprintMeasured):
         learned["fingerprints"], learned["calibrations"] = fact.fingerprints, fact.calibrations
-    elif isinstance(fact, PlanComputed | PlanPreviewed):
+    elif isinstance(fact, PlanComputed | PlanPreviewed | DeploymentRestored):
         learned["plan"] = fact.plan
-        if fact.plan.fleet is not None and fact.plan.fleet.is_shared and isinstance(fact, PlanComputed):
+        is_placed = not isinstance(fact, PlanPreviewed)
+        if fact.plan.fleet is not None and fact.plan.fleet.is_shared and is_placed:
             learned["lanes"] = tuple(dict.fromkeys((*record.lanes, *fact.plan.fleet.gpu_types)))
     return record.model_copy(update=learned)
 
@@ -206,6 +209,7 @@ _STATES: dict[type[Fact], State] = {
     FingerprintMeasured: State.MEASURED,
     PlanComputed: State.PLANNED,
     PlanPreviewed: State.PLANNED,
+    DeploymentRestored: State.PLANNED,
     DeploymentWaiting: State.WAITING,
     PlacementReserved: State.RESERVED,
     ReplicaReady: State.READY,

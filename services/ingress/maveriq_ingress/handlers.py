@@ -17,6 +17,7 @@ from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
     DeploymentReleased,
+    DeploymentRestored,
     DeploymentWaiting,
     Fault,
     FingerprintMeasured,
@@ -110,7 +111,7 @@ class Handlers:
     async def on_fact(self, message: Fact) -> tuple[Message, ...]:
         return _changed(await self.statuses.learn(message, self.now()))
 
-    async def on_plan_computed(self, message: PlanComputed) -> tuple[Message, ...]:
+    async def on_plan_computed(self, message: PlanComputed | DeploymentRestored) -> tuple[Message, ...]:
         """The queues of a fleet's GPU types are open before anybody is told to send there."""
         record = await self.statuses.learn(message, self.now())
         if record.lanes and not record.ended:
@@ -119,6 +120,11 @@ class Handlers:
             if record.ended:  # meanwhile
                 await self.queues.close_requests(message.deployment_id, self.answer, record.lanes)
         return _changed(record)
+
+    async def on_deployment_restored(self, message: DeploymentRestored) -> tuple[Message, ...]:
+        """What was emptied forgot its model too."""
+        await self.models.restore(message.admission.model, self.now())
+        return await self.on_plan_computed(message)
 
     async def on_prediction_missed(self, message: PredictionMissed) -> tuple[Message, ...]:
         self.metrics.count_missed(message)
@@ -149,6 +155,7 @@ class Handlers:
             Handler(FingerprintMeasured, self.on_fact),
             Handler(PredictionMissed, self.on_prediction_missed),
             Handler(PlanComputed, self.on_plan_computed),
+            Handler(DeploymentRestored, self.on_deployment_restored),
             Handler(PlanPreviewed, self.on_fact),
             Handler(DeploymentWaiting, self.on_fact),
             Handler(PlacementReserved, self.on_fact),

@@ -26,6 +26,10 @@ class Models:
         registration = Registration(model=model, registered_at=now)
         await self.redis.hset(KEY, model.name, registration.model_dump_json())
 
+    async def restore(self, model: Model, now: datetime) -> None:
+        """Unless a model of its name is registered."""
+        await self.redis.hsetnx(KEY, model.name, Registration(model=model, registered_at=now).model_dump_json())
+
     async def change(self, name: str, change: Callable[[Model], Model]) -> Model | None:
         """The model as changed, atomically; None where no such model is registered (any more).
 

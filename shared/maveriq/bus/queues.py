@@ -3,11 +3,11 @@
 The one place: declaring a queue again with other bounds is fatal on RabbitMQ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from maveriq.contracts import Priority
+from maveriq.contracts import Message, Priority
 from maveriq.topology import (
     DEAD_REQUESTS,
     INGRESS,
@@ -15,6 +15,7 @@ from maveriq.topology import (
     MAX_DEADLINE_S,
     QUEUE_LENGTH,
     REQUEST_QUEUE_LENGTH,
+    RESTING_LENGTH,
     SERVICES,
     WORKER,
     Service,
@@ -50,17 +51,28 @@ class QueueSpec:
 def service_queues(service: Service, node: str | None = None) -> tuple[QueueSpec, ...]:
     """What one service consumes, and its dead queue, first. A node's own queues only where `node` is given."""
     consumed = tuple(
-        QueueSpec(
-            name=service.queue(message, node),
-            bindings=(service.binding(message, node),),
-            max_length=QUEUE_LENGTH,
-            max_attempts=BACKSTOP_ATTEMPTS,
-            dead_queue=service.dead_queue,
-        )
+        queue
         for message in service.consumes
         if node or not (service.per_node and message.routed_by == "node")
+        for queue in _queues_of(service, message, node)
     )
     return (QueueSpec(name=service.dead_queue), *consumed)
+
+
+def _queues_of(service: Service, message: type[Message], node: str | None) -> Iterator[QueueSpec]:
+    """One; what rests first lies in another, from which it expires into the one that is consumed."""
+    name, bindings = service.queue(message, node), (service.binding(message, node),)
+    yield QueueSpec(
+        name=name,
+        bindings=() if message.rest_s else bindings,
+        max_length=QUEUE_LENGTH,
+        max_attempts=BACKSTOP_ATTEMPTS,
+        dead_queue=service.dead_queue,
+    )
+    if message.rest_s:
+        yield QueueSpec(
+            name=f"{name}.resting", bindings=bindings, max_length=RESTING_LENGTH, ttl_s=message.rest_s, dead_queue=name
+        )  # fmt: skip
 
 
 def topology_queues() -> tuple[QueueSpec, ...]:

@@ -69,7 +69,7 @@ from maveriq.contracts.gpu import (
     SweepDue,
     rig_name,
 )
-from maveriq.contracts.histogram import Histogram
+from maveriq.contracts.histogram import MAX_TOKENS, Histogram
 from maveriq.contracts.inference import (
     ChatMessage,
     Chunk,
@@ -87,7 +87,6 @@ from maveriq.contracts.inference import (
 )
 from maveriq.contracts.intent import (
     DAY_MS,
-    MAX_TOKENS,
     Admission,
     Fragment,
     Intent,
@@ -99,6 +98,7 @@ from maveriq.contracts.intent import (
     Strategy,
     Workload,
 )
+from maveriq.contracts.keeping import DeploymentKept, DeploymentRestored, KeptReplica
 from maveriq.contracts.message import DoorMessage, DoorValue, Message, Value
 from maveriq.contracts.model import (
     BYTES_PER_ELEMENT,
@@ -168,7 +168,9 @@ __all__ = [
     "DeploymentChanged",
     "DeploymentDraining",
     "DeploymentFailed",
+    "DeploymentKept",
     "DeploymentReleased",
+    "DeploymentRestored",
     "DeploymentWaiting",
     "DoorMessage",
     "DoorValue",
@@ -190,6 +192,7 @@ __all__ = [
     "IntentSubmitted",
     "Interval",
     "InventoryChanged",
+    "KeptReplica",
     "Lane",
     "LayerSensitivity",
     "LayerSpeed",

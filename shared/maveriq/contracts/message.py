@@ -29,6 +29,9 @@ class Message(Value):
     routed_by: ClassVar[str | None] = None
     """Field whose value ends the routing key, so that one receiver gets only what is its own."""
 
+    rest_s: ClassVar[float] = 0.0
+    """How long it lies on the broker before it is delivered."""
+
     @property
     def routing_key(self) -> str:
         if self.routed_by is None:
