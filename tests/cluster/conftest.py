@@ -1,8 +1,10 @@
 """One running system for all cluster tests, and the models that they serve."""
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from maveriq.client import Client, connect
 from maveriq.contracts import Model, Precision, Variant
+from tests.cluster.seeding import LIKELY, SHAPES, calibrate
 from tests.cluster.system import System
 from tests.servers import RabbitMq, Redis
 
@@ -37,12 +40,15 @@ def tiny(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("tiny")
     gguf = Path(smollm2.source)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.save_pretrained(folder)
+    save_llama(folder, tokenizer, num_hidden_layers=4, intermediate_size=128)
+    return Model(name="tiny", source=str(folder), variants=FP32)
+
+
+def save_llama(folder: Path, tokenizer: Any, **shape: int) -> None:
+    """A Llama of random weights, small but for its vocabulary."""
     torch.manual_seed(1)
     config = LlamaConfig(
         hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=len(tokenizer),
@@ -50,16 +56,19 @@ def tiny(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
+        **shape,
     )
+    tokenizer.save_pretrained(folder)
     LlamaForCausalLM(config).save_pretrained(folder)
-    return Model(name="tiny", source=str(folder), variants=FP32)
 
 
 @pytest.fixture(scope="module")
 def system(cache_dir: Path) -> Iterator[System]:
-    """Every service as a process, on RabbitMQ and a Redis that keeps what it was told."""
+    """Every service as a process, on RabbitMQ and a Redis that keeps what it was told; the GPU type is calibrated."""
     with RabbitMq() as rabbitmq, Redis(persistent=True) as redis:
-        devices = "cpu:0=420MiB,cpu:1=320MiB,cpu:2=180MiB"  # SmolLM2 takes 513 MiB in fp32, more when it is split
+        precisions = (Precision.FP32, Precision.BF16, Precision.FP16)
+        asyncio.run(calibrate(redis.url, LIKELY, precisions=precisions, shapes=(*SHAPES, (64, 30))))
+        devices = "cpu:0=26MiB,cpu:1=24MiB,cpu:2=24MiB"  # a vocabulary takes 12
         with System(rabbitmq.url, redis.url, devices=devices, cache_dir=cache_dir) as running:
             yield running
 

@@ -61,6 +61,7 @@ class System:
     def start(self, name: str) -> None:
         service = self._compose[name]
         own = {key: str(value) for key, value in service["environment"].items() if "$" not in str(value)}
+        own.pop("MAVERIQ_HEALTH_PORT", None)  # containers have one each, processes of one machine do not
         command = [sys.executable if word == "python" else word for word in service["command"]]
         with self.log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(

@@ -50,8 +50,13 @@ class Scene:
                 self.engine.step()
                 await asyncio.sleep(0.001)
 
+    async def settled(self, generating: list[RequestSubmitted], *, num_waiting: int) -> None:
+        """Until the engine is at these, and the queues hold so many that the replica has no room for."""
+        wanted = {one.request_id for one in generating}
+        await until(lambda: self.engine.asked.keys() == wanted and self.num_waiting() == num_waiting)
+
     def num_waiting(self) -> int:
-        """Requests in the queues or in somebody's hands."""
+        """Requests in the queues, in nobody's hands."""
         queues = [self.broker.queues[f"requests.{self.deployment_id}.{p}"] for p in Priority]
         return sum(len(queue.waiting) for queue in queues)
 
@@ -137,13 +142,16 @@ async def test_only_messages_with_a_last_chunk_are_confirmed(scene: Scene) -> No
 
 
 async def test_high_is_taken_before_normal_before_low_once_a_slot_is_free(scene: Scene) -> None:
-    running = [await scene.submit(tokens=1), await scene.submit(tokens=1)]
-    await until(lambda: len(scene.engine.asked) == 2)
+    running = [await scene.submit(tokens=1) for _ in range(2)]
+    await scene.settled(running, num_waiting=0)
     low = [await scene.submit(tokens=1, priority=Priority.LOW) for _ in range(2)]
     normal = [await scene.submit(tokens=1) for _ in range(2)]
     high = [await scene.submit(tokens=1, priority=Priority.HIGH) for _ in range(2)]
-    await asyncio.sleep(0.01)
-    await scene.steps_until(lambda: len(scene.heard.chunks) == 8)
+    # as many of a priority as there are slots are in hand: the other normal ones come once those that run are acked
+    for generating, num_waiting in ((running, 2), (high, 0), (normal, 0), (low, 0)):
+        await scene.settled(generating, num_waiting=num_waiting)
+        scene.engine.step()
+    await until(lambda: len(scene.heard.chunks) == 8)
     order = [g.request_id for g in scene.engine.generations]
     assert order == [r.request_id for r in (*running, *high, *normal, *low)]
 
