@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from maveriq.contracts.message import DoorValue
 
 Matrix = tuple[tuple[float, ...], ...]
+MAX_TOKENS = 10_000_000  # no model reads more; a larger number is a typo
 
 
 class Histogram(DoorValue):
@@ -62,5 +63,5 @@ def check_distribution(field: str, matrix: Matrix, *, whole: bool = True) -> Non
 
 def check_edges(field: str, edges: tuple[float, ...] | None) -> None:
     """Raises ValueError where they are not lengths, ascending."""
-    if edges is not None and (edges[:1] <= (0,) or any(b <= a for a, b in pairwise(edges))):
-        raise ValueError(f"{field}: give lengths above 0, ascending")
+    if edges is not None and (edges[:1] <= (0,) or any(b <= a for a, b in pairwise(edges)) or max(edges) > MAX_TOKENS):
+        raise ValueError(f"{field}: give lengths above 0 and up to {MAX_TOKENS}, ascending")

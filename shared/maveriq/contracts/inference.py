@@ -1,12 +1,12 @@
 """One inference: its request, and the chunks that answer it."""
 
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from maveriq.contracts.intent import MAX_TOKENS
+from maveriq.contracts.histogram import MAX_TOKENS
 from maveriq.contracts.message import DoorMessage, DoorValue, Message, Value
 
 
@@ -24,7 +24,7 @@ class Sampling(DoorValue):
     temperature: float = Field(default=1.0, ge=0, le=10)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="None: derived from the request id.")
-    stop: tuple[str, ...] = Field(default=(), max_length=16)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), max_length=16)
     logprobs: int | None = Field(
         default=None, ge=0, le=20, description="Alternatives reported a token; None: none at all."
     )

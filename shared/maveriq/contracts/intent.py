@@ -8,13 +8,12 @@ from uuid import UUID
 
 from pydantic import Field, ValidationError, model_validator
 
-from maveriq.contracts.histogram import Histogram
+from maveriq.contracts.histogram import MAX_TOKENS, Histogram
 from maveriq.contracts.message import DoorMessage, DoorValue, Message, Value
 from maveriq.contracts.model import Model, Precision
 
 DAY_MS = 86_400_000.0
 MAX_BUCKETS = 100  # of a histogram; finer ones do not route better
-MAX_TOKENS = 10_000_000  # no model reads more; a larger number is a typo
 
 
 class Objective(StrEnum):
