@@ -1,4 +1,4 @@
-"""How long a deployment's requests are, as far as somebody without a tokenizer can tell. No I/O.
+"""How long a deployment's requests are, as somebody without a tokenizer can tell. Pure: answers in, sizes out.
 
 Characters a token and tokens an answer are running means of what the deployment's own usage figures said, begun with a
 prior: 4 characters a token (English in a BPE of 32 to 128 thousand entries), and for answers what was planned.

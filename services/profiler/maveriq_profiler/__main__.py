@@ -37,7 +37,8 @@ from maveriq_profiler.programme import Item, programme
 from maveriq_profiler.refitting import Refitting
 from maveriq_profiler.remeasuring import Remeasuring
 from maveriq_profiler.rig import find_rig
-from maveriq_profiler.rigs import Rigs, RigSeen
+from maveriq_profiler.rig_seen import RigSeen
+from maveriq_profiler.rigs import Rigs
 from maveriq_profiler.samples import Samples
 from maveriq_profiler.settings import Settings
 from maveriq_profiler.watching import Watching

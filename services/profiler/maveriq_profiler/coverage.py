@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from maveriq.contracts import Calibration, Fingerprint, ModelFacts
 from maveriq.law import uncovered
 from maveriq_profiler.formats import Format
-from maveriq_profiler.rigs import RigSeen
+from maveriq_profiler.rig_seen import RigSeen
 
 
 @dataclass(frozen=True, slots=True)

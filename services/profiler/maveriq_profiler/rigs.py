@@ -10,21 +10,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from maveriq.contracts import Precision, Value
+from maveriq_profiler.rig_seen import RigSeen
 
 _NAMES = "profiler-rigs"
-
-
-class RigSeen(Value):
-    """A rig as the other profilers know it."""
-
-    name: str
-    engine: str
-    engine_version: str
-    gpu_type: str
-    precisions: tuple[Precision, ...]
-    max_pp: int = 1
-    """Most pipeline stages that the engine can run there."""
 
 
 class Rigs:
