@@ -23,9 +23,10 @@ from maveriq.contracts import (
 )
 from maveriq_allocator import adopting, copies, lifecycle, moving
 from maveriq_allocator.defragmenting import Defragmenting
-from maveriq_allocator.inventory import Inventory, NodeState
+from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lending import Lending
 from maveriq_allocator.lifecycle import Move, Stray
+from maveriq_allocator.node_state import NodeState
 from maveriq_allocator.placing import Placing
 from maveriq_allocator.surveying import Surveying
 from maveriq_allocator.sweeping import Sweeping

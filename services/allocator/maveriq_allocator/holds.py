@@ -10,7 +10,7 @@ from uuid import UUID
 
 from maveriq.contracts import GpuState, MemoryRequested, Value
 from maveriq_allocator import keys
-from maveriq_allocator.inventory import NodeState
+from maveriq_allocator.node_state import NodeState
 from maveriq_allocator.store import Store
 
 WANTED_S = 45  # calibrations keep away so long, until the deployment's next try: retries come after at most 16 s

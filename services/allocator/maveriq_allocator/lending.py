@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from maveriq.contracts import MemoryRequested
 from maveriq_allocator.holds import MAX_TAKEN, Answer, Holds, best_place, largest_bytes, why_none
-from maveriq_allocator.inventory import Inventory, heard
+from maveriq_allocator.inventory import Inventory
+from maveriq_allocator.node_state import heard
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from maveriq_allocator.choosing import Node
-from maveriq_allocator.inventory import NodeState, heard
+from maveriq_allocator.node_state import NodeState, heard
 from maveriq_allocator.waiting import without
 
 

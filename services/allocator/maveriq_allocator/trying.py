@@ -13,10 +13,11 @@ from maveriq_allocator.capacity import could_ever, why_not
 from maveriq_allocator.choosing import Choice, manner_of
 from maveriq_allocator.easing import eased, in_words
 from maveriq_allocator.holds import Holds
-from maveriq_allocator.inventory import Inventory, NodeState
+from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lessons import Lessons
 from maveriq_allocator.lifecycle import Held, Phase, Record
 from maveriq_allocator.line import Line
+from maveriq_allocator.node_state import NodeState
 from maveriq_allocator.parts import FLEET, choose_with_fleet, part_of
 from maveriq_allocator.quotas import OverQuota
 from maveriq_allocator.situation import Situation
