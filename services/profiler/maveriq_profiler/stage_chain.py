@@ -20,9 +20,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from maveriq.torch_layers import DTYPES
 from maveriq_profiler.cutting import config_from, with_layers
 from maveriq_profiler.engine_stage import (
-    DTYPES,
     EngineStage,
     Pass,
     build_for_engine,
@@ -31,10 +31,10 @@ from maveriq_profiler.engine_stage import (
     prompt_passes,
 )
 from maveriq_profiler.formats import Format
+from maveriq_profiler.readings import Timed, counted, timed
 
 _START_S = 300.0
 _SPIN_S = 0.1  # as the workers do unless told otherwise (MAVERIQ_STAGE_SPIN_MS)
-_AWAY_SHARE = 0.03
 _TRIES = 3
 
 
@@ -155,20 +155,10 @@ def _part(spec: ChainSpec, rank: int) -> Any:
     return part
 
 
-@dataclass(frozen=True, slots=True)
-class _Timed:
-    ms: float
-    away_ms: float
-    """Of these, those in which another program had this one's core."""
-
-    @property
-    def disturbed(self) -> bool:
-        return self.away_ms > _AWAY_SHARE * self.ms
-
-
 class _Leader:
     def __init__(self, stage: EngineStage, ring: _Ring | None, spin_s: float) -> None:
         self._stage, self._ring, self._spin_s = stage, ring, spin_s
+        self._alone = ring is None and stage.device.type == "cpu" and torch.get_num_threads() == 1
 
     def serve(self, parent: Any) -> None:
         parent.send([])
@@ -178,25 +168,19 @@ class _Leader:
 
     def _prefill(self, run: Run) -> list[float]:
         steps = prompt_passes(run.batch, run.input_tokens, run.context_tokens)
-        taken: list[_Timed] = []
-        while len(taken) < _TRIES and (not taken or taken[-1].disturbed):
+        taken: list[Timed] = []
+        while len(taken) < _TRIES and (not taken or taken[-1].is_disturbed):
             taken.append(self._timed(steps))
-        return [min(taken, key=lambda each: each.away_ms).ms]
+        return [min(counted(taken, enough=1))]
 
     def _decode(self, run: Run) -> list[float]:
         """Each step but the first, which finds the processor's caches full of something else."""
         cached = range(run.input_tokens, run.input_tokens + run.num_steps)
-        taken = [self._timed((decode_pass(run.batch, at, run.context_tokens),)) for at in cached][1:]
-        quiet = [each.ms for each in taken if not each.disturbed]
-        return quiet if len(quiet) > 1 else [each.ms for each in taken]
+        steps = [(decode_pass(run.batch, at, run.context_tokens),) for at in cached]
+        return counted([self._timed(step) for step in steps][1:], enough=2)
 
-    def _timed(self, steps: Sequence[Pass]) -> "_Timed":
-        begun, computed = time.perf_counter(), time.thread_time()
-        for step in steps:
-            self._through(step)
-        taken_ms = (time.perf_counter() - begun) * 1e3
-        waits = self._ring is not None or self._stage.device.type != "cpu"  # for others, as it should
-        return _Timed(taken_ms, 0.0 if waits else taken_ms - (time.thread_time() - computed) * 1e3)
+    def _timed(self, steps: Sequence[Pass]) -> Timed:
+        return timed(self._through, steps, alone=self._alone)
 
     def _through(self, step: Pass) -> None:
         """All stages; ends when the chosen tokens are here."""
