@@ -11,6 +11,7 @@ from maveriq import law
 from maveriq.contracts import Calibration, ModelFacts, Precision, Residuals, RunSample
 from maveriq_profiler import calibration
 from maveriq_profiler.calibration import TooLittle
+from maveriq_profiler.run_terms import terms_of
 from tests.unit.law.shapes import CONSTANTS, Run, facts, mixture, ms, rig
 
 SHAPES = (
@@ -281,3 +282,17 @@ def test_disturbed_runs_count_little_beside_quiet_ones_and_are_told() -> None:
 
 def test_where_most_runs_were_disturbed_the_calibration_says_how_much() -> None:
     assert fit(disturbed(samples_of(SHAPES, 0.002), 3.0, 0.7)).others == 0.7
+
+
+def test_what_served_layers_of_several_precisions_took_teaches_them() -> None:
+    """Of int8 a calibration has measured the layers alone; a mix served more slowly moves its constants."""
+    int8 = [s.model_copy(update={"precision": Precision.INT8}) for s in samples_of(SHAPES[:2], 0.002)]
+    known = [*samples_of(SHAPES, 0.002), *int8]
+    n = SHAPES[3].num_layers
+    mix = ((Precision.FP16, n // 2), (Precision.INT8, n - n // 2))
+    slower = [s.model_copy(update={"mix": mix}) for s in served(SHAPES[3:4], 1.3)]
+    before, after = fit(known), fit([*known, *slower])
+    assert after.scope.precisions == before.scope.precisions and after.decode_drift == 1.0
+    run = slower[0]
+    said = [ms(terms_of(run, "engine", one.scope.batches, "decode"), constants(one)) for one in (before, after)]
+    assert said[0] < said[1], "nearer to what was served"

@@ -4,6 +4,7 @@ import pytest
 
 from maveriq.contracts import Precision, ServedTime
 from maveriq_profiler.folding import miss, mixed, of_fingerprint, predicted, served
+from maveriq_profiler.run_terms import terms_of
 from tests.unit.profiler.calibrations import NOW, calibration, decoded, report
 from tests.unit.profiler.rigs import FACTS, fingerprint, rig
 
@@ -78,3 +79,17 @@ def test_a_report_misses_when_most_of_its_passes_do() -> None:
 
 def test_faster_than_predicted_is_a_miss_too() -> None:
     assert miss(report(decoded(1.0)), calibration()) is not None
+
+
+def test_layers_of_several_precisions_count_each_as_its_own_and_the_ends_as_the_full_one() -> None:
+    uniform, half = report(decoded(3.0)), ((Precision.FP32, 1), (Precision.INT8, 3))
+    mixed_report = uniform.model_copy(update={"mix": half})
+    (kind,) = served(mixed_report, NOW)
+    assert kind not in served(uniform, NOW)
+    (one,) = served(mixed_report, NOW).values()
+    terms = terms_of(one.sample, "torch", (1, 8), "decode")
+    assert (terms["layer[full]"], terms["layer[quantised]"], terms["step"]) == (1.0, 3.0, 1.0)
+    assert predicted(calibration(), one.sample, decode=True) is None, "it never saw int8"
+    seen = calibration().scope.model_copy(update={"precisions": (Precision.FP32, Precision.INT8)})
+    found = predicted(calibration(scope=seen), one.sample, decode=True)
+    assert found is not None and found.ms == pytest.approx(1.0 + 0.5)
