@@ -150,6 +150,7 @@ class Rejection(Value):
     constraint: str = Field(description="Field of the intent that is missed, e.g. slo.ttft_ms.")
     wanted: float
     predicted: float | None = Field(description="None: not measured.")
+    replicas: int = Field(default=1, ge=0, description="That the load would need.")
 
 
 class Counteroffer(Value):
