@@ -1,7 +1,7 @@
 """What an intent that does not fit is offered instead. Pure: its plan in, counteroffers out.
 
-The planner has split mixed precisions over what was free, those below the floor of accuracy too: where none above it
-fits, the best of these does.
+The planner has split mixed precisions over what was free, one replica each, those below the floor of accuracy too:
+where none above it fits, the best of these does.
 """
 
 from math import floor
@@ -23,7 +23,7 @@ def eased(plan: PlanComputed) -> tuple[Counteroffer, ...]:
         each.predicted
         for each in plan.plan.rejected
         if each.constraint == _ACCURACY and each.predicted is not None and each.configuration.variant
-        and each.configuration.variant not in listed
+        and each.configuration.variant not in listed and each.replicas == 1
     ]  # fmt: skip
     offered = round(floor(max(kept, default=0.0) / _STEP) * _STEP, 4)
     if not 0 < offered < intent.min_accuracy:
@@ -33,13 +33,16 @@ def eased(plan: PlanComputed) -> tuple[Counteroffer, ...]:
 
 
 def in_words(plan: PlanComputed, offers: tuple[Counteroffer, ...]) -> str:
-    """A sentence, or nothing."""
-    if offers:
-        return "".join(f". Mixed precisions would fit with {each.constraint} {each.offered:g}" for each in offers)
-    if not _is_measurable(plan):
-        return ""
-    measure = f"maveriq accuracy {plan.admission.model.name} --layers TEXT"
-    return f". Layers in int8 and int4 take less: {measure} says what each loses, and plans mix them from then on"
+    """Sentences on what would take less."""
+    words = "".join(f". Mixed precisions would fit with {each.constraint} {each.offered:g}" for each in offers)
+    if not offers and _is_measurable(plan):
+        measure = f"maveriq accuracy {plan.admission.model.name} --layers TEXT"
+        words = f". Layers in int8 and int4 take less: {measure} says what each loses, and plans mix them from then on"
+    longest = plan.plan.candidates[0].configuration.context_tokens
+    rate = plan.admission.intent.workload.request_rate_per_s
+    return (
+        f"{words}. It is planned for requests of up to {longest} tokens, {rate:g} a second: less of either takes less"
+    )
 
 
 def _is_measurable(plan: PlanComputed) -> bool:

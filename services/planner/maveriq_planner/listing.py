@@ -106,6 +106,7 @@ def _rejections(judged: Judged, chosen: Indices, known: Mapping[int, Row]) -> tu
         {
             "configuration": configuration, "prediction": known[i], "constraint": miss.constraint,
             "wanted": miss.wanted, "predicted": None if np.isnan(miss.predicted[i]) else float(miss.predicted[i]),
+            "replicas": int(judged.replicas[i]),
         }
         for i, configuration, miss in zip(chosen.tolist(), configurations(judged, chosen), worst, strict=True)
     ]  # fmt: skip

@@ -79,18 +79,35 @@ class _Mixture:
 
     def found(self) -> Iterator[MixedPipeline]:
         """Over what is free; where nothing there keeps to the floor, over what comes back too: an intent may wait."""
-        most = self._most_sensitivity() * (1 + ROUNDING)
         now = list(self._over(self._nodes(emptied=False)))
-        later = () if any(lost <= most for lost, _ in now) else self._over(self._nodes(emptied=True))
+        later = () if any(self._keeps(choice) for choice, _ in now) else self._over(self._nodes(emptied=True))
         yield from (mixed for _, mixed in (*now, *later) if not self._is_uniform(mixed.kind))
 
-    def _over(self, nodes: Sequence[Sequence[Fragment]]) -> Iterator[tuple[float, MixedPipeline]]:
-        """With what each loses."""
+    def _over(self, nodes: Sequence[Sequence[Fragment]]) -> Iterator[tuple[Choice, MixedPipeline]]:
         for fragments in nodes:
             types = {fragment.name: fragment.gpu_type for fragment in fragments}
-            for slots in self._slots():
-                for choice in self._splits(fragments, slots):
-                    yield choice.cost.sensitivity, self._told(choice, types, slots)
+            for slots, choice in self._choices(fragments):
+                yield choice, self._told(choice, types, slots)
+
+    def _choices(self, fragments: Sequence[Fragment]) -> list[tuple[int, Choice]]:
+        """With their slots. Where some keep to the floor and more do not, the most that do are sought by halving."""
+        made: list[tuple[int, Choice]] = []
+        kept = 0
+        for slots in self._slots():
+            number, keeps = slots, False
+            while number > kept and not keeps:
+                found = list(self._splits(fragments, number))
+                made += [(number, choice) for choice in found]
+                keeps = any(map(self._keeps, found))
+                number = number // 2 if kept else kept
+            if keeps and made[-1][0] == slots:
+                kept = slots
+            elif kept:
+                break
+        return made
+
+    def _keeps(self, choice: Choice) -> bool:
+        return choice.cost.sensitivity <= self._most_sensitivity() * (1 + ROUNDING)
 
     def _nodes(self, *, emptied: bool) -> list[list[Fragment]]:
         """Those that differ, most bytes first: of what is free, or of what would be if nothing of ours ran there."""

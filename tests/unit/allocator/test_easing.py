@@ -23,7 +23,9 @@ def test_the_best_floor_that_mixed_precisions_keep_is_offered() -> None:
     (offer,) = eased(refused(missing(0.97), missing(0.99927)))
     assert (offer.constraint, offer.wanted, offer.offered) == ("min_accuracy", 0.9999, 0.9992)
     assert offer.intent.min_accuracy == 0.9992
-    assert in_words(refused(), (offer,)) == ". Mixed precisions would fit with min_accuracy 0.9992"
+    assert ". Mixed precisions would fit with min_accuracy 0.9992. Planned are requests of up to " in in_words(
+        refused(), (offer,)
+    )
 
 
 def test_nothing_is_offered_that_would_not_fit_either() -> None:
@@ -32,6 +34,7 @@ def test_nothing_is_offered_that_would_not_fit_either() -> None:
     assert eased(refused(missing(0.99), plan=computed(candidate()))) == ()
     split = computed(planned((10, 4), (10, 4)), min_accuracy=0.9999)
     assert eased(refused(missing(0.99), plan=split)) == ()
+    assert eased(refused(missing(0.99).model_copy(update={"replicas": 2}))) == ()
 
 
 def test_a_model_whose_layers_were_never_measured_is_told_how_they_are() -> None:
@@ -41,4 +44,5 @@ def test_a_model_whose_layers_were_never_measured_is_told_how_they_are() -> None
     measured = asked.admission.model.model_copy(update={"sensitivity": known})
     named = asked.admission.intent.model_copy(update={"precisions": (Precision.FP32,)})
     for changed in ({"model": measured}, {"intent": named}):
-        assert in_words(asked.model_copy(update={"admission": asked.admission.model_copy(update=changed)}), ()) == ""
+        other = asked.model_copy(update={"admission": asked.admission.model_copy(update=changed)})
+        assert "accuracy" not in in_words(other, ())

@@ -244,6 +244,15 @@ async def test_where_nothing_free_keeps_the_floor_it_is_planned_over_what_comes_
     assert mixed(await planned(roomier, min_accuracy=0.97)) == wanted
 
 
+async def test_as_many_slots_as_leave_room_for_the_floor_are_found_between_those_that_are_tried() -> None:
+    """8 do not fit."""
+    wanted: dict[str, Any] = {
+        "min_accuracy": 0.98, "precisions": (FP32, INT8), "input_tokens": 400, "output_tokens": 100,
+    }  # fmt: skip
+    for free, most in ((450, 1), (500, 2), (600, 4)):
+        assert max(each.configuration.max_batch for each in mixed(await planned(node(free), **wanted))) == most
+
+
 async def test_without_a_floor_the_least_sensitive_that_fits_is_offered_beside_the_fastest() -> None:
     found = mixed(await planned(node(300, 240)))
     accurate = max(found, key=lambda each: each.prediction.accuracy or 0)
