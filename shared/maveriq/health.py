@@ -44,8 +44,8 @@ def state_of(path: str, *, connected: bool) -> tuple[HTTPStatus, dict[str, str]]
 async def _answer(bus: Bus, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            head = await reader.readuntil(b"\r\n\r\n")
-            path = head.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1") if head.startswith(b"GET ") else ""
+            asked = await reader.readuntil(b"\r\n\r\n")
+            path = asked.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1") if asked.startswith(b"GET ") else ""
             status, told = state_of(path, connected=bus.connected)
             body = json.dumps(told).encode()
             head = f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: application/json\r\n"
