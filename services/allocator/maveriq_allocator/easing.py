@@ -40,9 +40,7 @@ def in_words(plan: PlanComputed, offers: tuple[Counteroffer, ...]) -> str:
         words = f". Layers in int8 and int4 take less: {measure} says what each loses, and plans mix them from then on"
     longest = plan.plan.candidates[0].configuration.context_tokens
     rate = plan.admission.intent.workload.request_rate_per_s
-    return (
-        f"{words}. It is planned for requests of up to {longest} tokens, {rate:g} a second: less of either takes less"
-    )
+    return f"{words}. Planned are requests of up to {longest} tokens, {rate:g} a second: shorter or fewer take less"
 
 
 def _is_measurable(plan: PlanComputed) -> bool:
