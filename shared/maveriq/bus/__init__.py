@@ -1,7 +1,7 @@
 """The broker as a service or a producer sees it: one interface, on RabbitMQ and in-process."""
 
 from maveriq.bus.connecting import connect
-from maveriq.bus.handling import Handler, Replies
+from maveriq.bus.handler import Handler, Replies
 from maveriq.bus.insisting import publish_until_kept
 from maveriq.bus.interface import (
     Bus,

@@ -10,7 +10,8 @@ import structlog
 
 from maveriq.bus.connection import Connection, Taking
 from maveriq.bus.envelope import Envelope, seal
-from maveriq.bus.handling import Handler, decode, retry_delay_s
+from maveriq.bus.handler import Handler
+from maveriq.bus.handling import decode, retry_delay_s
 from maveriq.bus.interface import (
     PUBLISH_TIMEOUT_S,
     DeadRequest,

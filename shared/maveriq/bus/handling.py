@@ -1,27 +1,17 @@
 """What happens to one delivery, whichever broker it came from: decode, handle, name the replies."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
 from pydantic import ValidationError
 
+from maveriq.bus.handler import Handler, Replies
 from maveriq.bus.interface import Rejected
 from maveriq.contracts import Fault, Message, faults
 from maveriq.topology import MAX_RETRY_DELAY_S, Service
 
 M = TypeVar("M", bound=Message)
-Replies = Message | Sequence[Message] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Handler(Generic[M]):
-    """Binds one message type to one coroutine; the type checker holds the two together."""
-
-    message: type[M]
-    run: Callable[[M], Awaitable[Replies]]
-    prefetch: int = 8
 
 
 def decode(message: type[M], topic: str | None, body: bytes) -> M:

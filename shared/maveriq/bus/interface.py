@@ -2,14 +2,12 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
+from maveriq.bus.handler import Handler
 from maveriq.contracts import Fault, Message, Priority, RequestSubmitted
 from maveriq.topology import MAX_DEADLINE_S, Service
-
-if TYPE_CHECKING:
-    from maveriq.bus.handling import Handler
 
 PUBLISH_TIMEOUT_S = 10.0  # RabbitMQ blocks publishers without a word while a memory alarm is on
 
@@ -158,7 +156,7 @@ class Bus(Protocol):
     async def run(
         self,
         service: Service,
-        handlers: "Sequence[Handler[Any]]",
+        handlers: Sequence[Handler[Any]],
         *,
         node: str | None = None,
         ready: Callable[[], None] | None = None,
@@ -206,7 +204,7 @@ class Bus(Protocol):
         ...
 
     async def close_requests(
-        self, deployment_id: UUID, answer: "Callable[[DeadRequest], Awaitable[None]]", gpu_types: Sequence[str] = ()
+        self, deployment_id: UUID, answer: Callable[[DeadRequest], Awaitable[None]], gpu_types: Sequence[str] = ()
     ) -> None:
         """Delete the deployment's request queues; whatever waits there is handed to `answer`. Again is harmless."""
         ...

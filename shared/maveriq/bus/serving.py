@@ -11,7 +11,8 @@ import structlog
 
 from maveriq.bus.connection import Connection, Delivery, Taking
 from maveriq.bus.envelope import Envelope, identity, refusal, seal
-from maveriq.bus.handling import Handler, check_handlers, decode, replies, reply_id
+from maveriq.bus.handler import Handler
+from maveriq.bus.handling import check_handlers, decode, replies, reply_id
 from maveriq.bus.interface import PUBLISH_TIMEOUT_S, MailboxGone, Rejected, RequestConsumer, Unavailable, Unroutable
 from maveriq.bus.queues import service_queues, topology_queues
 from maveriq.contracts import Fault
