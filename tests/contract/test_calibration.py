@@ -16,6 +16,7 @@ from maveriq.contracts import (
     CalibrationProgressed,
     CalibrationRequested,
     CalibrationUpdated,
+    DeploymentKept,
     DeploymentWaiting,
     FingerprintMeasured,
     Intent,
@@ -89,6 +90,8 @@ class Cluster:
         """What the broker would do with it."""
         sent = decode(type(message), message.topic, message.model_dump_json().encode())
         self.said.append(sent)
+        if isinstance(sent, DeploymentKept):
+            return  # it rests on the broker
         if type(sent) in self._allocator:
             for reply in replies(ALLOCATOR, await self._allocator[type(sent)](sent)):
                 await self.publish(reply)
