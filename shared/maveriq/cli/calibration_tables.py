@@ -37,7 +37,7 @@ def calibrations(known: Sequence[Calibration]) -> RenderableType:
         if one.num_disturbed:
             shares = f"during the middle one {amount(100 * one.others)} % of it"
             table.add_row("provisional", f"{one.num_disturbed} of {scope.num_samples} samples: others used the device "
-                                         f"meanwhile ({shares}); they count little, and are measured again when it is "
+                                         f"meanwhile ({shares}); they count less, and are measured again when it is "
                                          "quiet")  # fmt: skip
         if (one.prefill_drift, one.decode_drift) != (1, 1):
             table.add_row("in service", f"prompts take {one.prefill_drift:.2f}, steps {one.decode_drift:.2f} times "
