@@ -57,8 +57,3 @@ async def test_a_port_that_cannot_be_had_stops_the_start_with_the_settings_name(
         with pytest.raises(BadSetting, match=f"MAVERIQ_HEALTH_PORT={port}: cannot listen on 127.0.0.1"):
             async with health(cast(Bus, Broker()), {"MAVERIQ_HEALTH_PORT": port}):
                 pass
-
-
-async def test_without_a_port_nothing_listens() -> None:
-    async with health(cast(Bus, Broker()), {}):
-        pass

@@ -1,3 +1,5 @@
+"""An intent that nothing meets is offered the nearest that something does, each with one limit relaxed."""
+
 from typing import Any
 
 import pytest

@@ -1,3 +1,5 @@
+"""What the law of one fingerprint says of the whole model, in stages and in batches."""
+
 from random import Random
 
 import pytest

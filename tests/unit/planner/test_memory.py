@@ -1,3 +1,5 @@
+"""Bytes of a replica, however it is split: weights, cache and what is held once."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""The search ranks as brute force does, and says why the others lost."""
+
 from collections import Counter
 from math import isnan
 

@@ -1,3 +1,5 @@
+"""What the planner's environment may say."""
+
 import pytest
 
 from maveriq.agreed_settings import Method

@@ -1,3 +1,5 @@
+"""Which cuts are measured, with which batches and prompts, within which bounds."""
+
 from maveriq_profiler.grid import grid_for
 from maveriq_profiler.settings import CPU_LIMITS
 from tests.unit.profiler.rigs import FACTS

@@ -1,3 +1,5 @@
+"""What the profiler's environment may say, and which rig follows from it."""
+
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
