@@ -71,6 +71,13 @@ class Generation:
     sampling: Sampling
     """Its seed is set: the same request yields the same tokens again."""
 
+    @property
+    def num_chars(self) -> int:
+        """That are to be tokenised."""
+        if self.messages is not None:
+            return sum(len(message.content) for message in self.messages)
+        return len(self.prompt) if isinstance(self.prompt, str) else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Produced:

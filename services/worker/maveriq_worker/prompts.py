@@ -42,7 +42,12 @@ class Prompts:
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
         self.vocab_size: int = AutoConfig.from_pretrained(checkpoint).get_text_config().vocab_size
+        self._longest_chars = max(map(len, self._tokenizer.get_vocab()))
         self.token_text = lru_cache(maxsize=16_384)(self._token_text)
+
+    def least_tokens(self, generation: Generation) -> int:
+        """That the prompt has at any rate: a huge one need not be tokenised, which takes seconds, to be refused."""
+        return generation.num_chars // self._longest_chars
 
     def encode(self, generation: Generation) -> tuple[int, ...]:
         """The prompt's tokens.

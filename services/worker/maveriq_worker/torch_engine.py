@@ -132,25 +132,30 @@ class TorchEngine:
     async def _admit(self, generation: Generation) -> tuple[Submit, _Answer]:
         if self._prompts is None:
             raise EngineFailed("the engine is not started")
-        prompt, sampling = generation.prompt, generation.sampling
-        if isinstance(prompt, str) and len(prompt) > _LONG_PROMPT_CHARS:
+        sampling = generation.sampling
+        if (least := self._prompts.least_tokens(generation)) >= self._context_tokens:
+            raise self._too_long(generation, f"at least {least}")
+        if generation.num_chars > _LONG_PROMPT_CHARS:
             token_ids = await asyncio.to_thread(self._prompts.encode, generation)
         else:
             token_ids = self._prompts.encode(generation)
         room = self._context_tokens - len(token_ids)
         if room < 1:
-            raise RequestRefused(
-                ErrorCode.CONTEXT_EXCEEDED, field_of(generation),
-                f"it has {len(token_ids)} tokens, and the context of {self._context_tokens} must also hold the answer",
-                f"shorten it to {self._context_tokens - 1} tokens or fewer, "
-                "or deploy with a larger workload.context_tokens",
-            )  # fmt: skip
+            raise self._too_long(generation, f"{len(token_ids)}")
         seed = generation.request_id.int % 2**63 if sampling.seed is None else sampling.seed
         submit = Submit(
             next(self._keys), token_ids, min(sampling.max_tokens or room, room), sampling.ignore_eos,
             SamplerSpec(sampling.temperature, sampling.top_p, seed, sampling.logprobs),
         )  # fmt: skip
         return submit, _Answer(AnswerText(self._prompts.decode, sampling.stop), len(token_ids))
+
+    def _too_long(self, generation: Generation, num_tokens: str) -> RequestRefused:
+        return RequestRefused(
+            ErrorCode.CONTEXT_EXCEEDED, field_of(generation),
+            f"it has {num_tokens} tokens, and the context of {self._context_tokens} must also hold the answer",
+            f"shorten it to {self._context_tokens - 1} tokens or fewer, "
+            "or deploy with a larger workload.context_tokens",
+        )  # fmt: skip
 
     def _produced(self, answer: _Answer, with_logprobs: bool) -> Produced:
         """All that came since the last time: one step's token, more where the consumer was slow."""

@@ -33,6 +33,12 @@ def test_text_comes_back_as_it_went_in(prompts: Prompts) -> None:
     assert prompts.decode(prompts.encode(ask("né 🙂"))) == "né 🙂"
 
 
+def test_a_prompt_has_at_least_the_tokens_that_its_length_says(prompts: Prompts) -> None:
+    for asked in (ask("né 🙂" * 9), ask(None, ("user", "hi" * 40)), ask((1, 2, 3))):
+        assert prompts.least_tokens(asked) <= len(prompts.encode(asked))
+    assert prompts.least_tokens(ask("x" * 10_000)) > 100
+
+
 def test_a_chat_is_rendered_with_the_models_template(prompts: Prompts) -> None:
     token_ids = prompts.encode(ask(None, ("system", "be brief"), ("user", "hi")))
     assert prompts.decode(token_ids) == "<system>be brief<user>hi<assistant>"
