@@ -167,6 +167,13 @@ async def test_a_huge_body_is_413(door: Door) -> None:
 
 
 async def test_unknown_paths_and_methods_answer_in_the_same_shape(door: Door) -> None:
-    assert (await door.http.get("/v1/nothing")).json()["error"]["code"] == "unknown_url"
+    for path, remedy in (
+        ("/v1/intent", "mean /v1/intents?"),
+        ("/chat/completions", "mean /v1/chat/completions?"),
+        ("/x", "known are"),
+    ):
+        error = (await door.http.post(path)).json()["error"]
+        assert error["code"] == "unknown_url" and remedy in error["message"]
     answer = await door.http.put("/v1/intents")
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert "send POST" in answer.json()["error"]["message"]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from difflib import get_close_matches
 from http import HTTPStatus
 
 import structlog
@@ -69,9 +70,22 @@ async def _answer(request: Request, error: Exception) -> Response:
 async def _of_routing(request: Request, error: Exception) -> Response:
     """No such path, or another method."""
     assert isinstance(error, HTTPException)
-    message = f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path}"
-    code = "unknown_url" if error.status_code == 404 else "method_not_allowed"
-    return _respond(HttpError(error.status_code, message, "invalid_request_error", code, headers=error.headers))
+    known = [route.path for route in request.app.routes if isinstance(route, Endpoint)]
+    what = f"{request.method} {request.url.path} is not served here"
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        code, remedy = "unknown_url", _path_instead(request.url.path, known)
+    else:
+        code, remedy = "method_not_allowed", f"send {(error.headers or {}).get('Allow', 'another method')}"
+    return _respond(
+        HttpError(error.status_code, f"{what}; {remedy}", "invalid_request_error", code, headers=error.headers)
+    )
+
+
+def _path_instead(path: str, known: Sequence[str]) -> str:
+    """The commonest mistakes: a client whose address lacks /v1, or has it twice, and a typo."""
+    meant = "/v1/" + path.strip("/").removeprefix("v1/").removeprefix("v1/")
+    close = [meant] if meant in known else get_close_matches(path, known, n=1, cutoff=0.8)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted({*known}))}"
 
 
 async def _to_nobody(request: Request, error: Exception) -> Response:

@@ -131,6 +131,7 @@ def seed_of(request_id: UUID) -> int:
 
 LATE = InferenceError(
     code=ErrorCode.DEADLINE_EXCEEDED,
+    field="deadline",
     problem="the deadline passed before the answer was complete",
     remedy="give a longer deadline, ask for fewer tokens, or deploy more replicas",
 )

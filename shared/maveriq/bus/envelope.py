@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan, nan
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -79,9 +80,11 @@ def deadline(envelope: Envelope, now: float) -> float:
     """
     latest = now + MAX_DEADLINE_S
     try:
-        return min(float(envelope.headers["deadline"]), latest)
+        given = float(envelope.headers["deadline"])
     except (KeyError, TypeError, ValueError):
-        pass  # a plain producer's
+        given = nan  # a plain producer's
+    if not isnan(given):
+        return min(given, latest)
     allowed_s = MAX_DEADLINE_S if envelope.expires_s is None else envelope.expires_s
     sent_at = now if envelope.sent_at is None else min(envelope.sent_at, now)
     return min(sent_at + allowed_s, latest)

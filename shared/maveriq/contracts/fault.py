@@ -74,16 +74,23 @@ def faults(error: ValidationError, known: type[BaseModel], prefix: str = "") -> 
         prefix: path of the validated object within the body, e.g. "intent".
     """
     found: list[Fault] = []
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    for item in items:
+        if item["type"] == "too_short" and any(_within(other["loc"], item["loc"]) for other in items):
+            continue  # what is wrong with its items was counted as their lack
         path = tuple(part for part in item["loc"] if not isinstance(part, str) or "[" not in part)
         field = ".".join(str(part) for part in ((prefix,) if prefix else ()) + path)
-        problem = item["msg"].removeprefix("Value error, ")
+        problem = item["msg"].removeprefix("Value error, ").replace("Tuple should", "Array should")
         if item["type"] == "extra_forbidden":
             problem, remedy = "unknown field", _instead_of(path, known)
         else:
             remedy = _REMEDIES.get(item["type"], "change it so that this holds").format_map(item.get("ctx", {}))
         found.append(Fault(field=field, problem=problem, remedy=remedy))
     return tuple(found)
+
+
+def _within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _instead_of(path: tuple[int | str, ...], known: type[BaseModel]) -> str:
