@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
-from urllib.parse import urlsplit
 
-from maveriq.settings import one_of, read, whole
+from maveriq.settings import one_of, read, url, whole
 
 EngineName = Literal["torch", "trtllm"]
 ENGINES: tuple[EngineName, ...] = ("torch", "trtllm")
+_AMQP_URL = url(("amqp", "amqps"), "expected amqp://user:password@host/ or amqps://...")
+_REDIS_URL = url(("redis", "rediss", "unix"), "give a Redis URL, e.g. redis://localhost:6379/0")
 
 
 class Method(StrEnum):
@@ -22,9 +23,14 @@ class Method(StrEnum):
     """As `law`; the vendor's tables for GPU types that were never measured."""
 
 
+def amqp_url(env: Mapping[str, str]) -> str:
+    """Where the broker is. Raises BadSetting, as all here."""
+    return read(env, "MAVERIQ_AMQP_URL", _AMQP_URL)
+
+
 def redis_url(env: Mapping[str, str]) -> str:
-    """Of ingress, profiler and allocator. Raises BadSetting, as all here."""
-    return read(env, "MAVERIQ_REDIS_URL", _redis_url)
+    """Of ingress, profiler and allocator."""
+    return read(env, "MAVERIQ_REDIS_URL", _REDIS_URL)
 
 
 def engine(env: Mapping[str, str]) -> EngineName:
@@ -45,10 +51,3 @@ def max_pp(env: Mapping[str, str]) -> int:
 def method(env: Mapping[str, str]) -> Method:
     """Of the planner; the profiler measures what it needs."""
     return read(env, "MAVERIQ_ESTIMATOR", one_of(Method), Method.LAW)
-
-
-def _redis_url(text: str) -> str:
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("give a Redis URL, e.g. redis://localhost:6379/0")
-    urlsplit(text).port  # noqa: B018  # raises ValueError where it is no number
-    return text

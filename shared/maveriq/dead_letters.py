@@ -18,7 +18,7 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import DeliveryError
 
-from maveriq.running import amqp_url
+from maveriq.agreed_settings import amqp_url
 from maveriq.settings import BadSetting
 from maveriq.topology import SERVICES
 

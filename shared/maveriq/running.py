@@ -11,10 +11,11 @@ from typing import Any
 
 import structlog
 
+from maveriq.agreed_settings import amqp_url
 from maveriq.bus import Bus, connect
 from maveriq.health import health
 from maveriq.logs import configure, tell_end
-from maveriq.settings import BadSetting, misspelt, read
+from maveriq.settings import BadSetting, misspelt
 
 Run = Callable[[Bus, Mapping[str, str]], Awaitable[None]]
 """A service: given the bus and the environment, it serves until cancelled and then leaves nothing behind."""
@@ -56,11 +57,6 @@ def main(name: str, run: Run) -> None:
     except BadSetting as error:
         print(f"maveriq {name}: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def amqp_url(env: Mapping[str, str]) -> str:
-    """Where the broker is. Raises BadSetting."""
-    return read(env, "MAVERIQ_AMQP_URL", _amqp_url)
 
 
 def tell_misspelt(env: Mapping[str, str]) -> None:
@@ -118,9 +114,3 @@ async def _serve(run: Run, env: Mapping[str, str]) -> None:
         log.info("service stops")
     if not serving.cancelled():
         serving.result()
-
-
-def _amqp_url(text: str) -> str:
-    if not text.startswith(("amqp://", "amqps://")):
-        raise ValueError("expected amqp://user:password@host/ or amqps://...")
-    return text

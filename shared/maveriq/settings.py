@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 T = TypeVar("T")
 C = TypeVar("C", bound=str)
@@ -102,6 +103,18 @@ def one_of(choices: Iterable[C]) -> Callable[[str], C]:
         if text not in known:
             raise ValueError(f"give one of {', '.join(known)}")
         return known[text]
+
+    return parse
+
+
+def url(schemes: tuple[str, ...], words: str) -> Callable[[str], str]:
+    """Passes on a URL of one of these schemes; `words` say what is expected."""
+
+    def parse(text: str) -> str:
+        if not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(words)
+        urlsplit(text).port  # noqa: B018  # raises ValueError where it is no number
+        return text
 
     return parse
 

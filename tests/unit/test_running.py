@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from maveriq.running import amqp_url, end, side_by_side
+from maveriq.running import end, side_by_side
 from maveriq.settings import BadSetting
 
 
@@ -68,8 +68,3 @@ async def test_those_side_by_side_end_together_when_they_are_told_to_twice() -> 
     await asyncio.wait({serving})
     assert serving.cancelled()
     assert ended == [1, 2]
-
-
-def test_an_address_that_is_no_brokers_names_the_variable() -> None:
-    with pytest.raises(BadSetting, match="MAVERIQ_AMQP_URL='localhost': expected amqp://"):
-        amqp_url({"MAVERIQ_AMQP_URL": "localhost"})

@@ -37,9 +37,11 @@ def test_a_refused_address_does_not_show_its_password(url: str) -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_an_address_whose_port_is_no_number_is_refused() -> None:
-    with pytest.raises(BadSetting, match="MAVERIQ_REDIS_URL"):
-        agreed.redis_url({"MAVERIQ_REDIS_URL": "redis://host:port/0"})
+def test_an_address_that_is_none_names_the_variable() -> None:
+    with pytest.raises(BadSetting, match="MAVERIQ_AMQP_URL='localhost': expected amqp://"):
+        agreed.amqp_url({"MAVERIQ_AMQP_URL": "localhost"})
+    with pytest.raises(BadSetting, match="MAVERIQ_AMQP_URL='amqp://host:port/'"):
+        agreed.amqp_url({"MAVERIQ_AMQP_URL": "amqp://host:port/"})
 
 
 def test_what_several_services_read_has_one_default_and_the_same_bounds() -> None:

@@ -9,11 +9,12 @@ from typing import cast
 
 import structlog
 
+from maveriq.agreed_settings import amqp_url
 from maveriq.bus import Bus, connect
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.embedded_redis import embedded_redis
-from maveriq.running import SERVICE_ENTRY_POINTS, Run, amqp_url, end
+from maveriq.running import SERVICE_ENTRY_POINTS, Run, end
 from maveriq.settings import BadSetting
 from maveriq.topology import SERVICES
 
