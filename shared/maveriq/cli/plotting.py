@@ -19,6 +19,7 @@ COLOURS = {
 GREY = "#b8b8b8"
 PANEL_INCHES = (6.4, 5.0)
 DOTS_PER_INCH = 150
+LABEL_WIDTH, LABEL_HEIGHT = 0.25, 0.03  # of the picture
 LABELLED = 12  # shapes of the front; more names than these would cover one another
 FAR_APART = 20  # latencies: a straight axis would press the shorter ones together
 
@@ -106,11 +107,15 @@ def _bound(axes: Any, seconds: Sequence[float], values: Sequence[float]) -> None
 
 
 def _label(axes: Any, front: Sequence[Candidate], of: Axis) -> None:
-    """The first of each name: those of other batches are near it."""
+    """The first of each name: those of other batches are near it. None where it would cover another."""
     names = {counted_shape(each): each for each in reversed(front)}
+    taken: list[tuple[float, float]] = []
     for name, each in names.items() if len(names) <= LABELLED else ():
-        beside = {"xytext": (6, 5), "textcoords": "offset points"}
-        axes.annotate(name, (_seconds(each), of(each)), fontsize=7, color="#555555", **beside)
+        point = (_seconds(each), of(each))
+        x, y = axes.transAxes.inverted().transform(axes.transData.transform(point))
+        if all(abs(x - other[0]) > LABEL_WIDTH or abs(y - other[1]) > LABEL_HEIGHT for other in taken):
+            taken.append((x, y))
+            axes.annotate(name, point, fontsize=7, color="#555555", xytext=(6, 5), textcoords="offset points")
 
 
 def _bars(axes: Any, candidate: Candidate, of: Axis, bytes_per_unit: float | None) -> None:
