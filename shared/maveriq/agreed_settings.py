@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 from maveriq.settings import one_of, read, url, whole
@@ -46,6 +47,11 @@ def threads_per_stage(env: Mapping[str, str]) -> int:
 def max_pp(env: Mapping[str, str]) -> int:
     """Most pipeline stages that are measured for and planned: how far a model may be cut to fit fragments."""
     return read(env, "MAVERIQ_MAX_PP", whole(1, 128), 8)
+
+
+def cache_dir(env: Mapping[str, str]) -> Path:
+    """Where workers and embedded servers keep what is worth keeping."""
+    return read(env, "MAVERIQ_CACHE_DIR", Path, Path("~/.cache/maveriq")).expanduser()
 
 
 def method(env: Mapping[str, str]) -> Method:

@@ -34,7 +34,7 @@ class Settings:
             node=read(env, "MAVERIQ_NODE", _node, _own_name()),
             engine=agreed.engine(env),
             cpu_devices=read(env, "MAVERIQ_DEVICES", cpu_devices, ()),
-            cache_dir=read(env, "MAVERIQ_CACHE_DIR", _folder, Path.home() / ".cache" / "maveriq"),
+            cache_dir=agreed.cache_dir(env),
             threads_per_stage=agreed.threads_per_stage(env),
             stage_spin_ms=read(env, "MAVERIQ_STAGE_SPIN_MS", number(0, 10_000, "milliseconds"), SPIN_MS),
             report_s=read(env, "MAVERIQ_REPORT_S", number(0.01, 3600, "seconds"), 10.0),
@@ -75,7 +75,3 @@ def _node(text: str) -> str:
     if re.match(NODE_PATTERN, text) is None:
         raise ValueError("expected letters, digits, - and _ (no dots), beginning with a letter or digit")
     return text
-
-
-def _folder(text: str) -> Path:
-    return Path(text).expanduser()

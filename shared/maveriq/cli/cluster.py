@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import cast
 
 import structlog
 
-from maveriq.agreed_settings import amqp_url
+from maveriq.agreed_settings import amqp_url, cache_dir
 from maveriq.bus import Bus, connect
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.cli.api import Api, CommandFailed
@@ -19,7 +18,6 @@ from maveriq.settings import BadSetting
 from maveriq.topology import SERVICES
 
 STOP_TIMEOUT_S = 30.0  # engines answer nothing more, so this is processes ending
-DEFAULT_CACHE = "~/.cache/maveriq"
 NAMES = tuple(service.name for service in SERVICES)
 
 
@@ -136,11 +134,6 @@ async def running_cluster(env: Mapping[str, str], only: Sequence[str] = ()) -> A
         stack.push_async_callback(cluster.stop)
         await cluster.start(runs)
         yield cluster
-
-
-def cache_dir(env: Mapping[str, str]) -> Path:
-    """Where what is worth keeping is kept."""
-    return Path(env.get("MAVERIQ_CACHE_DIR") or DEFAULT_CACHE).expanduser()
 
 
 def find_services(only: Sequence[str]) -> dict[str, Run]:

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from maveriq.agreed_settings import cache_dir
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.bars import draw
-from maveriq.cli.cluster import Cluster, cache_dir, running_cluster
+from maveriq.cli.cluster import Cluster, running_cluster
 from maveriq.cli.figures import duration, runs_as, size
 from maveriq.cli.story import Story, comparison
 from maveriq.cli.tables import candidates, failure_view, placement_line, rejections
