@@ -37,20 +37,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 out = Console(highlight=False)
+CHAT_TEMPERATURE = 0.7  # as chat programs of local models have it; at OpenAI's 1 small models ramble
 
 
 def run() -> None:
     """The process: 0 done, 1 not done, 2 asked wrongly; an error is one line, or JSON with --json."""
+    in_json = "--json" in sys.argv
     try:
-        app()
+        code = app(standalone_mode=not in_json)  # standing alone it tells what was asked wrongly itself, in a frame
+        sys.exit(code or 0)
     except CommandFailed as failed:
-        if "--json" in sys.argv:
-            print(json_text.dumps({"error": {"message": str(failed), "param": failed.field, "code": failed.code}}))
-        else:
-            _complain(str(failed))
+        _complain(str(failed), failed.field, failed.code, in_json=in_json)
         sys.exit(failed.exit_code)
+    except typer.TyperException as wrong:
+        _complain(wrong.format_message(), "", "usage", in_json=in_json)
+        sys.exit(wrong.exit_code)
     except BadSetting as error:
-        _complain(str(error))
+        _complain(str(error), "", "setting", in_json=in_json)
         sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left: nothing to say, and nobody to say it to
@@ -167,7 +170,7 @@ def chat(
     message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this and end.")] = None,
     system: Annotated[str | None, typer.Option(help="How the model is to behave.")] = None,
     max_tokens: o.MaxTokens = None,
-    temperature: o.Temperature = None,
+    temperature: o.Temperature = CHAT_TEMPERATURE,
     top_p: o.TopP = None,
     seed: o.Seed = None,
     priority: o.PriorityOption = Priority.NORMAL,
@@ -186,7 +189,7 @@ def infer(
     target: o.Target,
     prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input.")],
     max_tokens: o.MaxTokens = 128,
-    temperature: o.Temperature = None,
+    temperature: o.Temperature = 0.0,
     top_p: o.TopP = None,
     seed: o.Seed = None,
     priority: o.PriorityOption = Priority.NORMAL,
@@ -269,13 +272,14 @@ def rm(
     release(Api(url), target, wait, None if json else out)
 
 
-def _sampling(
-    max_tokens: int | None, temperature: float | None, top_p: float | None, seed: int | None
-) -> dict[str, float]:
+def _sampling(max_tokens: int | None, temperature: float, top_p: float | None, seed: int | None) -> dict[str, float]:
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _complain(message: str) -> None:
+def _complain(message: str, field: str, code: str, *, in_json: bool) -> None:
+    if in_json:
+        print(json_text.dumps({"error": {"message": message, "param": field, "code": code}}))
+        return
     line = Text("maveriq: ", style="bold red").append(message, style="default")
     Console(stderr=True, highlight=False, soft_wrap=True).print(line)

@@ -60,6 +60,8 @@ def run_batch(api: Api, file: Path, output: Path | None, target: str | None, con
             problem = f"stopped: {num_kept} of {len(requests)} are answered in {output}, and the same command goes on"
             raise CommandFailed(problem, code="stopped") from stopped
     _tell(tally, output, errors, console)
+    if tally.num_failed and console is None:
+        raise SystemExit(1)  # it was told already
     if tally.num_failed:
         raise CommandFailed(
             f"{tally.num_failed} of {len(requests)} requests failed; {errors} says why, and the same command asks again"

@@ -36,15 +36,25 @@ def follow(api: Api, intent: Intent, console: Console | None, *, dry_run: bool) 
     with Progress(console or Console(quiet=True), last=last) as progress:
         submitted = api.submit(intent.model_dump(mode="json", exclude_unset=True), dry_run=dry_run)
         deployment = submitted
-        for deployment in api.changes(submitted.deployment_id):
-            progress.on_change(deployment)
-            if deployment.state in (last, State.FAILED, State.DRAINING, State.RELEASED):
-                break
+        try:
+            for deployment in api.changes(submitted.deployment_id):
+                progress.on_change(deployment)
+                if deployment.state in (last, State.FAILED, State.DRAINING, State.RELEASED):
+                    break
+        except KeyboardInterrupt as left:
+            raise _left(deployment) from left
     if deployment.state is State.FAILED:
         raise _failed(deployment, console, api.url)
     if deployment.state is not last:
         raise CommandFailed(f"it is {deployment.state}: released by somebody while it started", code="released")
     return deployment
+
+
+def _left(deployment: Deployment) -> CommandFailed:
+    start = str(deployment.deployment_id)[:8]
+    goes_on = f"{start} goes on without you: `maveriq ps` shows it, `maveriq rm {start}` gives it up"
+    told = "stopped" if deployment.dry_run else goes_on
+    return CommandFailed(told, code="interrupted", exit_code=130)
 
 
 def _failed(deployment: Deployment, console: Console | None, url: str) -> CommandFailed:

@@ -14,6 +14,8 @@ def find(target: str, known: Sequence[Deployment]) -> Deployment:
     Raises:
         CommandFailed: none, or more than one.
     """
+    if not target:
+        raise CommandFailed("name a model or a deployment", field="ID|MODEL", code="invalid", exit_code=2)
     by_id = [each for each in known if str(each.deployment_id).startswith(target.lower())]
     live = [each for each in known if each.intent.model == target and each.state not in ENDED and not each.dry_run]
     if len(by_id) == 1 and not live:

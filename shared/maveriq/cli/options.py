@@ -69,7 +69,7 @@ IntentFile = Annotated[
 ]
 
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer; as many as fit by default.")]
-Temperature = Annotated[float | None, typer.Option(min=0, max=10, help="0 is greedy.")]
+Temperature = Annotated[float, typer.Option(min=0, max=2, help="0: always the likeliest token; more: more varied.")]
 TopP = Annotated[float | None, typer.Option(min=0, max=1)]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 PriorityOption = Annotated[Priority, typer.Option(help="high is served before normal, normal before low.")]

@@ -156,6 +156,7 @@ def test_chat_streams_one_answer_and_its_figures(ingress: ScriptedIngress, call:
     body = ingress.asked[-1][1]
     assert body["model"] == str(FIRST)
     assert body["service_tier"] == "priority" and body["max_tokens"] == 9 and body["stream"] is True
+    assert body["temperature"] == 0.7
 
 
 def test_infer_as_json_gives_text_usage_and_latency(ingress: ScriptedIngress, call: Call) -> None:
@@ -164,6 +165,7 @@ def test_infer_as_json_gives_text_usage_and_latency(ingress: ScriptedIngress, ca
     answer = json.loads(call("infer", "tiny", "once", "--json").out)
     assert answer["text"] == "ab" and answer["usage"]["completion_tokens"] == 2
     assert answer["ttft_ms"] <= answer["e2e_ms"]
+    assert ingress.asked[-1][1]["temperature"] == 0
 
 
 def test_an_error_within_a_stream_is_one_line(ingress: ScriptedIngress, call: Call) -> None:
@@ -244,3 +246,17 @@ def test_a_deployment_that_is_gone_says_how_to_get_it_back(ingress: ScriptedIngr
     ingress.answer("GET /v1/deployments", listed(deployment(State.RELEASED, deployment_id=UUID(int=7))))
     assert "deploy MODEL" in call("chat", "tiny", "-m", "hi").err
     assert "is released; maveriq deploy tiny" in call("chat", "00000000", "-m", "hi").err
+
+
+def test_what_is_asked_wrongly_is_one_json_object_too(ingress: ScriptedIngress, call: Call) -> None:
+    for arguments in (("deploy", "tiny", "--ttft", "3"), ("chat",), ("plan", "tiny", "--rate", "often"), ("deplyo",)):
+        called = call(*arguments, "--json")
+        assert (called.code, called.err) == (2, "")
+        assert json.loads(called.out)["error"]["message"]
+    assert not ingress.asked
+
+
+def test_nothing_is_released_by_an_empty_name(ingress: ScriptedIngress, call: Call) -> None:
+    ingress.answer("GET /v1/deployments", listed(deployment()))
+    assert call("rm", "").code == 2
+    assert [what for what, _ in ingress.asked] == ["GET /v1/deployments"]
