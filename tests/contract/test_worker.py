@@ -350,7 +350,7 @@ async def test_a_replica_that_is_idle_or_whose_model_nobody_described_says_no_ti
     assert not scene.said(ServiceTimed)
 
 
-async def test_a_replica_says_times_in_the_precision_of_its_layers_and_of_a_mix_none(scene: Scene) -> None:
+async def test_a_replica_says_with_its_times_how_many_layers_have_which_precision(scene: Scene) -> None:
     def planned(token: str, replica: int, *precisions: Precision) -> Placement:
         where = placement(token=token, replica=replica, gpus=(f"{NODE}/cpu:0", f"{NODE}/cpu:1"), facts=FACTS)
         pairs = zip(where.stages, precisions, strict=True)
@@ -360,12 +360,16 @@ async def test_a_replica_says_times_in_the_precision_of_its_layers_and_of_a_mix_
     await scene.reserve(planned("token-1", 0, Precision.INT8, Precision.INT8))
     await scene.reserve(planned("token-2", 1, Precision.FP32, Precision.INT8))
     await scene.hears(ReplicaReady, 2)
-    scene.engines[1].timed = (TIME,)
-    scene.engines[0].timed = (TIME,)
-    said = await scene.hears(ServiceTimed)
-    assert (said.precision, said.kv_precision) == (Precision.INT8, Precision.FP32)
-    await scene.hears(NodeReported, len(scene.said(NodeReported)) + 2)
-    assert len(scene.said(ServiceTimed)) == 1
+    for engine in scene.engines[:2]:
+        engine.timed = (TIME,)
+    await scene.hears(ServiceTimed, 2)
+    alike, mixed = scene.said(ServiceTimed)[:2]
+    assert (alike.precision, alike.kv_precision, dict(alike.mix)) == (
+        Precision.FP32,
+        Precision.FP32,
+        {Precision.INT8: 2},
+    )
+    assert dict(mixed.mix) == {Precision.FP32: 1, Precision.INT8: 1}
 
 
 async def test_a_device_is_reported_busy_while_a_replica_on_it_generates(scene: Scene) -> None:
