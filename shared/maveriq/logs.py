@@ -18,7 +18,7 @@ def configure(service: str) -> None:
 
     MAVERIQ_LOG_LEVEL (default info) is what is shown. Raises BadSetting.
     """
-    level = logging.getLevelNamesMapping()[read(os.environ, "MAVERIQ_LOG_LEVEL", one_of(LEVELS), "info").upper()]
+    level = logging.getLevelNamesMapping()[read(os.environ, "MAVERIQ_LOG_LEVEL", _level, "INFO")]
     render: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
@@ -53,3 +53,7 @@ def _render_libraries(processors: list[structlog.typing.Processor], render: stru
 def tell_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """For sys.excepthook."""
     structlog.get_logger().critical("stopped by an error", exc_info=(kind, error, trace))
+
+
+def _level(text: str) -> str:
+    return one_of(LEVELS)(text.lower()).upper()

@@ -30,7 +30,7 @@ running.main("planner", run)
 
 
 def test_events_libraries_and_the_last_error_are_json_with_the_services_name() -> None:
-    lines = logged(SERVICE, MAVERIQ_QUOTA="a=1gpus")
+    lines = logged(SERVICE, MAVERIQ_QUOTA="a=1gpus", MAVERIQ_LOG_LEVEL="INFO")
     assert [(line["event"], line["level"]) for line in lines] == [
         ("setting not known", "warning"),
         ("service starts", "info"),
