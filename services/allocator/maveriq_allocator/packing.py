@@ -5,9 +5,10 @@ where any such placement fits; least latency, which counts only where GPU types 
 passes through all layers whatever GPU each is on; least cost: the bytes that stay free on the GPUs taken, or what the
 strategy prefers; stages as even as the GPUs taken allow.
 
-Exact (`tests/unit/allocator` holds it to brute force), with two bounds. Of more than `MAX_FRAGMENTS` GPUs of one type
-only the richest are looked at: it still fits if it can, and `Packing.is_exact` says that a cheaper choice was left out.
-What cannot join the ranks of every stage is asked of none.
+Exact (`tests/unit/allocator` holds it to brute force), with three bounds. Of more than `MAX_FRAGMENTS` GPUs of one type
+only the richest are looked at, and of more than `selection.MAX_STATES` choices only those that cut one stage after the
+other: it still fits if it can, and `Packing.is_exact` says that a cheaper choice may have been left out. What cannot
+join the ranks of every stage is asked of none.
 """
 
 from collections import Counter
@@ -73,7 +74,7 @@ class Packing:
     """Of the GPUs taken, as the strategy counts it."""
     joined: Joined = Joined.NVLINK
     is_exact: bool = True
-    """All fragments were looked at."""
+    """All fragments, and all ways to choose among them, were looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def pack(
         bench = _Bench(richest, tp, speeds, preference or Preference(), joined)
         packing = bench.packing(memory, num_layers, pp, num_layers if most_layers is None else most_layers)
         if packing is not None:
-            return replace(packing, is_exact=len(richest) == len(fragments))
+            return replace(packing, is_exact=packing.is_exact and len(richest) == len(fragments))
     return Shortfall(f"{num_layers} layers and both ends do not fit the {pp * tp} largest fragments")
 
 
@@ -166,6 +167,7 @@ class _Bench:
             latency_ms=None if self._speeds is None else mixture.latency_ns / NS_PER_MS,
             cost=mixture.cost,
             joined=self._joined,
+            is_exact=all(selection.is_exact for _, selection in selections),
         )
 
     def _selection(

@@ -16,7 +16,7 @@ from maveriq_allocator.feasibility import check
 from maveriq_allocator.fleet import Fleet
 from maveriq_allocator.packing import NS_PER_MS, Fragment, Joined, Packing, pack
 from maveriq_allocator.planned import num_planned_seated, planned_types, seat_planned
-from maveriq_allocator.screening import Key, Screen, Shape
+from maveriq_allocator.screening import Key, Screen, Shape, holds
 from maveriq_allocator.seats import UNPROVEN, Seat
 from maveriq_allocator.selection import most_missing
 from maveriq_allocator.strategies import Preference
@@ -164,6 +164,9 @@ class _Seating:
         richest = np.argsort(-richest_ranks, axis=None, kind="stable")[: shape.pp] // max(1, richest_ranks.shape[1])
         choices = [emptiest[:num_nodes] for num_nodes in range(2, len(emptiest) + 1)]
         for chosen in [*choices, nodes[np.unique(richest)]]:
+            ranks = -np.sort(-fleet.poorest_ranks(chosen, shape.tp), axis=None)[: shape.pp]
+            if len(ranks) < shape.pp or not holds(shape, ranks):
+                continue
             pool = [replace(f, node=fleet.nodes[i].name) for i in map(int, chosen) for f in fleet.usable(i)]
             packing = self._packed(pool)
             if packing is not None and fleet.keeps_headroom(packing.stages):

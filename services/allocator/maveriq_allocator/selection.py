@@ -2,8 +2,9 @@
 
 A dynamic programme over the GPUs, poorest first: each is passed over, or begins a stage, or is a further rank of a
 stage begun before, which holds no more than its poorest rank can. Its value is the least cost for every (ranks still
-missing, stages, first taken, last taken, layers held), so it is exact whatever the costs. GPUs of one speed share a
-programme; `mixing` puts those of several speeds together. 8 stages on 16 GPUs take some milliseconds.
+missing, stages, first taken, last taken, layers held), so it is exact whatever the costs, but where that are too many
+states. GPUs of one speed share a programme; `mixing` puts those of several speeds together. 8 stages on 16 GPUs take
+some milliseconds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from maveriq.contracts import StageMemory
 
 NEVER = np.int64(2**61)  # more than any replica costs, and room to add without overflow
+MAX_STATES = 2_000_000  # of a programme: 16 MB, some ten milliseconds
 
 Costs = NDArray[np.int64]
 State = tuple[int, int, int, int, int]  # ranks still missing, stages, first taken, last taken, layers held
@@ -63,7 +65,13 @@ class Selection:
         self._tp, self._pp, self._num_layers = tp, pp, num_layers
         self._costs = [cost for row in rows for cost in row.costs]
         self._openings = [tuple(_openings(memory, pp, most_layers, free)) for row in rows for free in row.free_bytes]
-        self._most_missing = min(most_missing(pp, tp, neighbours=_are_sorted(rows)), len(self._costs))
+        missing = most_missing(pp, tp, neighbours=_are_sorted(rows))
+        num_states = (len(self._costs) + 1) * (missing + 1) * (pp + 1) * 4 * (num_layers + 1)
+        self.is_exact = num_states <= MAX_STATES
+        """Else stages are completed one after the other: it fits if it can, but a cheaper choice may be missed."""
+        if not self.is_exact:
+            missing = most_missing(pp, tp, neighbours=True)
+        self._most_missing = min(missing, len(self._costs))
         self._row_ends = frozenset(int(end) for end in np.cumsum([len(row.free_bytes) for row in rows]))
         self._by_gpu = self._run()
 

@@ -127,6 +127,15 @@ def test_sixteen_gpus_are_packed_whatever_the_parallelism() -> None:
                 assert isinstance(found, Packing)
 
 
+def test_more_choices_than_can_be_looked_at_still_fit_where_any_does_and_that_is_told() -> None:
+    """Utilisation makes poorer GPUs the dearer ones, so that stages could be cut in any way."""
+    pool = [Fragment(f"{n}/{at}", "A6000", 130 + at, at / 10, node=str(n)) for n in range(12) for at in range(8)]
+    found = pack(memory(layer=10), 126, pp=16, tp=2, fragments=pool, preference=Preference(Strategy.PACKING))
+    assert isinstance(found, Packing)
+    assert not found.is_exact
+    check(found.stages, candidate(pp=16, tp=2, stage=memory(layer=10)), 126, pool, spans_nodes=True)
+
+
 def test_a_node_of_many_small_devices_is_packed_on_the_richest() -> None:
     found = packed(memory(layer=10), 64, *range(10, 210), pp=4)
     assert {int(gpu.removeprefix("n/")) for gpu in layers(found)} <= set(range(168, 200))
