@@ -104,13 +104,15 @@ def demo() -> None:
 
 @app.command()
 def register(
-    name: Annotated[str, typer.Argument(help="What intents will call it.")],
-    source: Annotated[str, typer.Argument(help="Hugging Face id, folder with config.json, or .gguf file.")],
+    name: Annotated[str, typer.Argument(help="What intents will call it.", metavar="NAME")],
+    source: Annotated[
+        str, typer.Argument(help="Hugging Face id, folder with config.json, or .gguf file.", metavar="SOURCE")
+    ],
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="[name:]precision[+kv-precision][=accuracy][@source], e.g. int8=0.99, pruned:bf16=0.97@/models/p; "
-            "accuracy is relative to full precision."
+            help=r"\[name:]precision\[+kv-precision]\[=accuracy]\[@source], "  # brackets would be markup
+            "e.g. int8=0.99, pruned:bf16=0.97@/models/p; accuracy is relative to full precision."
         ),
     ] = None,
     from_lm_eval: Annotated[
@@ -169,7 +171,7 @@ def chat(
     target: o.Target,
     message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this and end.")] = None,
     system: Annotated[str | None, typer.Option(help="How the model is to behave.")] = None,
-    max_tokens: o.MaxTokens = None,
+    max_tokens: o.ChatTokens = None,
     temperature: o.Temperature = CHAT_TEMPERATURE,
     top_p: o.TopP = None,
     seed: o.Seed = None,
@@ -187,7 +189,7 @@ def chat(
 @app.command()
 def infer(
     target: o.Target,
-    prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input.")],
+    prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input.", metavar="PROMPT")],
     max_tokens: o.MaxTokens = 128,
     temperature: o.Temperature = 0.0,
     top_p: o.TopP = None,
@@ -203,7 +205,9 @@ def infer(
 
 @app.command()
 def batch(
-    file: Annotated[Path, typer.Argument(help="Requests, a line each, as OpenAI's Batch API takes them.")],
+    file: Annotated[
+        Path, typer.Argument(help="Requests, a line each, as OpenAI's Batch API takes them.", metavar="FILE")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Answers; by default FILE's, .out.jsonl.")
     ] = None,

@@ -16,7 +16,13 @@ Target = Annotated[
 ]
 ModelName = Annotated[str | None, typer.Argument(help="Name of a registered model.", metavar="MODEL")]
 
-ObjectiveOption = Annotated[Objective | None, typer.Option(help="What to do best among all that meets the rest.")]
+ObjectiveOption = Annotated[
+    Objective | None,
+    typer.Option(
+        metavar="OBJECTIVE",
+        help=f"What to do best among all that meets the rest: {', '.join(Objective)}. Default: min_cost.",
+    ),
+]
 Percentile = Annotated[
     float | None, typer.Option(help="The latency limits hold for this share of requests, e.g. 95; by default the mean.")
 ]
@@ -38,7 +44,11 @@ GpuTypes = Annotated[
 ]
 Precisions = Annotated[
     list[Precision] | None,
-    typer.Option("--precision", help="A precision of the weights that is allowed; may be repeated. Default: any."),
+    typer.Option(
+        "--precision",
+        metavar="PRECISION",
+        help=f"A precision of the weights that is allowed ({', '.join(Precision)}); may be repeated. Default: any.",
+    ),
 ]
 MaxPrice = Annotated[
     float | None, typer.Option("--max-price", help="Money an hour for all replicas, in the prices' currency, at most.")
@@ -48,7 +58,11 @@ Replicas = Annotated[
     int | None, typer.Option(help="Full copies that serve side by side; by default as many as the load needs.")
 ]
 StrategyOption = Annotated[
-    Strategy | None, typer.Option(help="Which GPUs are preferred among those that serve equally well.")
+    Strategy | None,
+    typer.Option(
+        metavar="STRATEGY",
+        help=f"Which GPUs are preferred among those that serve equally well: {', '.join(Strategy)}.",
+    ),
 ]
 HybridThreshold = Annotated[
     float | None, typer.Option(help="Of --strategy hybrid: share of the time that a GPU is busy.")
@@ -68,9 +82,12 @@ IntentFile = Annotated[
     Path | None, typer.Option("--intent", help="JSON file with an intent to start from; '-' is standard input.")
 ]
 
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer; as many as fit by default.")]
+ChatTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of an answer, at most. Default: what fits.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of the answer, at most.")]
 Temperature = Annotated[float, typer.Option(min=0, max=2, help="0: always the likeliest token; more: more varied.")]
-TopP = Annotated[float | None, typer.Option(min=0, max=1)]
+TopP = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Choose among the likeliest tokens that together have this share.")
+]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 PriorityOption = Annotated[Priority, typer.Option(help="high is served before normal, normal before low.")]
 
