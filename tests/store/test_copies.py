@@ -1,5 +1,6 @@
 """Redis that restarts empty: what waited, and whatever of a deployment does not run, comes back from its copy."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 import pytest
 from redis.exceptions import ConnectionError
 
+from maveriq.bus.inprocess import InProcessBus
 from maveriq.contracts import (
     DeploymentKept,
     DeploymentRestored,
@@ -18,8 +20,11 @@ from maveriq.contracts import (
     ReleaseAccepted,
     ReplicaFailed,
 )
+from maveriq_allocator.__main__ import wire
+from maveriq_allocator.copy_handlers import copy_all
 from maveriq_allocator.line import Line
 from maveriq_allocator.reservations import Reservations
+from maveriq_allocator.settings import Settings
 from tests.store.allocators import GRACE_S, Allocators, of_type, ready, report
 from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed
 
@@ -184,3 +189,20 @@ async def test_a_copy_that_comes_while_redis_is_away_goes_on(
     monkeypatch.setattr(Reservations, "load", away)
     on = copy_in(await allocators.tell(copy))
     assert (on.rounds, on.plan) == (1, copy.plan)
+
+
+async def test_an_allocator_that_starts_sends_a_copy_of_every_deployment_that_has_not_ended(
+    allocators: Allocators, bus: InProcessBus
+) -> None:
+    copy = await waiting(allocators)
+    await allocators.tell(copy)
+    await allocators.tell(ReleaseAccepted(deployment_id=OTHER))
+    ended = UUID(int=8)
+    await allocators.tell(ReleaseAccepted(deployment_id=ended))
+    sent: list[Message] = []
+    mailbox = await bus.mailbox(sent.append)
+    await mailbox.bind(DeploymentKept.topic)
+    await copy_all(bus, wire(allocators.redis, Settings("redis://", GRACE_S)).placing)
+    await asyncio.sleep(0.01)
+    (again,) = of_type(DeploymentKept, sent)
+    assert (again.deployment_id, again.plan, again.rounds) == (DEPLOYMENT, copy.plan, 1)
