@@ -88,6 +88,13 @@ def failure_line(request: BatchRequest, code: str, message: str) -> str:
     return _line(request, None, {"code": code, "message": message})
 
 
+def first_reason(failed: str) -> str:
+    """Of the first line of what failed: its id and why."""
+    told = json.loads(failed.split("\n", 1)[0])
+    error = told["error"] or told["response"]["body"].get("error") or {}
+    return f"{told['custom_id']!r} because: {error.get('message', 'it was not said')}"
+
+
 def _line(request: BatchRequest, response: object, error: object) -> str:
     line = {
         "id": f"batch_req_{request.custom_id}",

@@ -13,7 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from maveriq.cli.api import Api, CommandFailed
-from maveriq.cli.batch_lines import BatchRequest, answer_line, answered, failure_line, read_requests
+from maveriq.cli.batch_lines import (
+    BatchRequest,
+    answer_line,
+    answered,
+    failure_line,
+    first_reason,
+    read_requests,
+)
 from maveriq.cli.chatting import TIERS
 from maveriq.cli.finding import find_serving
 from maveriq.cli.reading import read_text
@@ -63,9 +70,9 @@ def run_batch(api: Api, file: Path, output: Path | None, target: str | None, con
     if tally.num_failed and console is None:
         raise SystemExit(1)  # it was told already
     if tally.num_failed:
-        raise CommandFailed(
-            f"{tally.num_failed} of {len(requests)} requests failed; {errors} says why, and the same command asks again"
-        )
+        first = first_reason(read_text(errors, "--output"))
+        failed = f"{tally.num_failed} of {len(requests)} requests failed, {first}"
+        raise CommandFailed(f"{failed}; {errors} has all, and the same command asks again")
 
 
 def _named_after(file: Path) -> Path:

@@ -74,7 +74,7 @@ def test_a_refused_request_is_not_tried_again_and_told_apart(file: Path, ingress
     refusal = {"error": {"message": "too long", "type": "invalid_request_error", "param": "messages", "code": "x"}}
     ingress.answer(f"POST {CHAT}", refusal, 400)
     called = call("batch", str(file))
-    assert called.code == 1 and "3 of 3 requests failed" in called.err
+    assert called.code == 1 and "3 of 3 requests failed, 'r" in called.err and "because: too long; " in called.err
     assert len(sent(ingress)) == 3
     assert [each["response"]["status_code"] for each in lines(file.with_suffix(".out.errors.jsonl"))] == [400] * 3
     assert not file.with_suffix(".out.jsonl").exists()
