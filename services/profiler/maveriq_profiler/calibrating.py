@@ -94,8 +94,10 @@ class Calibrating:
         Args:
             at_start: calibrate a GPU type that is not calibrated without being asked.
         """
-        run = await self.samples.run(self.pool)
-        if at_start and await self.samples.calibration(self.pool) is None and (run is None or run.ended):
+        run, known = await self.samples.run(self.pool), await self.samples.calibration(self.pool)
+        if known is not None:  # ingress may have begun anew since it was fitted
+            await self.publish(CalibrationUpdated(calibration=known))
+        elif at_start and (run is None or run.ended):
             await self.samples.begin(self.pool, uuid4(), self.budget_s)
         while True:
             try:
