@@ -17,6 +17,7 @@ from maveriq_ingress.accuracies import Accuracies
 from maveriq_ingress.accuracy_handlers import AccuracyHandlers
 from maveriq_ingress.accuracy_http import AccuracyApi
 from maveriq_ingress.api import Api
+from maveriq_ingress.briefs import Briefs
 from maveriq_ingress.calibrations import Calibrations
 from maveriq_ingress.calibrations_api import CalibrationsApi
 from maveriq_ingress.changes import Changes
@@ -62,7 +63,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
         dead = await bus.consume_dead_requests(handlers.answer)
         stack.push_async_callback(dead.cancel)
         endpoints = [
-            *Api(bus, handlers, changes).endpoints(),
+            *Api(bus, handlers, changes, Briefs(handlers.statuses)).endpoints(),
             *CalibrationsApi(bus, calibrations, inventories).endpoints(),
             *AccuracyApi(bus, accuracy).endpoints(),
             *DefragApi(bus, defragmentations).endpoints(),

@@ -26,6 +26,7 @@ from maveriq.contracts import (
     State,
 )
 from maveriq_ingress.bodies import flag, identity, parse, read_body
+from maveriq_ingress.briefs import Briefs
 from maveriq_ingress.changes import Changes
 from maveriq_ingress.errors import refused
 from maveriq_ingress.event_stream import EventStream
@@ -52,6 +53,7 @@ class Api:
     bus: Bus
     handlers: Handlers
     changes: Changes
+    briefs: Briefs
 
     def endpoints(self) -> list[Endpoint]:
         return [
@@ -93,6 +95,10 @@ class Api:
         return await self._deployment(submitted.deployment_id)
 
     async def list_deployments(self, request: Request) -> Response:
+        """With `brief=true` of each plan the best candidate alone."""
+        if flag(request, "brief"):
+            found = await self.briefs.all()
+            return Response(f'{{"object":"list","data":[{",".join(found)}]}}', media_type="application/json")
         deployments = await self.handlers.statuses.all()
         return JSONResponse({"object": "list", "data": [one.model_dump(mode="json") for one in deployments]})
 

@@ -45,8 +45,14 @@ class Api:
         except ValueError as error:
             raise CommandFailed(f"{url!r}: {error}", field="--url") from error
 
-    def deployments(self) -> list[Deployment]:
-        return [Deployment.model_validate(item) for item in self._call("GET", "/v1/deployments")["data"]]
+    def deployments(self, *, in_full: bool = False) -> list[Deployment]:
+        """
+        Args:
+            in_full: with all that was measured, and whole plans; else of each plan the best candidate and the fleet.
+        """
+        query = {} if in_full else {"brief": "true"}
+        answer = self._call("GET", "/v1/deployments", None, query)
+        return [Deployment.model_validate(item) for item in answer["data"]]
 
     def deployment(self, deployment_id: UUID) -> Deployment:
         return Deployment.model_validate(self._call("GET", f"/v1/deployments/{deployment_id}"))

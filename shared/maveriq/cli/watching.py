@@ -14,7 +14,8 @@ from maveriq.contracts import FULL_PRECISIONS, Model, State, Variant
 
 def show_deployments(api: Api, everything: bool, console: Console | None) -> None:
     """Deployments, without those that ended and without dry runs unless `everything`."""
-    found = [each for each in api.deployments() if everything or not (each.state in ENDED or each.dry_run)]
+    known = api.deployments(in_full=console is None)
+    found = [each for each in known if everything or not (each.state in ENDED or each.dry_run)]
     if console is None:
         print(json.dumps([each.model_dump(mode="json") for each in found]))
     else:

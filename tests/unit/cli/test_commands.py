@@ -259,4 +259,4 @@ def test_what_is_asked_wrongly_is_one_json_object_too(ingress: ScriptedIngress, 
 def test_nothing_is_released_by_an_empty_name(ingress: ScriptedIngress, call: Call) -> None:
     ingress.answer("GET /v1/deployments", listed(deployment()))
     assert call("rm", "").code == 2
-    assert [what for what, _ in ingress.asked] == ["GET /v1/deployments"]
+    assert [what for what, _ in ingress.asked] == ["GET /v1/deployments?brief=true"]
