@@ -106,6 +106,7 @@ def test_a_precision_without_a_time_is_not_run_on_that_gpu() -> None:
         (("prefill_ms", "a"), {"x": [1, 2]}, r"prefill_ms\.a\.x: must be named by a batch"),
         (("temp_by_prefill_bz",), {"64": 1}, "prefill_ms: no micro-batch of up to global_bz is in"),
         (("prepost_ms",), {}, r"prepost_ms\.a: is missing"),
+        (("prepost_ms", "a", "decode"), {"64": 1}, r"prepost_ms\.a\.decode: has no micro-batch of"),
         (("M_layer_MB",), [0, 4], "M_layer_MB: a layer of 0 MB"),
     ],
 )  # fmt: skip

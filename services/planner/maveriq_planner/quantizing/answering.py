@@ -59,7 +59,8 @@ def _by_law(question: LawQuestion) -> tuple[list[Pipeline], Sequence[str], int]:
     found = pipelines_over(fragments, laws, given.precisions, np.array(given.layers), wish)
     if not found:
         known = sorted({gpu_type for gpu_type, _ in laws})
-        why = "; ".join(silent) or f"laws speak for {', '.join(known) or 'none'}"
+        spoken = [reason for reason in silent if any(gpu.gpu_type in reason for gpu in question.gpus)]
+        why = "; ".join(spoken) or f"laws speak for {', '.join(known) or 'none'}"
         wanted = [f"--precision {precision}" for precision in given.precisions if precision not in FULL_PRECISIONS]
         remedy = f"{' '.join(('maveriq calibrate', *wanted))} measures their types; or name other GPUs"
         raise QuantizingRefused("gpus", f"no law speaks for them: {why}", remedy, code="not_calibrated")

@@ -146,8 +146,9 @@ def _stage(tables: Tables, form: Form, order: Sequence[str], place: int, prefill
     full = form is Form.FULL
     taken = max(tables.step_bytes, tables.prompt_bytes[prefill]) if place == 0 else tables.step_bytes
     held_ends = (0.5 * ((place == 0) + (place == last)) if full else float(place == 0)) * tables.ends_bytes
-    of_prompt, of_step = tables.prefill_ends_ms[gpu][prefill], _at(tables.decode_ends_ms[gpu], decode)
-    prefill_ms, decode_ms = tables.prefill_ms[gpu][prefill], _at(tables.decode_ms[gpu], decode)
+    of_prompt = tables.prefill_ends_ms[gpu][prefill]
+    of_step = _at(tables.decode_ends_ms[gpu], decode, f"prepost_ms.{gpu}.decode")
+    prefill_ms, decode_ms = tables.prefill_ms[gpu][prefill], _at(tables.decode_ms[gpu], decode, f"decode_ms.{gpu}")
     counted = place == last if full else place == 0 and count > 1
     if form is Form.THEIRS and counted:
         prompts = ceil(tables.num_requests / prefill)
@@ -186,7 +187,10 @@ def _decode_batches(tables: Tables) -> Iterator[int]:
         yield from sorted(size for size in sizes if size <= tables.num_requests)
 
 
-def _at(by_batch: Mapping[int, Of], batch: int) -> Of:
+def _at(by_batch: Mapping[int, Of], batch: int, field: str) -> Of:
+    """Raises TablesError."""
+    if batch not in by_batch and -1 not in by_batch:
+        raise TablesError(field, f"has no micro-batch of {batch}")
     return by_batch[batch] if batch in by_batch else by_batch[-1]
 
 
