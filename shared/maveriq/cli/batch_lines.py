@@ -90,8 +90,8 @@ def failure_line(request: BatchRequest, code: str, message: str) -> str:
 
 def first_reason(failed: str) -> str:
     """Of the first line of what failed: its id and why."""
-    told = json.loads(failed.split("\n", 1)[0])
-    error = told["error"] or told["response"]["body"].get("error") or {}
+    told: dict[str, Any] = json.loads(failed.split("\n", 1)[0])
+    error: dict[str, Any] = told["error"] or told["response"]["body"].get("error") or {}
     return f"{told['custom_id']!r} because: {error.get('message', 'it was not said')}"
 
 
