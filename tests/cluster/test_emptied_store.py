@@ -12,11 +12,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import redis
 
 from maveriq.bus.rabbitmq import RabbitMqBus
 from maveriq.contracts import DeploymentKept, PlanComputed, ReleaseRequested
 from maveriq_allocator.__main__ import run as allocator
+from maveriq_allocator.store import connect
 from maveriq_ingress.__main__ import run as ingress
 from maveriq_worker.__main__ import serve
 from maveriq_worker.devices import CpuDevices
@@ -111,8 +111,9 @@ async def test_what_serves_serves_on_and_what_waited_waits_on_in_its_order(servi
     all_three = {serving: "ready", later: "waiting", first: "waiting"}
     await services.until(lambda seen: seen == all_three)
     await asyncio.sleep(2 * REST_S)  # their copies went round
-    with redis.Redis.from_url(redis_url) as store:
-        store.flushall()
+    store = connect(redis_url)
+    await store.flushall()
+    await store.aclose()
     await services.until(lambda seen: seen == all_three)
     await outside.publish(ReleaseRequested(deployment_id=serving))
     await services.until(lambda seen: seen.get(first) == "ready")
