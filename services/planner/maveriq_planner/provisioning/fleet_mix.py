@@ -59,7 +59,7 @@ def cheapest(problem: Problem, limits: Limits, known: Iterable[Array] = ()) -> M
         return mix
     counts = np.zeros(problem.num_units)
     counts[kept] = mix.counts
-    return Mix(counts, mix.objective, mix.bound)  # its routing is of fewer kinds
+    return Mix(counts, mix.objective, mix.bound, mix.routing and mix.routing.among(kept, problem.num_units))
 
 
 @dataclass(slots=True)
@@ -143,7 +143,7 @@ class _Search:
         point = relaxation.solve(at.lower, at.upper) if self._improves(at.bound) else None
         if point is None or not self._improves(point.objective):
             return []
-        whole = (np.abs(point.whole - np.round(point.whole)) <= WHOLE).all()
+        whole = (np.abs(point.whole - np.rint(point.whole)) <= WHOLE).all()
         fleet = np.ceil(point.whole[: self._problem.num_units] - WHOLE) + 0.0
         looked_at = self._problem.spare and self._problem.objective(fleet) < self._cost
         broken = self._after_losses(fleet) if looked_at else None
@@ -217,7 +217,7 @@ def _rows(problem: Problem, routing: Routing) -> list[Row]:
 
 def _branches(problem: Problem, values: Array, at: _Open, bound: float) -> list[_Open]:
     """Two halves without the point, the likelier last; none where it is whole."""
-    away = np.abs(values - np.round(values))
+    away = np.abs(values - np.rint(values))
     broken = np.flatnonzero(away > WHOLE)
     if not len(broken):
         return []

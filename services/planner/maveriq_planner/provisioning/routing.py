@@ -21,6 +21,12 @@ class Routing:
     """w, by which any counts y that bear the load have w y >= needed (LP duality); tight at these."""
     needed: float
 
+    def among(self, kept: NDArray[np.intp], num_units: int) -> "Routing":
+        """Of so many units, of which these were looked at; the others serve nothing."""
+        shares, worth = np.zeros((num_units, self.shares.shape[1])), np.zeros(num_units)
+        shares[kept], worth[kept] = self.shares, self.worth
+        return Routing(shares, self.busiest, worth, self.needed)
+
 
 def balanced(problem: Problem, counts: Array) -> Routing | None:
     """None: a bucket has nobody."""
