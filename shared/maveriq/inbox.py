@@ -5,7 +5,9 @@ import asyncio
 from maveriq.contracts import Chunk, ErrorCode, InferenceError
 from maveriq.ordering import Ordering
 
-GAP_S = 2.0  # the bus keeps order, so a chunk that is still missing after this was lost with a connection
+# The bus keeps order, so a missing chunk was lost with a connection. Where the worker lost it too, the request is handed
+# out again and told from its start: this is how long that may take, a busy worker's free slot included.
+GAP_S = 10.0
 
 
 class RequestFailed(Exception):
