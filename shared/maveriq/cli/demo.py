@@ -3,11 +3,13 @@
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import structlog
 from rich.console import Console
@@ -92,7 +94,13 @@ async def _run(console: Console, env: Mapping[str, str]) -> None:
             telling.cancel()
     story.doing(None)
     console.print(f"\n[dim]all in {time.monotonic() - started:.0f} s; nothing is left running.[/]  ", end="")
-    console.print("Next: [bold]maveriq up[/], then maveriq --help")
+    command = _command()
+    console.print(f"Next: [bold]{command} up[/], then {command} --help", soft_wrap=True)
+
+
+def _command() -> str:
+    """What to type: `make demo` runs it without its being on the path."""
+    return "maveriq" if which("maveriq") else os.path.relpath(Path(sys.executable).with_name("maveriq"))
 
 
 async def _tell(story: Story, cluster: Cluster) -> None:

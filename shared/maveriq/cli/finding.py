@@ -44,4 +44,7 @@ def find_serving(target: str, known: Sequence[Deployment]) -> Deployment:
     if found.state in ENDED or found.dry_run:
         was = "was a dry run" if found.dry_run else f"is {found.state}"
         raise CommandFailed(f"{target} {was}; maveriq deploy {found.intent.model}", field="ID|MODEL", code="gone")
+    if found.state is not State.READY:
+        takes = "takes no new requests" if found.state is State.DRAINING else "`maveriq ps` shows when it is ready"
+        raise CommandFailed(f"{target} is {found.state}: {takes}", field="ID|MODEL", code="not_ready")
     return found

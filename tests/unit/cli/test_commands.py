@@ -260,3 +260,9 @@ def test_nothing_is_released_by_an_empty_name(ingress: ScriptedIngress, call: Ca
     ingress.answer("GET /v1/deployments", listed(deployment()))
     assert call("rm", "").code == 2
     assert [what for what, _ in ingress.asked] == ["GET /v1/deployments?brief=true"]
+
+
+def test_what_does_not_serve_yet_is_told_by_the_name_that_was_typed(ingress: ScriptedIngress, call: Call) -> None:
+    ingress.answer("GET /v1/deployments", listed(deployment(State.ACCEPTED)))
+    called = call("infer", "tiny", "once")
+    assert called.code == 1 and "tiny is accepted: `maveriq ps` shows when" in called.err
