@@ -10,6 +10,7 @@ import pytest
 from maveriq.bus.handling import decode, replies
 from maveriq.contracts import (
     DeploymentFailed,
+    DeploymentKept,
     DeploymentWaiting,
     InventoryChanged,
     MemoryFreed,
@@ -40,10 +41,11 @@ class Allocator:
         self._handlers = {h.message: h for h in bound(wire(self.redis, Settings(redis_url, 60.0)))}
 
     async def tell(self, message: Message) -> list[Message]:
-        """Both ways through the JSON that the broker would carry."""
+        """Both ways through the JSON that the broker would carry; without copies of records."""
         cause = decode(type(message), message.topic, message.model_dump_json().encode())
         returned = replies(ALLOCATOR, await self._handlers[type(message)].run(cause))
-        return [decode(type(reply), reply.topic, reply.model_dump_json().encode()) for reply in returned]
+        told = [decode(type(reply), reply.topic, reply.model_dump_json().encode()) for reply in returned]
+        return [reply for reply in told if not isinstance(reply, DeploymentKept)]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from maveriq.bus.handling import decode, replies
 from maveriq.contracts import (
     DeploymentDraining,
     DeploymentFailed,
+    DeploymentKept,
     DeploymentWaiting,
     FailureReason,
     Message,
@@ -47,12 +48,13 @@ class Allocators:
         self._turn = 0
 
     async def tell(self, message: Message) -> list[Message]:
-        """Both ways through the JSON that the broker would carry."""
+        """Both ways through the JSON that the broker would carry; without copies of records."""
         self._turn += 1
         handler = self._handlers[self._turn % 2][type(message)]
         cause = decode(type(message), message.topic, message.model_dump_json().encode())
         returned = replies(ALLOCATOR, await handler.run(cause))
-        return [decode(type(reply), reply.topic, reply.model_dump_json().encode()) for reply in returned]
+        told = [decode(type(reply), reply.topic, reply.model_dump_json().encode()) for reply in returned]
+        return [reply for reply in told if not isinstance(reply, DeploymentKept)]
 
     async def settle(self, message: Message) -> list[Message]:
         """Also what it asks of itself, to the end."""
