@@ -5,8 +5,8 @@ import asyncio
 from maveriq.contracts import Chunk, ErrorCode, InferenceError
 from maveriq.ordering import Ordering
 
-# The bus keeps order: a missing chunk was lost with a connection. Where the worker lost its own too, the request is handed
-# out again and told from its start. This is how long that may take, the wait for a free slot included.
+# The bus keeps order: a missing chunk was lost with a connection. Where the worker lost its own too, the request is
+# handed out again and told from its start. This is how long that may take, the wait for a free slot included.
 GAP_S = 10.0
 
 
