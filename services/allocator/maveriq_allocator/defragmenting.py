@@ -135,7 +135,7 @@ class Defragmenting:
     ) -> DefragmentationProgressed:
         found: Found = await asyncio.to_thread(fewest, situation.free(), movable, goal, bounds)
         if found.moves is None:
-            proof = "no set of moves does" if found.is_fewest else "none was found in the time allowed"
+            proof = "no set of moves does" if found.is_fewest else "none was found, and not all could be tried"
             return told.model_copy(update={"problem": f"it cannot be done: {proof}"})
         moves = tuple(_move(each) for each in found.moves)
         return told.model_copy(update={"moves": moves, "is_fewest": found.is_fewest})
