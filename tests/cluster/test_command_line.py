@@ -27,8 +27,12 @@ class Shell:
         gone = ("MAVERIQ_AMQP_URL", "MAVERIQ_REDIS_URL", "MAVERIQ_URL")
         self._env = {name: value for name, value in os.environ.items() if name not in gone}
         self._env |= {"MAVERIQ_CACHE_DIR": str(cache_dir), "MAVERIQ_URL": f"http://127.0.0.1:{port}"}
-        self._env |= {"MAVERIQ_CALIBRATE": "off", "MAVERIQ_PROFILE_BUDGET_S": "1"}
-        self._env |= {"MAVERIQ_PROFILE_BATCHES": "1,2", "MAVERIQ_PROFILE_PROMPTS": "32,128"}
+        self._env |= {"MAVERIQ_CALIBRATE": "off", "MAVERIQ_PROFILE_BUDGET_S": "0.1"}
+        self._env |= {
+            "MAVERIQ_PROFILE_LAYERS": "1,2",
+            "MAVERIQ_PROFILE_BATCHES": "1",
+            "MAVERIQ_PROFILE_PROMPTS": "16,64",
+        }
         self.up = subprocess.Popen(
             [*MAVERIQ, "up", "--devices", "cpu:0=40MiB,cpu:1=30MiB", "--port", port],
             env=self._env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
