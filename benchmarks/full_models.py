@@ -28,7 +28,6 @@ from maveriq_profiler.engine_stage import build_for_engine
 from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
 from maveriq_profiler.stage_chain import Chain, ChainSpec, Run
-from maveriq_worker.engine import SPIN_MS
 from maveriq_worker.stage_processes import StageProcesses, StagesFailed, _environment
 from maveriq_worker.torch_steps import SamplerSpec, StageSpec, Submit
 
@@ -236,7 +235,6 @@ def specs(model: FullModel, split: Split, checkpoint: Path) -> tuple[StageSpec, 
             reserved_bytes=2**62,
             threads=model.threads,
             eos_ids=(),
-            spin_s=SPIN_MS / 1e3,
         )
         for rank in range(len(split))
     )

@@ -2,12 +2,12 @@
 
 SmolLM2-135M-Instruct, greedy, no end of sequence. The model in this process and engines of each split stand side by
 side; every round measures each of them once, in turn. A measurement during which other programs took more than a tenth
-of one core is made again, until the patience is used up. What is reported are medians of rates, and medians of the
-ratios within a round. Two splits run a second time as `..._asleep`: with MAVERIQ_STAGE_SPIN_MS=0, so that a stage that
-waits for another sleeps.
+of one core is made again, until the patience is used up. All engines are started anew a few times, because where a
+process's pages happen to lie makes it faster or slower for as long as it lives. What is reported are medians of rates,
+and medians of the ratios within a round.
 
-    python benchmarks/torch_engine.py [--precision fp32] [--threads 1] [--rounds 5] [--tokens 32] [--patience-s 600]
-                                      [--json] [--save]
+    python benchmarks/torch_engine.py [--precision fp32] [--threads 1] [--starts 3] [--rounds 3] [--tokens 32]
+                                      [--patience-s 600] [--json] [--save]
 """
 
 import argparse
@@ -21,7 +21,6 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -39,7 +38,6 @@ BATCH = 8
 PROMPT_TOKENS = 16
 SPLITS = {"one": (30,), "even": (15, 15), "balanced": (18, 12), "uneven": (22, 8), "three": (12, 12, 6),
           "four": (27, 1, 1, 1)}  # fmt: skip
-ASLEEP = ("even", "four")
 CACHE = Path(os.environ.get("MAVERIQ_CACHE_DIR", Path.home() / ".cache" / "maveriq"))
 RESULT = Path(__file__).with_name("results") / "torch_engine.json"
 
@@ -64,7 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1, help="of generate, and of each stage")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=3, help="of all engines")
+    parser.add_argument("--rounds", type=int, default=3, help="of measuring, after each start")
     parser.add_argument("--tokens", type=int, default=32, help="of each answer")
     parser.add_argument("--patience-s", type=float, default=600, help="for moments when nobody else computes")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -85,30 +84,36 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     reference: Any = AutoModelForCausalLM.from_pretrained(
         checkpoint, dtype=torch.float32 if precision is Precision.FP32 else torch.bfloat16
     )
-    async with AsyncExitStack() as running:
-        engines: dict[str, TorchEngine] = {}
-        pids: dict[str, set[int]] = {}
-        for name, split in SPLITS.items():
-            before = set(descendants(os.getpid()))
-            asked = launch(model, split, precision, arguments.threads)
-            engines[name] = await started(running, asked)
-            pids[name] = set(descendants(os.getpid())) - before
-            if name in ASLEEP:
-                engines[f"{name}_asleep"] = await started(running, replace(asked, spin_ms=0.0))
-        rates: dict[str, Rate] = {
-            "generate_1": lambda: asyncio.to_thread(generated, reference, 1, arguments.tokens),
-            f"generate_{BATCH}": lambda: asyncio.to_thread(generated, reference, BATCH, arguments.tokens),
-            **{f"{name}_1": rate(engine, 1, arguments.tokens) for name, engine in engines.items()},
-            "balanced_2": rate(engines["balanced"], 2, arguments.tokens),
-            f"one_{BATCH}": rate(engines["one"], BATCH, arguments.tokens),
-            f"balanced_{BATCH}": rate(engines["balanced"], BATCH, arguments.tokens),
-        }
-        for each in rates.values():
-            await each()  # the first round of anything is slower
-        quiet = Quiet(time.monotonic() + arguments.patience_s)
-        rounds = [{name: await quiet.measured(each) for name, each in rates.items()} for _ in range(arguments.rounds)]
-        memory = {name: stage_memory(engines[name], pids[name]) for name in SPLITS}
+    quiet = Quiet(time.monotonic() + arguments.patience_s)
+    rounds: list[dict[str, float]] = []
+    memory: dict[str, list[dict[str, int]]] = {}
+    for _ in range(arguments.starts):
+        async with AsyncExitStack() as running:
+            engines: dict[str, TorchEngine] = {}
+            pids: dict[str, set[int]] = {}
+            for name, split in SPLITS.items():
+                before = set(descendants(os.getpid()))
+                engines[name] = await started(running, launch(model, split, precision, arguments.threads))
+                pids[name] = set(descendants(os.getpid())) - before
+            rates = rates_of(reference, engines, arguments.tokens)
+            for each in rates.values():
+                await each()  # the first round of anything is slower
+            for _ in range(arguments.rounds):
+                rounds.append({name: await quiet.measured(each) for name, each in rates.items()})
+            memory = {name: stage_memory(engines[name], pids[name]) for name in SPLITS}
     return summary(rounds, memory, arguments) | {"measured_again": quiet.repeated, "disturbed": quiet.disturbed}
+
+
+def rates_of(reference: Any, engines: dict[str, TorchEngine], num_tokens: int) -> dict[str, Rate]:
+    """What is measured in each round, by name."""
+    return {
+        "generate_1": lambda: asyncio.to_thread(generated, reference, 1, num_tokens),
+        f"generate_{BATCH}": lambda: asyncio.to_thread(generated, reference, BATCH, num_tokens),
+        **{f"{name}_1": rate(engine, 1, num_tokens) for name, engine in engines.items()},
+        "balanced_2": rate(engines["balanced"], 2, num_tokens),
+        f"one_{BATCH}": rate(engines["one"], BATCH, num_tokens),
+        f"balanced_{BATCH}": rate(engines["balanced"], BATCH, num_tokens),
+    }
 
 
 class Quiet:
@@ -161,14 +166,13 @@ def summary(
             "transformers": importlib.metadata.version("transformers"),
             "load_1_min": round(os.getloadavg()[0], 2),
         },
-        "setting": {key: getattr(arguments, key) for key in ("precision", "threads", "rounds", "tokens")},
+        "setting": {key: getattr(arguments, key) for key in ("precision", "threads", "starts", "rounds", "tokens")},
         "tokens_per_s": medians,
         "ratios": {
             "batch_1_of_generate": ratio("one_1", "generate_1"),
             "batch_8_of_generate": ratio(f"one_{BATCH}", f"generate_{BATCH}"),
             "batch_8_of_batch_1": ratio(f"one_{BATCH}", "one_1"),
             **{f"{name}_of_one": ratio(f"{name}_1", "one_1") for name in hops},
-            **{f"{name}_asleep_of_one": ratio(f"{name}_asleep_1", "one_1") for name in ASLEEP},
             "two_micro_batches_of_one_batch_1": ratio("balanced_2", "one_1"),
             "balanced_batch_8_of_one": ratio(f"balanced_{BATCH}", f"one_{BATCH}"),
             "uneven_of_even": ratio("uneven_1", "even_1"),

@@ -16,7 +16,7 @@ NAMES = frozenset(
         "AMQP_URL", "CACHE_DIR", "CALIBRATE", "CALIBRATION_BUDGET_S", "DEVICES", "ENGINE", "ESTIMATOR", "GRACE_S",
         "HEADROOM", "HEALTH_PORT", "HTTP_HOST", "HTTP_PORT", "LOG_LEVEL", "MAX_PP", "NODE", "NODE_TIMEOUT_S", "PRICES",
         "PROFILE_BATCHES", "PROFILE_BUDGET_S", "PROFILE_DEVICE", "PROFILE_LAYERS", "PROFILE_PROMPTS", "QUOTAS",
-        "REDIS_URL", "REPORT_S", "STAGE_SPIN_MS", "STRATEGY", "THREADS_PER_STAGE", "URL",
+        "REDIS_URL", "REPORT_S", "STRATEGY", "THREADS_PER_STAGE", "URL",
     )
 )  # fmt: skip
 """Every variable that some service or the command line reads; docs/operating.md says what each means."""

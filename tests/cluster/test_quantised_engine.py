@@ -144,7 +144,7 @@ def _perplexity(folder: Path, precisions: tuple[Precision, ...], *, kv_int8: boo
         StageSpec(
             rank=0, num_stages=1, first_layer=0, num_layers=30, total_layers=30, checkpoint=folder, precision=FP32,
             device="cpu", backend="gloo", rendezvous=Path(), max_batch=1, context_tokens=len(token_ids),
-            reserved_bytes=10**9, threads=1, spin_s=0, eos_ids=(), precisions=precisions, kv_int8=kv_int8,
+            reserved_bytes=10**9, threads=1, eos_ids=(), precisions=precisions, kv_int8=kv_int8,
         )
     )  # fmt: skip
     picks = tuple(Pick(0, 0, token) for token in range(len(token_ids) - 1))

@@ -1,15 +1,14 @@
 """A synthetic model in one process a stage, as the worker's torch engine is: the first stage leads and keeps the time.
 
-Passes travel over a ring of sockets, activations over torch.distributed; a stage on a CPU waits awake for what the
-stage before has begun to compute. On CPUs the stages are forked from a process that holds
-the model: they share its weights. CUDA does not survive a fork, so there each makes its own part.
+Passes travel over a ring of sockets, activations over torch.distributed. One pass is under way at a time, so stages on
+CPUs keep to one core, as the engine's do. They are forked from a process that holds the model: they share its weights.
+CUDA does not survive a fork, so there each makes its own part.
 """
 
 import gc
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from maveriq.torch_layers import DTYPES
+from maveriq.torch_layers import DTYPES, StageCore
 from maveriq_profiler.cutting import config_from, with_layers
 from maveriq_profiler.engine_stage import (
     EngineStage,
@@ -34,7 +33,6 @@ from maveriq_profiler.formats import Format
 from maveriq_profiler.readings import Timed, counted, timed
 
 _START_S = 300.0
-_SPIN_S = 0.1  # as the workers do unless told otherwise (MAVERIQ_STAGE_SPIN_MS)
 _TRIES = 3
 
 
@@ -136,12 +134,11 @@ def _stage(spec: ChainSpec, rank: int, model: Any | None, ring: _Ring, parent: A
     gc.collect()
     gc.freeze()  # as the engine does: collections stay short
     hidden_size = int(own.config.hidden_size)
-    cores = len(os.sched_getaffinity(0))
-    spin_s = _SPIN_S if cores > spec.threads and stage.device.type == "cpu" else 0.0
+    core = StageCore(movable=stage.device.type == "cpu" and spec.threads == 1)
     if parent is None:
-        _follow(stage, rank, ring, hidden_size, DTYPES[spec.format.computed_in], spin_s)
+        _follow(stage, rank, ring, hidden_size, DTYPES[spec.format.computed_in], core)
     else:
-        _Leader(stage, ring if len(spec.layers) > 1 else None, spin_s).serve(parent)
+        _Leader(stage, ring if len(spec.layers) > 1 else None, core).serve(parent)
 
 
 def _part(spec: ChainSpec, rank: int) -> Any:
@@ -156,8 +153,8 @@ def _part(spec: ChainSpec, rank: int) -> Any:
 
 
 class _Leader:
-    def __init__(self, stage: EngineStage, ring: _Ring | None, spin_s: float) -> None:
-        self._stage, self._ring, self._spin_s = stage, ring, spin_s
+    def __init__(self, stage: EngineStage, ring: _Ring | None, core: StageCore) -> None:
+        self._stage, self._ring, self._core = stage, ring, core
         self._alone = ring is None and stage.device.type == "cpu" and torch.get_num_threads() == 1
 
     def serve(self, parent: Any) -> None:
@@ -189,24 +186,24 @@ class _Leader:
             chosen(self._stage.forward(step, None), step)
             return
         ring.after.send(step)
+        self._core.before(alone=True)
         sent = _send(self._stage.forward(step, None), 1)
-        ring.after.send(None)
-        ring.before.recv()  # the last stage has begun
-        _awake(ring.before, self._spin_s)
+        ring.after.send(self._core.after(alone=True))
         ring.before.recv()
         sent[0].wait()
 
 
-def _follow(stage: EngineStage, rank: int, ring: _Ring, hidden_size: int, dtype: torch.dtype, spin_s: float) -> None:
+def _follow(stage: EngineStage, rank: int, ring: _Ring, hidden_size: int, dtype: torch.dtype, core: StageCore) -> None:
     unsent: tuple[Any, torch.Tensor] | None = None
     while True:
         step: Pass = ring.before.recv()
         hidden = torch.empty(len(step.token_ids), len(step.token_ids[0]), hidden_size, dtype=dtype)
         arriving: Any = dist.irecv(hidden, rank - 1)
-        _awake(ring.before, spin_s)
-        ring.before.recv()  # they were sent
+        if not stage.is_last:
+            ring.after.send(step)
+        shared: int | None = ring.before.recv()  # the activations were sent
+        core.follow(shared)
         arriving.wait()
-        ring.after.send(None if stage.is_last else step)
         output = stage.forward(step, hidden.to(stage.device))
         if stage.is_last:
             ring.after.send(chosen(output, step))
@@ -214,14 +211,7 @@ def _follow(stage: EngineStage, rank: int, ring: _Ring, hidden_size: int, dtype:
         if unsent is not None:
             unsent[0].wait()
         unsent = _send(output, rank + 1)
-        ring.after.send(None)
-
-
-def _awake(link: Any, spin_s: float) -> None:
-    """Wait for something to receive, without sleeping: a core that slept computes more slowly at first."""
-    until = time.perf_counter() + spin_s
-    while time.perf_counter() < until and not link.poll():
-        os.sched_yield()
+        ring.after.send(shared)
 
 
 def _send(output: torch.Tensor, to: int) -> tuple[Any, torch.Tensor]:

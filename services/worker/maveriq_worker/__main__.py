@@ -26,10 +26,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
 
 async def serve(bus: Bus, settings: Settings, devices: Devices, new_engine: Callable[[], Engine]) -> None:
     """Serve until cancelled; what is in hand then goes back to its queues, and no process stays."""
-    fleet = Fleet(
-        bus, devices, new_engine, settings.engine, settings.cache_dir, settings.threads_per_stage,
-        settings.stage_spin_ms,
-    )  # fmt: skip
+    fleet = Fleet(bus, devices, new_engine, settings.engine, settings.cache_dir, settings.threads_per_stage)
 
     listening = asyncio.Event()
 

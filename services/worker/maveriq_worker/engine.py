@@ -19,8 +19,6 @@ from maveriq.contracts import (
     ServedTime,
 )
 
-SPIN_MS = 100.0  # longer waits are those of long prompts and slow stages, of which waking is a small part
-
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -57,8 +55,6 @@ class Launch:
     """Where converted checkpoints are kept."""
     threads_per_stage: int
     """CPU threads of each stage's process."""
-    spin_ms: float = SPIN_MS
-    """How long a stage on CPUs waits awake for what the stage before has begun to compute; 0: it sleeps at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ class Fleet:
     """The engine's name, as placements call it."""
     cache_dir: Path
     threads_per_stage: int
-    stage_spin_ms: float
     _running: dict[tuple[UUID, int], Replica] = field(default_factory=dict[tuple[UUID, int], Replica])
     _ended: OrderedDict[str, ReplicaFailed | ReplicaStopped] = field(
         default_factory=OrderedDict[str, ReplicaFailed | ReplicaStopped]
@@ -188,6 +187,4 @@ class Fleet:
                     return f"this node has no GPU {gpu}"
                 found.append(device)
             stages.append(LocalStage(tuple(found), stage.num_layers, stage.reserved_bytes, stage.precisions))
-        return Launch(
-            placement.model, configuration, tuple(stages), self.cache_dir, self.threads_per_stage, self.stage_spin_ms
-        )
+        return Launch(placement.model, configuration, tuple(stages), self.cache_dir, self.threads_per_stage)

@@ -68,6 +68,11 @@ class Scheduler:
         return sum(len(group.rows) for group in self._groups)
 
     @property
+    def num_busy(self) -> int:
+        """Groups that have requests: no more steps than these are under way at a time."""
+        return sum(bool(group.rows) for group in self._groups)
+
+    @property
     def num_waiting(self) -> int:
         return len(self._waiting)
 

@@ -10,7 +10,6 @@ from maveriq import agreed_settings as agreed
 from maveriq.agreed_settings import EngineName
 from maveriq.contracts import NODE_PATTERN
 from maveriq.settings import num_bytes, number, read
-from maveriq_worker.engine import SPIN_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +20,6 @@ class Settings:
     """(number, total bytes) of each declared CPU device; empty: the GPUs that NVML sees."""
     cache_dir: Path
     threads_per_stage: int
-    stage_spin_ms: float
-    """As `Launch.spin_ms`."""
     report_s: float
     visible_gpus: str | None
     """CUDA_VISIBLE_DEVICES as given; None: every GPU of the machine."""
@@ -36,7 +33,6 @@ class Settings:
             cpu_devices=read(env, "MAVERIQ_DEVICES", cpu_devices, ()),
             cache_dir=agreed.cache_dir(env),
             threads_per_stage=agreed.threads_per_stage(env),
-            stage_spin_ms=read(env, "MAVERIQ_STAGE_SPIN_MS", number(0, 10_000, "milliseconds"), SPIN_MS),
             report_s=read(env, "MAVERIQ_REPORT_S", number(0.01, 3600, "seconds"), 10.0),
             visible_gpus=env.get("CUDA_VISIBLE_DEVICES"),
         )

@@ -4,11 +4,9 @@ Both ends run this very package and nobody else has the socket, so pickle brings
 """
 
 import asyncio
-import os
 import pickle
 import select
 import socket
-import time
 from typing import Any
 
 _LENGTH_BYTES = 4
@@ -60,14 +58,12 @@ class Link:
         except OSError as error:
             raise Gone from error
 
-    def receive(self, spin_s: float = 0.0) -> Any:
-        """Wait for the next value; awake for the first `spin_s`, see `ready`.
+    def receive(self) -> Any:
+        """Wait for the next value.
 
         Raises:
             Gone: the other end is closed.
         """
-        if spin_s:
-            ready([self], None, spin_s)
         return pickle.loads(self._exactly(int.from_bytes(self._exactly(_LENGTH_BYTES), "big")))
 
     def _exactly(self, length: int) -> bytes:
@@ -80,17 +76,6 @@ class Link:
         return received
 
 
-def ready(links: list[Link], timeout_s: float | None, spin_s: float = 0.0) -> list[Link]:
-    """Those with something to receive; waits up to `timeout_s` (None: as long as it takes).
-
-    Args:
-        spin_s: look again and again for so long before sleeping: a core that slept computes more slowly at first.
-            Whoever else wants the core gets it.
-    """
-    until = time.perf_counter() + spin_s if spin_s else 0.0
-    while spin_s and time.perf_counter() < until:
-        heard = select.select(links, [], [], 0)[0]
-        if heard:
-            return heard
-        os.sched_yield()
+def ready(links: list[Link], timeout_s: float | None) -> list[Link]:
+    """Those with something to receive; waits up to `timeout_s` (None: as long as it takes)."""
     return select.select(links, [], [], timeout_s)[0]

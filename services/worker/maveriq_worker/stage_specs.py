@@ -49,7 +49,6 @@ def stage_specs(launch: Launch, checkpoint: Path) -> tuple[StageSpec, ...]:
             context_tokens=asked.context_tokens,
             reserved_bytes=stages[rank].reserved_bytes,
             threads=launch.threads_per_stage,
-            spin_s=launch.spin_ms / 1e3,
             eos_ids=eos_ids(checkpoint),
             precisions=_of_layers(stages[rank], asked.precision),
             kv_int8=asked.kv_precision is Precision.INT8,

@@ -2,8 +2,7 @@
 
 The first stage leads: it takes requests from the worker, decides each step, and tells the worker what a step brought.
 The others do as told. Steps and chosen tokens travel over a ring of sockets, activations over torch.distributed.
-A stage hands a step on when it begins to compute it: until then the next sleeps, from then on it stays awake for a
-while, because a core that slept computes more slowly at first. So there is one that waits awake for each that computes.
+A step runs ahead of its activations, so that each stage has asked for them before they are there.
 This process is the first stage. The others are forked from it once torch and transformers are imported, so that a
 replica pays for that once, in time and in memory. Where a GPU is used they start afresh: CUDA does not survive a fork.
 """
@@ -19,6 +18,7 @@ from typing import NamedTuple, NoReturn
 
 import torch
 
+from maveriq.torch_layers import StageCore
 from maveriq_worker.pass_clock import PassClock
 from maveriq_worker.sampling import Sampler
 from maveriq_worker.scheduler import Scheduler
@@ -26,7 +26,6 @@ from maveriq_worker.stage_link import Gone, Link, pair, ready
 from maveriq_worker.stage_transport import Transport
 from maveriq_worker.torch_stage import StageCannotRun, TorchStage
 from maveriq_worker.torch_steps import (
-    Begun,
     Cancel,
     Sent,
     StageReady,
@@ -51,9 +50,8 @@ class Ring(NamedTuple):
 class Follower:
     """Any stage but the first."""
 
-    def __init__(self, stage: TorchStage, transport: Transport, ring: Ring, spin_s: float) -> None:
-        self._stage, self._transport, self._ring = stage, transport, ring
-        self._spin_s = spin_s
+    def __init__(self, stage: TorchStage, transport: Transport, ring: Ring, core: StageCore) -> None:
+        self._stage, self._transport, self._ring, self._core = stage, transport, ring, core
         self._sampler = Sampler()
 
     def run(self) -> None:
@@ -61,15 +59,16 @@ class Follower:
         while True:
             step: Step = before.receive()
             arriving = self._transport.expect(len(step.token_ids), len(step.token_ids[0]))
-            before.receive(self._spin_s)
-            hidden = arriving.wait()
-            after.send(Begun() if self._stage.is_last else step)
-            output = self._stage.forward(step, hidden)
+            if not self._stage.is_last:
+                after.send(step)
+            sent: Sent = before.receive()
+            self._core.follow(sent.core)
+            output = self._stage.forward(step, arriving.wait())
             if self._stage.is_last:
                 after.send(choose(self._sampler, step, output))
             else:
                 self._transport.send(output)
-                after.send(Sent())
+                after.send(sent)
 
 
 class Leader:
@@ -77,17 +76,14 @@ class Leader:
 
     def __init__(
         self, stage: TorchStage, transport: Transport, scheduler: Scheduler, worker: Link, ring: Ring | None,
-        spin_s: float,
+        core: StageCore,
     ) -> None:  # fmt: skip
         """
         Args:
             ring: None: there is no other stage.
         """
         self._stage, self._transport, self._scheduler = stage, transport, scheduler
-        self._worker, self._ring = worker, ring
-        self._spin_s = spin_s
-        self._due = 0
-        """Steps that the last stage computes, or has done."""
+        self._worker, self._ring, self._core = worker, ring, core
         self._sampler = Sampler()
         self._clock = PassClock()
         self._told = (0, 0)
@@ -104,22 +100,21 @@ class Leader:
         if self._ring is None:
             self._done(choose(self._sampler, step, self._stage.forward(step, None)))
             return
+        alone = self._scheduler.num_busy == 1
         self._ring.after.send(step)
+        self._core.before(alone=alone)
         self._transport.send(self._stage.forward(step, None))
-        self._ring.after.send(Sent())
+        self._ring.after.send(Sent(self._core.after(alone=alone)))
 
     def _hear(self, *, wait: bool) -> None:
         """Take in what the worker wants and which steps are done; where nothing can be started, wait for either."""
         links = [self._worker] if self._ring is None else [self._worker, self._ring.before]
-        heard = ready(links, None if wait else 0, self._spin_s if wait and self._due else 0.0)
+        heard = ready(links, None if wait else 0)
         while heard:
             for link in heard:
                 message = link.receive()
                 if isinstance(message, StepDone):
-                    self._due -= 1
                     self._done(message)
-                elif isinstance(message, Begun):
-                    self._due += 1
                 elif isinstance(message, Submit):
                     self._scheduler.submit(message)
                 elif isinstance(message, Cancel):
@@ -165,13 +160,12 @@ def run(worker: Link, ring: Ring | None) -> None:
     gc.collect()
     gc.freeze()  # nothing loaded so far is ever garbage: collections between steps stay short
     worker.send(StageReady(stage.weight_bytes, stage.kv_cache_bytes))
-    has_spare = len(os.sched_getaffinity(0)) > spec.threads  # of cores: one stage computes, one waits awake
-    spin_s = spec.spin_s if spec.device == "cpu" and has_spare else 0.0
+    core = StageCore(movable=spec.device == "cpu" and spec.threads == 1)
     if spec.rank > 0 and ring is not None:
-        Follower(stage, transport, ring, spin_s).run()
+        Follower(stage, transport, ring, core).run()
     else:
         scheduler = Scheduler(max_batch=spec.max_batch, num_groups=spec.num_stages, eos_ids=spec.eos_ids)
-        Leader(stage, transport, scheduler, worker, ring, spin_s).run()
+        Leader(stage, transport, scheduler, worker, ring, core).run()
 
 
 def lead(worker_fds: list[int], *, afresh: bool) -> None:

@@ -30,8 +30,6 @@ class StageSpec:
     context_tokens: int
     reserved_bytes: int
     threads: int
-    spin_s: float
-    """How long to stay awake for what the stage before has begun to compute."""
     eos_ids: tuple[int, ...]
     precisions: tuple[Precision, ...] = ()
     """Of its layers' weights, first to last. Empty: all as they are computed."""
@@ -106,13 +104,11 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """The last stage to the first: it computes a step, and its tokens are next."""
-
-
-@dataclass(frozen=True, slots=True)
 class Sent:
-    """A stage to the next: the step's activations are on their way. Its `Step` came when it began to compute them."""
+    """A stage to the next: the activations of the step that came before are on their way."""
+
+    core: int | None
+    """Where all stages compute this step; None: each where it likes."""
 
 
 @dataclass(frozen=True, slots=True)

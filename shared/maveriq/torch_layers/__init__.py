@@ -6,6 +6,7 @@ from maveriq.torch_layers.cache_store import CacheStore
 from maveriq.torch_layers.dtypes import DTYPES
 from maveriq.torch_layers.quantised_linear import Int4Linear, Int8Linear
 from maveriq.torch_layers.quantising import Unquantisable, quantise, quantised_bytes, weight_bytes
+from maveriq.torch_layers.stage_core import StageCore
 
 __all__ = [
     "DTYPES",
@@ -13,6 +14,7 @@ __all__ = [
     "CacheStore",
     "Int4Linear",
     "Int8Linear",
+    "StageCore",
     "Unquantisable",
     "quantise",
     "quantised_bytes",

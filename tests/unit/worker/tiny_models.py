@@ -55,7 +55,7 @@ def spec(folder: Path, split: tuple[int, ...], rank: int, **changes: Any) -> Sta
         "rank": rank, "num_stages": len(split), "first_layer": sum(split[:rank]), "num_layers": split[rank],
         "total_layers": sum(split), "checkpoint": folder, "precision": Precision.FP32, "device": "cpu",
         "backend": "gloo", "rendezvous": folder, "max_batch": 3, "context_tokens": 64, "reserved_bytes": 10**9,
-        "threads": 1, "spin_s": 0.0, "eos_ids": (258,),
+        "threads": 1, "eos_ids": (258,),
     }  # fmt: skip
     return StageSpec(**{**fields, **changes})
 
