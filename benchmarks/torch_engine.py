@@ -1,8 +1,8 @@
 """How fast is the torch engine beside transformers' own generate, and what do stages cost and bring?
 
 SmolLM2-135M-Instruct, greedy, no end of sequence. The model in this process and engines of each split stand side by
-side; every round measures each of them once, in turn. A measurement during which other programs took more than a tenth
-of one core is made again, until the patience is used up. All engines are started anew a few times, because where a
+side; every round measures each of them once, in turn. A measurement during which other programs took more of the
+machine than QUIET_SHARE is made again, until the patience is used up. All engines are started anew a few times, because where a
 process's pages happen to lie makes it faster or slower for as long as it lives. What is reported are medians of rates,
 and medians of the ratios within a round.
 
@@ -28,7 +28,8 @@ from uuid import uuid4
 import torch
 from transformers import AutoModelForCausalLM
 
-from maveriq.contracts import Configuration, Model, Precision, Sampling
+from maveriq.contracts import QUIET_SHARE, Configuration, Model, Precision, Sampling
+from maveriq_profiler.neighbours import neighbours_of
 from maveriq_worker.checkpoints import prepare
 from maveriq_worker.descendants import descendants
 from maveriq_worker.engine import Device, Generation, Launch, LocalStage
@@ -54,8 +55,6 @@ TARGETS = {
 
 Rate = Callable[[], Awaitable[float]]
 Reading = TypeVar("Reading")
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-OTHERS_CORES = 0.1  # of one core: what other programs may take during a measurement
 
 
 def main() -> None:
@@ -121,33 +120,22 @@ class Quiet:
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
+        self._neighbours = neighbours_of("cpu")
         self.repeated = 0
         self.disturbed = 0
         """Measurements that count although others computed: the patience was used up."""
 
     async def measured(self, rate: Callable[[], Awaitable[Reading]]) -> Reading:
         while True:
-            begun, others = time.monotonic(), cpu_s_of_others()
+            self._neighbours.look()
             value = await rate()
-            taken = (cpu_s_of_others() - others) / (time.monotonic() - begun)
-            if taken <= OTHERS_CORES:
+            if (self._neighbours.look() or 0.0) <= QUIET_SHARE:
                 return value
             if time.monotonic() > self._deadline:
                 self.disturbed += 1
                 return value
             self.repeated += 1
             await asyncio.sleep(1)
-
-
-def cpu_s_of_others() -> float:
-    """CPU time taken on this machine so far by all but this process and those below it."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-    total = sum(fields[:3]) + sum(fields[5:8])  # user, nice, system; interrupts and what a hypervisor took away
-    return (total - sum(ticks(pid) for pid in (os.getpid(), *descendants(os.getpid())))) / TICKS_PER_S
-
-
-def ticks(pid: int) -> int:
-    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
 
 def summary(

@@ -1,6 +1,5 @@
 """Copies of records that come round: in, and what they cause."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +8,12 @@ from uuid import uuid4
 import structlog
 from redis.exceptions import RedisError
 
-from maveriq.bus import Bus, Handler, QueueFull, Unavailable, Unroutable
+from maveriq.bus import Bus, Handler, publish_until_kept
 from maveriq.contracts import DeploymentKept, DeploymentRestored, Message
 from maveriq_allocator import copies, lifecycle
 from maveriq_allocator.handlers import Handlers
 from maveriq_allocator.placing import MAX_STALE, Overtaken, Placing
 from maveriq_allocator.reservations import Loaded, Outcome
-
-RETRY_S = 1.0
 
 log = structlog.get_logger()
 
@@ -83,13 +80,4 @@ async def copy_all(bus: Bus, placing: Placing) -> None:
             continue
         rounds = await placing.reservations.last_round(deployment_id) + 1
         copy = copies.copied(now.record, plan, since, uuid4(), version=now.version, rounds=rounds)
-        await _publish(bus, copy)
-
-
-async def _publish(bus: Bus, copy: DeploymentKept) -> None:
-    while True:
-        try:
-            return await bus.publish(copy)
-        except (Unavailable, QueueFull, Unroutable) as error:  # queues are declared as services start
-            log.warning("copy not sent yet", deployment_id=str(copy.deployment_id), why=repr(error))
-            await asyncio.sleep(RETRY_S)
+        await publish_until_kept(bus, copy)

@@ -111,7 +111,7 @@ class GpuLoad:
 
 
 def _handles(nvml: Any, numbers: list[int]) -> list[Any]:
-    """None where there is no driver."""
+    """Of no GPU where there is no driver: then nobody can tell."""
     try:
         nvml.nvmlInit()
         return [nvml.nvmlDeviceGetHandleByIndex(number) for number in numbers]

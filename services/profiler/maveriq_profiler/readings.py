@@ -1,4 +1,4 @@
-"""Readings of passes, which of them count, and their middle. Pure but for the clock: runs in, figures out."""
+"""Takes the time of passes; which readings count, and their middle."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

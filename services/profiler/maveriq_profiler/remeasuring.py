@@ -65,7 +65,7 @@ class Remeasuring:
             if await self._fingerprint() or await self._item():
                 await self._sharpen()
         except NoMemory as error:
-            log.info("measured again later", why=str(error))
+            log.info("measured again later", error=str(error))
         finally:
             self.anyone.look()  # what this took is not others'
 
@@ -87,7 +87,7 @@ class Remeasuring:
             try:
                 found = await self.catalog.measure_again(key, measure)
             except ProbeFailed as error:
-                log.warning("not measured again", problem=str(error))
+                log.warning("not measured again", error=str(error))
                 found = None
             tried = due.model_copy(update={"tries": due.tries + 1})
             await self.redis.hset(self._due, name, tried.model_dump_json())
