@@ -1,10 +1,10 @@
 """How fast is the torch engine beside transformers' own generate, and what do stages cost and bring?
 
 SmolLM2-135M-Instruct, greedy, no end of sequence. The model in this process and engines of each split stand side by
-side; every round measures each of them once, in turn. A measurement during which other programs took more of the
-machine than QUIET_SHARE is made again, until the patience is used up. All engines are started anew a few times, because where a
-process's pages happen to lie makes it faster or slower for as long as it lives. What is reported are medians of rates,
-and medians of the ratios within a round.
+side; every round measures each of them once, in turn. A measurement during which other programs took more than a
+twentieth of the machine is made again, until the patience is used up. All engines are started anew a few times, because
+where a process's pages happen to lie makes it faster or slower for as long as it lives. What is reported are medians of
+rates, and medians of the ratios within a round.
 
     python benchmarks/torch_engine.py [--precision fp32] [--threads 1] [--starts 3] [--rounds 3] [--tokens 32]
                                       [--patience-s 600] [--json] [--save]
