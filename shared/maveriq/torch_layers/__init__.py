@@ -1,4 +1,4 @@
-"""Layers that the torch engine computes with and the profiler measures. Imports torch: only these two use it."""
+"""What the torch engine computes with and the profiler measures. Imports torch: only these two use it."""
 
 from maveriq.torch_layers.attention_masks import AttentionMasks
 from maveriq.torch_layers.blocked_linear import use_blocks
