@@ -33,7 +33,13 @@ def errors_of_cuts(
         budget_s=BUDGET_S,
     )
     order = ProbeOrder(
-        config_json=config_json, engine="torch", device=device, threads=threads, precision=precision, grid=grid
+        config_json=config_json,
+        engine="torch",
+        device=device,
+        threads=threads,
+        precision=precision,
+        kv_precision=precision,
+        grid=grid,
     )
     samples = measure(order, lambda _: None)
     whole = [sample for sample in samples if sample.num_layers == facts.num_layers]
