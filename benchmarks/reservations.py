@@ -4,7 +4,8 @@ A reservation is what the allocator commits: the deployment's record, and bytes 
 held in one Lua script. Each is given back by a second commit, which counts too. The clients are handlers of one
 allocator: they share its pool of connections, and what they commit at the same moment is one command. PING
 by as many clients of the same pool in the same run is what a client pays for a round trip without any work. Packing is
-one decision for a 70B model over the cluster.
+one decision for a 70B model over the cluster. A placement is all that the allocator does for a plan, from its message to
+those that it causes, while deployments stand (2,000 on 10,000 GPUs) and other nodes report.
 
     python benchmarks/reservations.py [--json] [--save] [--redis URL]
 """
@@ -26,12 +27,15 @@ from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from maveriq.contracts import Gpu, NodeReported, Placement, Stage
+from maveriq.bus.handling import decode
+from maveriq.contracts import Gpu, NodeReported, Placement, PlacementReserved, PlanComputed, Stage
 from maveriq.running import relax_gc
+from maveriq_allocator.__main__ import wire
 from maveriq_allocator.choosing import choose
 from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lifecycle import Held, Phase, Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
+from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import connect
 from tests.servers import Redis
 from tests.unit.allocator.plans import candidate, computed, memory
@@ -45,6 +49,9 @@ HELD_BYTES = 2**28  # small: a busy cluster holds many at once
 SECONDS = 2.0
 ROUNDS = 3
 PACKINGS = 20
+PLACEMENTS = 40
+GPUS_A_DEPLOYMENT = 5
+REPORTS_A_PLACEMENT = 3  # 1,250 nodes that report every 10 s, and 40 placements a second
 RESULT = Path(__file__).with_name("results") / "reservations.json"
 
 Work = Callable[[int], Awaitable[None]]
@@ -76,7 +83,7 @@ def server(given: str | None) -> Iterator[str]:
 
 async def measure(url: str) -> dict[str, Any]:
     report: dict[str, Any] = {f"clients_{clients}": {} for clients in CLIENTS}
-    report["pack_ms"] = {}
+    report["pack_ms"], report["place_ms"] = {}, {}
     for num_gpus in GPUS:
         redis = connect(url)
         await redis.flushall()
@@ -86,6 +93,7 @@ async def measure(url: str) -> dict[str, Any]:
         for clients in CLIENTS:
             report[f"clients_{clients}"][str(num_gpus)] = await rates(url, num_gpus, clients)
         report["pack_ms"][str(num_gpus)] = await packing_ms(inventory)
+        report["place_ms"][str(num_gpus)] = await placing_ms(redis, url, num_gpus)
         await redis.aclose()
     report["machine"] = {"cpu": cpu_name(), "num_cores": os.cpu_count(), "python": platform.python_version()}
     return report
@@ -169,10 +177,15 @@ def held(num_gpus: int, number: int) -> Record:
     )
 
 
+def large(number: int = 0) -> PlanComputed:
+    layer = 2 * 10**9  # llama-2-70b in 16 bits with some cache
+    stage = memory(layer=layer, first=10**9, last=10**9, runtime=10**9)
+    return computed(candidate(pp=4, stage=stage), num_layers=80, deployment_id=UUID(int=10**12 + number))
+
+
 async def packing_ms(inventory: Inventory) -> float:
     """The decision alone, over a snapshot that is in hand."""
-    layer = 2 * 10**9  # llama-2-70b in 16 bits with some cache
-    wanted = computed(candidate(pp=4, stage=memory(layer=layer, first=10**9, last=10**9, runtime=10**9)), num_layers=80)
+    wanted = large()
     fragments = [state.fragments() for state in await inventory.snapshot()]
     taken: list[float] = []
     for _ in range(PACKINGS):
@@ -180,6 +193,27 @@ async def packing_ms(inventory: Inventory) -> float:
         choose(wanted.plan, fragments, num_replicas=1)
         taken.append((time.perf_counter() - begun) * 1e3)
     return round(statistics.median(taken), 3)
+
+
+async def placing_ms(redis: Any, url: str, num_gpus: int) -> float:
+    """A plan in, its placement out: what is free read, decided on and taken."""
+    handlers, chance = wire(redis, Settings(url, node_timeout_s=60.0)), random.Random(0)
+    ledger = Reservations(redis)
+    for number in range(num_gpus // GPUS_A_DEPLOYMENT):
+        record = held(num_gpus, 10**9 + number)
+        if await ledger.commit(Loaded(0, Record(deployment_id=record.deployment_id)), record) is not Outcome.DONE:
+            raise RuntimeError("a deployment that was to stand found no place")
+    taken: list[float] = []
+    for number in range(PLACEMENTS + 1):
+        for _ in range(REPORTS_A_PLACEMENT):
+            await handlers.inventory.report(node(f"n{chance.randrange(num_gpus // GPUS_A_NODE)}"))
+        text = large(number).model_dump_json().encode()
+        begun = time.perf_counter()
+        caused = await handlers.on_plan_computed(decode(PlanComputed, PlanComputed.topic, text))
+        taken.append((time.perf_counter() - begun) * 1e3)
+        if not any(isinstance(message, PlacementReserved) for message in caused):
+            break  # eight GPUs hold few
+    return round(statistics.median(taken[1:]), 3)  # the first of an allocator reads all
 
 
 def table(report: dict[str, Any]) -> str:
@@ -192,6 +226,7 @@ def table(report: dict[str, Any]) -> str:
                 f"{share:.2f} of PING's {found['ping_per_s']:,.0f}; p99 {found['reserve_p99_ms']:.2f} ms"
             )
     rows += [f"one packing decision over {int(num):,} GPUs: {ms:.2f} ms" for num, ms in report["pack_ms"].items()]
+    rows += [f"one placement on {int(num):,} GPUs: {ms:.2f} ms" for num, ms in report["place_ms"].items()]
     return "\n".join(rows)
 
 

@@ -1,6 +1,6 @@
 -- Changes one deployment's record and the bytes that it holds, together or not at all.
--- KEYS: the deployment's hash, its tenant's, for each node touched its hash and its `held` hash, and where strange
---   bytes are taken over the `strange` hash of the node that reported them.
+-- KEYS: the deployment's hash, its tenant's, changes, for each node touched its hash and its `held` hash, and where
+--   strange bytes are taken over the `strange` hash of the node that reported them.
 -- ARGV: the change, the new record, and the plan to keep ('': as it is). The change is one string, for a client pays for
 --   each argument; its parts each end in a unit separator (byte 31):
 --   version that it was made from ('0': there was no record); seconds after which to forget the record, which then has
@@ -58,7 +58,7 @@ end
 
 -- What the change says of the next node, and where it goes on.
 local function parse(number, i)
-  local node = {key = KEYS[2 * number + 1], held = KEYS[2 * number + 2], names = {}, gpus = {}, back = {}, back_of = {}, taken = {}}
+  local node = {key = KEYS[2 * number + 2], held = KEYS[2 * number + 3], names = {}, gpus = {}, back = {}, back_of = {}, taken = {}}
   local num_back, num_taken = tonumber(CHANGE[i]), tonumber(CHANGE[i + 1])
   local function touch(gpu)
     if not node.gpus[gpu] then
@@ -159,6 +159,7 @@ for _, node in ipairs(nodes) do
   elseif #fields > 0 then
     redis.call('HSET', node.held, unpack(fields))
   end
+  redis.call('HINCRBY', KEYS[3], string.match(node.key, '[^:]*$'), 1)
   local kept = {}
   for name, gpu in pairs(node.gpus) do
     if gpu.version then

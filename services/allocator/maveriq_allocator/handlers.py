@@ -26,7 +26,7 @@ from maveriq_allocator.defragmenting import Defragmenting
 from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lending import Lending
 from maveriq_allocator.lifecycle import Move, Stray
-from maveriq_allocator.node_state import NodeState
+from maveriq_allocator.node_state import Snapshot
 from maveriq_allocator.placing import Placing
 from maveriq_allocator.surveying import Surveying
 from maveriq_allocator.sweeping import Sweeping
@@ -147,7 +147,8 @@ class Handlers:
 
     async def inventory_changed(self, nodes: Sequence[str]) -> list[InventoryChanged]:
         timeout_s = min(self.placing.trying.node_timeout_s, self.sweeping.times.grace_s)
-        return [state.message(timeout_s) for state in await self.inventory.nodes(nodes)]
+        now = await self.inventory.nodes(nodes)
+        return [node.message(silent=now.is_silent(node, timeout_s)) for node in now]
 
 
 def _next(move: Move) -> MoveRequested:
@@ -155,5 +156,5 @@ def _next(move: Move) -> MoveRequested:
     return MoveRequested(defragmentation_id=move.defragmentation_id, number=move.number + 1)
 
 
-def _gpus(nodes: Sequence[NodeState] | Sequence[InventoryChanged]) -> list[GpuState]:
+def _gpus(nodes: Snapshot | Sequence[InventoryChanged]) -> list[GpuState]:
     return [state for node in nodes for state in node.gpus]

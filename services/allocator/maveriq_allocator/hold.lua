@@ -1,5 +1,5 @@
 -- Holds bytes of one GPU for a calibration, or keeps those that it holds already.
--- KEYS: holds, their ends, the node's hash, the node's `held` hash.
+-- KEYS: holds, their ends, the node's hash, the node's `held` hash, changes.
 -- ARGV: hold, field of `held`, gpu, bytes, keep in ms, its place as JSON.
 -- Returns {'held', place} ({'kept', place} where it was held before) or {'taken'} (its bytes are no longer free, or the
 --   node would keep less free on all its GPUs than it is to).
@@ -35,6 +35,7 @@ if not fits or spare < headroom then
 end
 
 redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
+redis.call('HINCRBY', KEYS[5], string.match(KEYS[3], '[^:]*$'), 1)
 redis.call('HINCRBY', KEYS[3], 'version|' .. ARGV[3], 1)
 redis.call('HDEL', KEYS[3], 'sum|' .. ARGV[3])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[6])

@@ -47,7 +47,7 @@ class Holds:
 
     async def take(self, wanted: MemoryRequested, place: Place) -> Answer | None:
         """Hold the bytes there, or keep what the id holds already; None: they were taken meanwhile."""
-        touched = [keys.HOLDS, keys.HOLD_ENDS, keys.node(place.node), keys.held(place.node)]
+        touched = [keys.HOLDS, keys.HOLD_ENDS, keys.node(place.node), keys.held(place.node), keys.CHANGES]
         keep_ms = int(wanted.keep_s * 1e3)
         field = keys.hold(place.gpu, wanted.hold_id)
         told = [str(wanted.hold_id), field, place.gpu, str(wanted.bytes), str(keep_ms), place.model_dump_json()]
@@ -61,7 +61,7 @@ class Holds:
         place = await self.find(hold_id)
         if place is None:
             return None
-        touched = [keys.HOLDS, keys.HOLD_ENDS, keys.node(place.node), keys.held(place.node)]
+        touched = [keys.HOLDS, keys.HOLD_ENDS, keys.node(place.node), keys.held(place.node), keys.CHANGES]
         told = [str(hold_id), keys.hold(place.gpu, hold_id), place.gpu, "1" if only_if_over else "0"]
         return place if await self._free(touched, told) else None
 

@@ -3,24 +3,19 @@
 A GPU that its node no longer reports is not offered; what was held on it stays held until its replica stops.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from maveriq.bus import Rejected
-from maveriq.contracts import Fault, Gpu, GpuState, Holding, NodeReported, Running, Stage
+from maveriq.contracts import Fault, NodeReported, Running, Stage
 from maveriq_allocator import keys
-from maveriq_allocator.drift import SLACK_BYTES, drift
-from maveriq_allocator.node_state import NodeState
+from maveriq_allocator.drift import SLACK_BYTES
+from maveriq_allocator.node_state import Snapshot
+from maveriq_allocator.nodes import GPUS, Nodes
 from maveriq_allocator.quotas import NO_HEADROOM, Headroom
 from maveriq_allocator.store import Store
-
-_GPUS = TypeAdapter(tuple[Gpu, ...])
-_NODES_A_ROUND_TRIP = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +55,13 @@ class Inventory:
         self._redis = redis
         self._headroom = headroom
         self._times = times
+        self._nodes = Nodes(redis)
         self._report = redis.register_script(Path(__file__).with_name("report.lua").read_text())
 
     async def report(self, message: NodeReported) -> Kept:
         """Raises Rejected: what runs has a token that no allocator gave out."""
         name = message.node
-        gpus = _GPUS.dump_json(message.gpus).decode()
+        gpus = GPUS.dump_json(message.gpus).decode()
         told = [name, message.engine, gpus, int(message.spans_nodes), _told(message.number)]
         told += [self._times.max_step_ms, self._times.grace_ms, SLACK_BYTES]
         told += ["" if message.running is None else "1", self._headroom.of(name), len(message.gpus)]
@@ -76,7 +72,7 @@ class Inventory:
             _check(one, f"running.{number}.token")
             for (node, gpu_id), num_bytes in taken(one.stages, name).items():
                 told += [others.setdefault(node, len(others)), node, gpu_id, one.token, num_bytes]
-        touched = [keys.NODES, keys.node(name), keys.held(name), keys.strange(name), keys.missing(name)]
+        touched = [keys.CHANGES, keys.node(name), keys.held(name), keys.strange(name), keys.missing(name)]
         touched += [keys.HEARD, keys.WATCH]
         touched += [key for node in [*others][1:] for key in (keys.node(node), keys.held(node))]
         outcome, *found = await self._report(touched, told)
@@ -86,26 +82,13 @@ class Inventory:
         """Its worker came up anew, and numbers its reports anew."""
         await self._redis.hdel(keys.node(node), "number")
 
-    async def snapshot(self) -> list[NodeState]:
-        """Every node, by name. Each is read whole; together they may be of different moments."""
-        names = sorted(await self._redis.smembers(keys.NODES))
-        nodes: list[NodeState] = []
-        for start in range(0, len(names), _NODES_A_ROUND_TRIP):
-            nodes += await self.nodes(names[start : start + _NODES_A_ROUND_TRIP])
-        return nodes
+    async def snapshot(self) -> Snapshot:
+        """Every node, by name."""
+        return await self._nodes.all()
 
-    async def nodes(self, names: Sequence[str]) -> list[NodeState]:
+    async def nodes(self, names: Sequence[str]) -> Snapshot:
         """These nodes, without those that never reported."""
-        if not names:
-            return []
-        async with self._redis.pipeline(transaction=True) as pipeline:
-            for name in names:
-                pipeline.hgetall(keys.node(name))
-                pipeline.hgetall(keys.held(name))
-            pipeline.hget(keys.WATCH, "listened_ms")
-            *answers, listened_ms = await pipeline.execute()
-        pairs = zip(names, answers[::2], answers[1::2], strict=True)
-        return [_node_state(name, facts, held, int(listened_ms or 0)) for name, facts, held in pairs if "gpus" in facts]
+        return await self._nodes.of(names)
 
     async def deployments(self, node: str) -> list[UUID]:
         """Those that hold something on a node."""
@@ -140,34 +123,3 @@ def _check(running: Running, field: str) -> None:
 
 def _told(number: int | None) -> str:
     return "" if number is None else str(number)
-
-
-def _node_state(name: str, facts: Mapping[str, str], held: Mapping[str, str], listened_ms: int) -> NodeState:
-    holdings: dict[str, list[Holding]] = {}
-    for field, num_bytes in sorted(held.items()):
-        gpu, owner, replica = keys.parse_holding(field)
-        holding = Holding.model_construct(  # what a script wrote is not checked again: a large fleet has many
-            deployment_id=owner, replica=replica or 0, bytes=int(num_bytes), calibration=replica is None
-        )
-        holdings.setdefault(gpu, []).append(holding)
-    states = [_gpu_state(gpu, tuple(holdings.get(gpu.id, ()))) for gpu in _gpus(facts["gpus"])]
-    return NodeState(
-        name=name,
-        engine=facts["engine"],
-        gpus=tuple(states),
-        spans_nodes=facts.get("spans_nodes") == "1",
-        silent_s=max(0, listened_ms - int(facts["heard_at_ms"])) / 1e3,
-        headroom_bytes=int(facts.get("headroom", 0)),
-        limits={state.gpu.id: int(facts[keys.limit(state.gpu.id)]) for state in states},
-        versions={state.gpu.id: facts[keys.version(state.gpu.id)] for state in states},
-    )
-
-
-def _gpu_state(gpu: Gpu, holdings: tuple[Holding, ...]) -> GpuState:
-    told = drift(gpu, sum(holding.bytes for holding in holdings))
-    return GpuState.model_construct(gpu=gpu, holdings=holdings, drift=told)
-
-
-@lru_cache(maxsize=4096)  # a node's, until it reports others
-def _gpus(text: str) -> tuple[Gpu, ...]:
-    return _GPUS.validate_json(text)

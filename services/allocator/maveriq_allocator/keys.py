@@ -1,6 +1,7 @@
 """The names of what the allocator keeps in Redis. Nobody else writes or reads there.
 
-    maveriq:allocator:nodes                set: every node that ever reported
+    maveriq:allocator:changes              hash: every node that ever reported -> a number that grows whenever what is
+                                           kept of it changes: it is read and decoded again only then
     maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; spans_nodes; number, the
                                            report's; heard_at_ms, by `watch`; headroom, bytes that
                                            stay free on its GPUs together; for each GPU
@@ -39,7 +40,7 @@ token is <deployment>.<replica>.<number>.
 from functools import lru_cache
 from uuid import UUID
 
-NODES = "maveriq:allocator:nodes"
+CHANGES = "maveriq:allocator:changes"
 HOLDS = "maveriq:allocator:holds"
 HOLD_ENDS = "maveriq:allocator:holds:ends"
 WANTED = "maveriq:allocator:holds:wanted"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from maveriq.contracts import MemoryRequested
 from maveriq_allocator.holds import MAX_TAKEN, Answer, Holds, best_place, largest_bytes, why_none
 from maveriq_allocator.inventory import Inventory
-from maveriq_allocator.node_state import heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +17,7 @@ class Lending:
         """Bytes of one GPU, those that the id holds already, or why there are none (any more)."""
         await self.holds.end()
         for _ in range(MAX_TAKEN):
-            nodes = heard(await self.inventory.snapshot(), self.node_timeout_s)
+            nodes = (await self.inventory.snapshot()).heard(self.node_timeout_s)
             if await self.holds.is_wanted_back():
                 most = largest_bytes(wanted, nodes)
                 return Answer(None, "a deployment needs the memory of calibrations", largest_bytes=most)

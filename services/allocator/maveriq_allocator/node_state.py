@@ -1,7 +1,7 @@
 """One node as last reported, and what is held on it. Pure: reports and holdings in, what may be taken out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from maveriq.contracts import Gpu, GpuState, InventoryChanged
@@ -17,23 +17,33 @@ class NodeState:
     engine: str
     gpus: tuple[GpuState, ...]
     spans_nodes: bool
-    silent_s: float
-    """How long allocators have listened since its last report."""
+    heard_at_ms: int
+    """How long allocators had listened when it last reported."""
     limits: Mapping[str, int]
     """By GPU, the bytes that are ours to hold."""
     headroom_bytes: int
     """That stay free on its GPUs together."""
     versions: Mapping[str, str]
     """By GPU; another one: what is held on it, or its limit, has changed."""
+    _free: Node = field(init=False, compare=False, repr=False)
+    """Made once: a decision looks at every node, and few of them have changed since the last."""
 
-    def message(self, timeout_s: float) -> InventoryChanged:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_free", self._offered(None))
+
+    def message(self, *, silent: bool) -> InventoryChanged:
         return InventoryChanged(
-            node=self.name, engine=self.engine, gpus=self.gpus, headroom_bytes=self.headroom_bytes,
-            silent=self.silent_s > timeout_s,
-        )  # fmt: skip
+            node=self.name, engine=self.engine, gpus=self.gpus, headroom_bytes=self.headroom_bytes, silent=silent
+        )
 
     def fragments(self, apart_from: tuple[UUID, int] | None = None) -> Node:
         """What is free here, taking as free what is held for the replica `apart_from`."""
+        is_there = apart_from is not None and any(
+            (holding.deployment_id, holding.replica) == apart_from for state in self.gpus for holding in state.holdings
+        )
+        return self._offered(apart_from) if is_there else self._free
+
+    def _offered(self, apart_from: tuple[UUID, int] | None) -> Node:
         return Node(
             self.name,
             self.engine,
@@ -75,6 +85,21 @@ def _without(state: GpuState, holder: tuple[UUID, int] | None) -> GpuState:
     return GpuState(gpu=state.gpu, holdings=others)
 
 
-def heard(nodes: Sequence[NodeState], timeout_s: float) -> list[NodeState]:
-    """The nodes that are not silent for longer. An outage of our own is nobody's silence: see `tick.lua`."""
-    return [node for node in nodes if node.silent_s <= timeout_s]
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Nodes, each as it was at one moment. An outage of our own is nobody's silence: see `tick.lua`."""
+
+    nodes: tuple[NodeState, ...]
+    listened_ms: int
+    """How long allocators have listened."""
+
+    def __iter__(self) -> Iterator[NodeState]:
+        return iter(self.nodes)
+
+    def is_silent(self, node: NodeState, timeout_s: float) -> bool:
+        """Whether it did not report for longer."""
+        return self.listened_ms - node.heard_at_ms > 1e3 * timeout_s
+
+    def heard(self, timeout_s: float) -> list[NodeState]:
+        """The nodes that are not silent for longer."""
+        return [node for node in self.nodes if not self.is_silent(node, timeout_s)]

@@ -1,6 +1,6 @@
 -- Keeps a node's report, and holds at once the bytes of what its worker runs and nobody holds: a record that was lost
 -- with Redis, or a worker that comes back late. Nothing can be placed there between the two.
--- KEYS: nodes; of the node its hash, `held`, `strange` and `missing`; heard; watch; then, for each other node that its
+-- KEYS: changes; of the node its hash, `held`, `strange` and `missing`; heard; watch; then, for each other node that its
 --   replicas reach, that node's hash and `held`.
 -- ARGV: node; engine; gpus as JSON; '1' where its engine spans nodes; number of the report ('': it has none); most ms
 --   between two ticks of the watch; ms after which a reservation that reports leave out is told; bytes that our
@@ -9,7 +9,7 @@
 --   for each of them   id, bytes that are ours to hold, total, taken by our processes ('': not known)
 --   for each field of what runs   number of its node (0: this one, 1: the first of the others), node, gpu, token, bytes
 -- Returns {'old'} (a later one was heard) or {'kept', {tokens that no record knows}, {tokens left out for so long}}.
-local NODE, HELD, STRANGE, MISSING = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local CHANGES, NODE, HELD, STRANGE, MISSING = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local FIRST_GPU = 12
 local first_run = FIRST_GPU + 4 * ARGV[11]
 
@@ -37,7 +37,10 @@ local changed = {}
 local function touch(key, gpu)
   if key == NODE then
     changed[gpu] = true
-  elseif redis.call('HEXISTS', key, 'version|' .. gpu) == 1 then
+    return
+  end
+  redis.call('HINCRBY', CHANGES, string.match(key, '[^:]*$'), 1)
+  if redis.call('HEXISTS', key, 'version|' .. gpu) == 1 then
     redis.call('HINCRBY', key, 'version|' .. gpu, 1)
     redis.call('HDEL', key, 'sum|' .. gpu)
   end
@@ -122,7 +125,9 @@ for field, _ in pairs(before) do
   end
 end
 redis.call('HSET', NODE, unpack(kept))
-redis.call('SADD', KEYS[1], ARGV[1])
+if redis.call('HINCRBY', CHANGES, ARGV[1], 1) < 1e12 then  -- later than any before Redis was emptied
+  redis.call('HSET', CHANGES, ARGV[1], time[1] .. string.format('%06d', time[2]))
+end
 redis.call('ZADD', KEYS[6], heard_at_ms, ARGV[1])
 
 local left_out, absent = {}, {}

@@ -137,7 +137,7 @@ class Reservations:
         for which, changed in enumerate((releases, holds)):
             for hold in changed:
                 nodes.setdefault(hold.node, ([], []))[which].append(hold)
-        touched = [key for node in nodes for key in (keys.node(node), keys.held(node))]
+        touched = [keys.CHANGES, *(key for node in nodes for key in (keys.node(node), keys.held(node)))]
         if reporter is not None:
             touched.append(keys.strange(reporter))
         tenant = next((at.tenant for at in (*new.values(), *old.values())), "")

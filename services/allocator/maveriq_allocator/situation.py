@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from maveriq_allocator.choosing import Node
-from maveriq_allocator.node_state import NodeState, heard
+from maveriq_allocator.node_state import NodeState, Snapshot
 from maveriq_allocator.waiting import without
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    nodes: Sequence[NodeState]
+    snapshot: Snapshot
     """Every node known."""
     node_timeout_s: float
     kept: frozenset[str] = frozenset()
@@ -19,9 +19,13 @@ class Situation:
     avoided: frozenset[str] = frozenset()
     """Nodes that are given up for lost, whatever they last said."""
 
+    @property
+    def nodes(self) -> Sequence[NodeState]:
+        return self.snapshot.nodes
+
     def free(self, apart_from: tuple[UUID, int] | None = None) -> list[Node]:
         """What may be taken now, taking as free what the replica `apart_from` holds."""
-        present = heard(self.nodes, self.node_timeout_s)
+        present = self.snapshot.heard(self.node_timeout_s)
         return without([node.fragments(apart_from) for node in present if node.name not in self.avoided], self.kept)
 
     def emptied(self) -> list[Node]:
@@ -29,12 +33,12 @@ class Situation:
         return [node.emptied().fragments() for node in self.nodes]
 
     def silent(self) -> list[str]:
-        present = {node.name for node in heard(self.nodes, self.node_timeout_s)} - self.avoided
+        present = {node.name for node in self.snapshot.heard(self.node_timeout_s)} - self.avoided
         return sorted({node.name for node in self.nodes} - present)
 
     def unlent(self) -> "Situation":
         """As if calibrations had given back what they hold."""
-        return replace(self, nodes=[node.unlent() for node in self.nodes])
+        return replace(self, snapshot=replace(self.snapshot, nodes=tuple(node.unlent() for node in self.nodes)))
 
     @property
     def is_lent(self) -> bool:
