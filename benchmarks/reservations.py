@@ -4,8 +4,8 @@ A reservation is what the allocator commits: the deployment's record, and bytes 
 held in one Lua script. Each is given back by a second commit, which counts too. The clients are handlers of one
 allocator: they share its pool of connections, and what they commit at the same moment is one command. PING
 by as many clients of the same pool in the same run is what a client pays for a round trip without any work. Packing is
-one decision for a 70B model over the cluster. A placement is all that the allocator does for a plan, from its message to
-those that it causes, while deployments stand (2,000 on 10,000 GPUs) and other nodes report.
+one decision for a 70B model over the cluster. A placement is all that the allocator does for a plan, from the message
+to those that it causes, while deployments stand (2,000 on 10,000 GPUs) and other nodes report.
 
     python benchmarks/reservations.py [--json] [--save] [--redis URL]
 """

@@ -89,7 +89,7 @@ class Reservations:
         return plan
 
     async def commit(
-        self, before: Loaded, after: Record, plan: PlanComputed | None = None, seen: Sequence[NodeState] = ()
+        self, before: Loaded, after: Record, plan: PlanComputed | None = None, seen: Iterable[NodeState] = ()
     ) -> Outcome | OverQuota:
         """Replace a record, give back what it no longer holds and hold what it holds anew.
 
