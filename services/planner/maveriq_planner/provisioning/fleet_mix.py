@@ -172,9 +172,9 @@ class _Search:
 
     def _keep(self, fleet: Array) -> None:
         """Unless it is over a cap, or dearer."""
-        problem = self._problem
-        if (problem.of_pools(fleet) <= problem.caps + WHOLE).all() and problem.objective(fleet) < self._cost:
-            self._best, self._cost = fleet, problem.objective(fleet)
+        problem, cost = self._problem, self._problem.objective(fleet)
+        if cost < self._cost and (problem.of_pools(fleet) <= problem.caps + WHOLE).all():
+            self._best, self._cost = fleet, cost
 
     def _improves(self, bound: float) -> bool:
         """Whether something at least the smallest difference cheaper may lie above the bound."""
