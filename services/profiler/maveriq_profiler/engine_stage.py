@@ -1,7 +1,7 @@
 """One stage of a model, run as the worker's torch engine runs it: what is timed here is what will be served.
 
-Alike: linear layers in blocks, a cache in rows taken once, masks and positions made for each pass, one position's
-logits, a greedy choice on the host. Not alike: no scheduler and no sampler, which are Python of microseconds beside a
+Alike: linear layers in blocks or packed, a cache in rows taken once, masks and positions made for each pass, one
+position's logits, a greedy choice on the host. Not alike: no scheduler and no sampler, which are Python of microseconds beside a
 pass of milliseconds.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from maveriq.torch_layers import DTYPES, AttentionMasks, CacheStore, quantise, use_blocks
+from maveriq.torch_layers import DTYPES, AttentionMasks, CacheStore, quantise, use_cpu_kernels
 from maveriq_profiler.cutting import build, find_layers
 from maveriq_profiler.formats import Format
 
@@ -59,6 +59,7 @@ def build_for_engine(config: Any, device: str, wanted: Format) -> Any:
     model = build(config, device, DTYPES[wanted.computed_in])
     for layer in find_layers(model, config.num_hidden_layers).all:
         quantise(layer, wanted.precision)
+    use_cpu_kernels(model, torch.device(device), head=model.get_output_embeddings())
     return model
 
 
@@ -116,7 +117,6 @@ class EngineStage:
         first: torch.Tensor = next(model.parameters())
         self.device = first.device
         self._masks = AttentionMasks(self._config, first.dtype, first.device)
-        use_blocks(model, self.device)
         self.use(first_layer, num_layers)
         if not is_last:
             for name, _ in list(self._decoder.named_children()):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from maveriq.torch_layers import DTYPES, AttentionMasks, quantise, quantised_bytes, use_blocks, weight_bytes
+from maveriq.torch_layers import DTYPES, AttentionMasks, quantise, quantised_bytes, use_cpu_kernels, weight_bytes
 from maveriq_worker.kv_slots import KvShapes, KvSlots
 from maveriq_worker.stage_weights import TensorsMissing, load_weights, materialise_buffers, open_checkpoint
 from maveriq_worker.torch_steps import StageSpec, Step
@@ -47,7 +47,7 @@ class TorchStage:
         self._layers, self._norm = self._parts()
         self.weight_bytes = self._load()  # before cutting, which renames the layers
         self._cut()
-        use_blocks(self._model, self.device)
+        use_cpu_kernels(self._model, self.device, head=self._model.get_output_embeddings())
         if not self.is_first:
             self._check_passes_through()
         shapes = self._kv_shapes()
