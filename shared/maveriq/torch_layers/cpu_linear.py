@@ -80,7 +80,7 @@ def _packs() -> bool:
 
 
 def _pack(module: nn.Linear) -> None:
-    """Unless the order has holes, as of outputs that are no multiple of its blocks: bytes are as the law counts them."""
+    """Unless the order has holes, as of outputs that are no multiple of its blocks: bytes stay as the law counts."""
     packed = _ONEDNN._reorder_linear_weight(module.weight.detach(), _PACKED_FOR_ROWS)
     if _ONEDNN._nbytes(packed) == module.weight.nbytes:
         module.weight = nn.Parameter(packed, requires_grad=False)
