@@ -1,4 +1,4 @@
-"""Linear layers on a CPU, in blocks or packed: the product of any rows is the same, the bytes too; only where it gains."""
+"""Linear layers on a CPU, in blocks or packed: the same products in the same bytes, and only where it gains."""
 
 import pytest
 import torch
