@@ -8,6 +8,7 @@ import pytest
 
 from maveriq.contracts import (
     Candidate,
+    DeploymentFailed,
     DeploymentReleased,
     DeploymentWaiting,
     Lane,
@@ -38,6 +39,12 @@ def fleet_plan(*others: Candidate) -> PlanComputed:
     plain = computed(*(others or (candidate(gpu_type=LARGE),)), replicas=2)
     fleet = PlannedFleet(parts=(part(SMALL, 2), part(LARGE, 1)), routes=ROUTES, score=2, bound=2, single_score=3)
     return plain.model_copy(update={"plan": plain.plan.model_copy(update={"fleet": fleet})})
+
+
+def only_fleet() -> PlanComputed:
+    """No candidate serves all sizes."""
+    plan = fleet_plan()
+    return plan.model_copy(update={"plan": plan.plan.model_copy(update={"candidates": ()})})
 
 
 def types(orders: list[PlacementReserved]) -> list[str]:
@@ -162,3 +169,39 @@ async def test_a_fleet_of_one_type_is_placed_first_and_again_and_routes_nothing(
         await allocator.tell(ready(order))
     again = of_type(PlacementReserved, await allocator.tell(failed(orders[0], "died")))
     assert types(again) == [SMALL]
+
+
+async def test_where_only_the_fleet_does_it_waits_for_all_of_its_room(allocator: Allocator) -> None:
+    await allocator.tell(reported("s", 80, 80, gpu_type=SMALL))
+    await allocator.tell(reported("l", 160, gpu_type=LARGE))
+    before = computed(candidate(gpu_type=SMALL), deployment_id=UUID(int=7))
+    (held,) = await place(allocator, before)
+    (waiting,) = of_type(DeploymentWaiting, await allocator.tell(only_fleet()))
+    assert waiting.num_missing == 3
+    assert SMALL in waiting.detail and "placed together" in waiting.detail
+    await allocator.tell(ReleaseAccepted(deployment_id=before.deployment_id))
+    await allocator.tell(stopped(held))
+    told = of_type(PlacementReserved, await allocator.tell(PlacementRequested(deployment_id=DEPLOYMENT)))
+    assert types(told) == [LARGE, SMALL, SMALL]
+
+
+async def test_where_only_the_fleet_does_and_never_could_it_fails(allocator: Allocator) -> None:
+    await allocator.tell(reported("s", 80, gpu_type=SMALL))
+    await allocator.tell(reported("l", 160, gpu_type=LARGE))
+    (failure,) = of_type(DeploymentFailed, await allocator.tell(only_fleet()))
+    assert SMALL in failure.detail
+
+
+async def test_where_only_the_fleet_does_a_replica_that_dies_is_its_part_again_or_waits(allocator: Allocator) -> None:
+    await allocator.tell(reported("s", 80, 80, gpu_type=SMALL))
+    await allocator.tell(reported("l", 160, gpu_type=LARGE))
+    orders = await place(allocator, only_fleet())
+    for order in orders:
+        await allocator.tell(ready(order))
+    lost = next(order for order in orders if order.node == "s")
+    (again,) = of_type(PlacementReserved, await allocator.tell(failed(lost, "died")))
+    assert again.placement.candidate == lost.placement.candidate
+    await allocator.tell(ready(again))
+    await allocator.tell(reported("s", 80, 80, foreign=[80, 80], gpu_type=SMALL))
+    (waiting,) = of_type(DeploymentWaiting, await allocator.tell(failed(again, "died")))
+    assert waiting.num_missing == 1

@@ -14,6 +14,7 @@ from maveriq.contracts import (
     DeploymentFailed,
     FailureReason,
     FingerprintMeasured,
+    Histogram,
     Message,
     PlanComputed,
     PlanPreviewed,
@@ -22,7 +23,17 @@ from maveriq.contracts import (
 from maveriq.topology import PLANNER, Service
 from maveriq_planner.__main__ import run
 from maveriq_planner.handlers import Handlers
-from tests.unit.planner.measurements import BIG, BIG_MODEL, DEPLOYMENT, MODEL, calibration, intent, measured
+from tests.unit.planner.measurements import (
+    BIG,
+    BIG_MODEL,
+    DEPLOYMENT,
+    MODEL,
+    Truth,
+    calibration,
+    fingerprint,
+    intent,
+    measured,
+)
 from tests.unit.planner.test_fleets import NEW, OLD, PRICES, free, wanted
 
 
@@ -152,3 +163,34 @@ async def test_gpu_types_that_share_requests_by_size_more_cheaply_than_one_are_p
     assert fleet.single_score is not None
     assert fleet.score < fleet.single_score
     assert {served.gpu_type for one in fleet.routes for served in one.served_by} == set(fleet.gpu_types)
+
+
+async def test_where_no_type_meets_the_mean_request_the_fleet_that_meets_each_size_is_the_plan() -> None:
+    """One type reads prompts fast, the other writes answers fast; half of the requests are all prompt, half all answer.
+
+    The memory is others': the fleet is planned over what comes back, and waits.
+    """
+    reader = fingerprint(Truth(layer=6, layer_request=0.3, ends=20, flop=1e-8), gpu_type="cpu-1t")
+    writer = fingerprint(Truth(layer=0.5, layer_request=0.04, ends=2, flop=8e-8), gpu_type="new")
+    sizes = Histogram(
+        input_edges=(16, 400), output_edges=(4, 128), distribution=((0, 0.5), (0.5, 0)), request_rate_per_s=0.3
+    )
+    held = tuple(
+        one.model_copy(update={"free_bytes": 0, "held_bytes": one.free_bytes}) for one in free(cheap=2, fast=2)
+    )
+    asked = wanted(sizes, slo=Slo(e2e_ms=3000))
+    admission = Admission(intent=asked, model=MODEL, fragments=held)
+    event = measured(asked, admission=admission, fingerprints=(reader, writer))
+    reply = await Handlers(max_pp=1, prices=PRICES).on_fingerprint_measured(event)
+    assert isinstance(reply, PlanComputed)
+    assert decode(PlanComputed, PlanComputed.topic, reply.model_dump_json().encode()) == reply
+    assert reply.plan.candidates == ()
+    assert reply.plan.fleet is not None
+    assert {one.input_up_to: one.served_by[0].gpu_type for one in reply.plan.fleet.routes} == {16: "new", 400: "cpu-1t"}
+    assert [part.prediction.e2e_ms <= 3000 for part in reply.plan.offered] == [True, True]
+    bounded = asked.model_copy(update={"workload": asked.workload.model_copy(update={"concurrency": 8})})
+    refused = await Handlers(max_pp=1, prices=PRICES).on_fingerprint_measured(
+        event.model_copy(update={"admission": event.admission.model_copy(update={"intent": bounded})})
+    )
+    assert isinstance(refused, DeploymentFailed)
+    assert "workload.concurrency" in refused.detail

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from maveriq.contracts import PlanComputed
+from maveriq.contracts import Candidate, PlanComputed
 from maveriq_allocator.choosing import Manner, Node, choose, shortage
+from maveriq_allocator.parts import choose_with_fleet
 from maveriq_allocator.teaching import Lesson, lesson_key
 from maveriq_allocator.words import readable
 
@@ -18,22 +19,34 @@ def could_ever(plan: PlanComputed, emptied: Sequence[Node], num_replicas: int | 
         emptied: every node known, silent ones too.
     """
     known = {(node.engine, fragment.gpu_type) for node in emptied for fragment in node.fragments}
-    for candidate in plan.plan.candidates[start:]:
+    for candidate in _from(plan, start):
         if any((candidate.configuration.engine, gpu_type) not in known for gpu_type in Manner().types(candidate)):
             return True
-    return choose(plan.plan, emptied, num_replicas=num_replicas, start=start) is not None
+    if plan.plan.candidates:
+        return choose(plan.plan, emptied, num_replicas=num_replicas, start=start) is not None
+    parts = [""] if num_replicas is None else [part.configuration.gpu_type for part in plan.plan.offered]
+    return any(choose_with_fleet(plan.plan, emptied, num_replicas=num_replicas, part=part) for part in parts)
 
 
 def why_not(
     plan: PlanComputed, nodes: Sequence[Node], num_replicas: int | None, start: int, *,
     silent: Sequence[str] = (), lessons: Mapping[str, Lesson] | None = None,
 ) -> str:  # fmt: skip
-    """What the leanest candidate from `start` on lacks on `nodes`, which were not asked, and what failures taught."""
-    candidate = min(plan.plan.candidates[start:], key=lambda each: each.replicas * each.prediction.memory_bytes)
+    """What the leanest candidate from `start` on lacks on `nodes`, which were not asked, and what failures taught.
+
+    Of a plan that is a fleet alone: what its first part lacks that has no room.
+    """
+    offered = _from(plan, start)
+    if plan.plan.candidates:
+        candidate = min(offered, key=lambda each: each.replicas * each.prediction.memory_bytes)
+    else:
+        candidate = next((part for part in offered if not _has_room(plan, part, nodes, num_replicas)), offered[0])
     text = shortage(candidate, plan.plan.facts.num_layers, nodes, num_replicas or candidate.replicas)
-    others = len(plan.plan.candidates) - start - 1
-    if others:
+    others = len(offered) - 1
+    if others and plan.plan.candidates:
         text += f"; the {others} other candidate(s) take more and do not fit either"
+    elif others:
+        text += "; all parts of the fleet are placed together, for none serves all sizes of requests alone"
     if silent:
         text += f"; nodes that no longer report: {', '.join(silent[:NUM_NAMES_TOLD])}"
     lesson = (lessons or {}).get(lesson_key(plan.admission.model, candidate))
@@ -43,3 +56,12 @@ def why_not(
             f"after {len(lesson.tokens)} failure(s) for memory"
         )
     return text
+
+
+def _from(plan: PlanComputed, start: int) -> Sequence[Candidate]:
+    return plan.plan.candidates[start:] or plan.plan.offered
+
+
+def _has_room(plan: PlanComputed, part: Candidate, nodes: Sequence[Node], num_replicas: int | None) -> bool:
+    alone = plan.plan.model_copy(update={"candidates": (part,)})
+    return choose(alone, nodes, num_replicas=num_replicas) is not None

@@ -58,7 +58,7 @@ def restored(record: Record, copy: DeploymentKept, now: datetime, ask_s: float) 
     held = tuple(each.model_copy(update={"rank": REPLANNED}) for each in record.held)
     wanted = tuple(Missing(replica=each.replica, rank=each.rank, part=each.part) for each in copy.replicas)
     waiting: Waiting | None = Waiting(
-        since=copy.since, told_at=now, detail=_DETAIL, num_missing=len(wanted) or copy.plan.candidates[0].replicas,
+        since=copy.since, told_at=now, detail=_DETAIL, num_missing=len(wanted) or copy.plan.num_replicas,
         missing=wanted, asked_until=now + timedelta(seconds=ask_s),
     )  # fmt: skip
     for each in held:

@@ -38,12 +38,12 @@ def in_words(plan: PlanComputed, offers: tuple[Counteroffer, ...]) -> str:
     if not offers and _is_measurable(plan):
         measure = f"maveriq accuracy {plan.admission.model.name} --layers TEXT"
         words = f". Layers in int8 and int4 take less: {measure} says what each loses, and plans mix them from then on"
-    longest = plan.plan.candidates[0].configuration.context_tokens
+    longest = plan.plan.offered[0].configuration.context_tokens
     rate = plan.admission.intent.workload.request_rate_per_s
     return f"{words}. Planned are requests of up to {longest} tokens, {rate:g} a second: shorter or fewer take less"
 
 
 def _is_measurable(plan: PlanComputed) -> bool:
     """Whether its layers were never measured, and an engine that mixes precisions would run it."""
-    by_torch = any(each.configuration.engine == _MIXING for each in plan.plan.candidates)
+    by_torch = any(each.configuration.engine == _MIXING for each in plan.plan.offered)
     return plan.admission.model.sensitivity is None and plan.admission.intent.precisions is None and by_torch

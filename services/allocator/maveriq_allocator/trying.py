@@ -128,13 +128,13 @@ class Trying:
         start = max(0, gone.rank + is_to_blame)
         if plan is not None and loss.checkpoint_unusable:
             start = lifecycle.after_checkpoint(plan, gone, start)
-        if plan is None or start >= len(plan.plan.candidates):
-            failure = Failure(reason=FailureReason.ENGINE_FAILED, detail=f"{loss.detail}; no candidate is left to try")
-            return Attempt(lifecycle.failed(record, failure, gone))
         at = gone.placement
         was_part = bool(at.lanes) or gone.rank == FLEET
-        part = part_of(plan.plan, at.candidate.configuration.gpu_type) if was_part else ""
+        part = part_of(plan.plan, at.candidate.configuration.gpu_type) if was_part and plan is not None else ""
         first = FLEET if part and not is_to_blame and not loss.checkpoint_unusable else start
+        if plan is None or (first > FLEET and start >= len(plan.plan.candidates)):
+            failure = Failure(reason=FailureReason.ENGINE_FAILED, detail=f"{loss.detail}; no candidate is left to try")
+            return Attempt(lifecycle.failed(record, failure, gone))
         plan, situation = await self._facing(record, plan, in_line=False)
         if loss.node_lost:
             situation = situation.avoiding(at.nodes)
@@ -215,7 +215,10 @@ class Trying:
         """Whether it would fit if calibrations held nothing."""
         if not lack.situation.is_lent:
             return False
-        return await self._choose(lack.plan, lack.situation.unlent(), lack.num_replicas, lack.start) is not None
+        start = lack.start if lack.plan.plan.candidates else FLEET
+        part = lack.missing[0].part if lack.missing else ""
+        unlent = lack.situation.unlent()
+        return await self._choose(lack.plan, unlent, lack.num_replicas, start, part=part) is not None
 
 
 def _waiting(record: Record, lack: _Lack, now: datetime, *, serves: bool) -> Waiting:
@@ -227,7 +230,7 @@ def _waiting(record: Record, lack: _Lack, now: datetime, *, serves: bool) -> Wai
         told_at=now if old is None else old.told_at,
         cause=lack.cause,
         detail=lack.detail,
-        num_missing=len(lack.missing) or lack.plan.plan.candidates[0].replicas,
+        num_missing=len(lack.missing) or lack.plan.plan.num_replicas,
         missing=lack.missing,
         asked_until=None if old is None else old.asked_until,
     )

@@ -8,6 +8,7 @@ import numpy as np
 from maveriq.contracts import QUIET_SHARE, Counteroffer, Intent, ModelFacts, Objective, Precision
 from maveriq_planner.constraints import ACCURACY, LATENCIES, RATE, Miss
 from maveriq_planner.figures import counted, figure
+from maveriq_planner.fleets import BY_SIZE
 from maveriq_planner.offering import is_joint
 from maveriq_planner.prices import example
 from maveriq_planner.search import Judged, Outcome
@@ -31,7 +32,7 @@ def explain(intent: Intent, space: Space, outcome: Outcome, offers: Sequence[Cou
         reason = f"none of {configurations} of {intent.model} meets the intent: " + "; ".join(
             [*_by_constraint(outcome.judged), *_nearest(outcome.judged, outcome, offers)]
         )
-    return f"{reason}. {_remedy(offers)}{_disturbed(space)}"
+    return f"{reason}. {_remedy(offers)}{_no_fleet(intent)}{_disturbed(space)}"
 
 
 def _remedy(offers: Sequence[Counteroffer]) -> str:
@@ -39,6 +40,15 @@ def _remedy(offers: Sequence[Counteroffer]) -> str:
     if is_joint(offers):
         return f"No change of a single field would be met; it would with {met}"
     return f"It would be met with {met}" if offers else "No change of a single field would be met"
+
+
+def _no_fleet(intent: Intent) -> str:
+    """Of one whose requests differ in size: a fleet was looked for too."""
+    if intent.workload.histogram is None or intent.replicas is not None or intent.objective not in BY_SIZE:
+        return ""
+    if intent.workload.concurrency is not None:
+        return ". GPU types that share requests by size are planned only without workload.concurrency"
+    return ". Nor do GPU types that share the requests by size, over all that was free or held by deployments"
 
 
 def _disturbed(space: Space) -> str:

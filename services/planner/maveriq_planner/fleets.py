@@ -30,6 +30,7 @@ TIME_LIMIT_S = 1.0  # a handful of kinds of unit take milliseconds
 _LEAST_S = 0.02  # of one search of several
 _ADD_UP = (Objective.MIN_PRICE, Objective.MIN_MEMORY)
 _TIMES_LATENCY = (Objective.MIN_COST, Objective.MIN_GPU_COST)
+BY_SIZE = (*_ADD_UP, *_TIMES_LATENCY)  # objectives under which GPU types share requests
 _ROUNDING = 1e-9
 
 
@@ -57,7 +58,7 @@ def fleet_of(
         ProvisioningRefused: what was found does not pass its check.
     """
     histogram = intent.workload.histogram
-    if histogram is None or intent.objective not in (*_ADD_UP, *_TIMES_LATENCY) or intent.replicas is not None:
+    if histogram is None or intent.objective not in BY_SIZE or intent.replicas is not None:
         return None
     plain = replace(space, families=(), fragments=())  # a pipeline of several types has no lane of its own
     demand = demand_of_histogram(histogram).at(intent.workload.request_rate_per_s)
@@ -74,6 +75,20 @@ def fleet_of(
     single_score = min((fleet.score for fleet in told if not fleet.is_shared), default=None)
     proven = bound if intent.objective in _ADD_UP and np.isfinite(bound) else None
     return best.model_copy(update={"single_score": single_score, "bound": proven})
+
+
+def only_fleet(
+    intent: Intent, space: Space, fragments: Sequence[Fragment], clock: Callable[[], float]
+) -> PlannedFleet | None:
+    """Where no configuration meets the intent for the mean request: what meets it for requests of each size.
+
+    Over what is free, else over what comes back too, as an intent may wait. None also where requests in flight are
+    bounded: fleets are planned for clients that do not wait for each other.
+    """
+    if intent.workload.concurrency is not None:
+        return None
+    emptied = [one.model_copy(update={"free_bytes": one.free_bytes + one.held_bytes}) for one in fragments]
+    return fleet_of(intent, space, fragments, clock) or fleet_of(intent, space, emptied, clock)
 
 
 def _alone(units: Units) -> Iterator[_Mix]:

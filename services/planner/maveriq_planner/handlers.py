@@ -20,9 +20,9 @@ from maveriq.contracts.provisioning import ProvisioningRefused
 from maveriq_planner.counteroffers import counteroffers
 from maveriq_planner.explanation import explain
 from maveriq_planner.families import mixing
-from maveriq_planner.fleets import fleet_of
+from maveriq_planner.fleets import fleet_of, only_fleet
 from maveriq_planner.listing import listing
-from maveriq_planner.search import search
+from maveriq_planner.search import Outcome, search
 from maveriq_planner.space import Sources, Space, by_law
 
 log = structlog.get_logger()
@@ -47,7 +47,8 @@ class Handlers:
         space = Space(model, event.facts, estimators, self.max_pp, self.prices, silent)
         space = mixing(space, event, tokens)
         outcome = search(intent, space)
-        if not len(outcome.met):
+        fleet = await asyncio.to_thread(self._fleet, event, space, outcome)  # seconds, for a hundred buckets
+        if not len(outcome.met) and fleet is None:
             offers = counteroffers(intent, space, outcome)
             return DeploymentFailed(
                 deployment_id=event.deployment_id,
@@ -63,14 +64,15 @@ class Handlers:
             rejected=listed.rejected,
             front=listed.front,
             num_considered=outcome.num_considered,
-            fleet=await asyncio.to_thread(self._fleet, event, space),  # seconds, for a hundred buckets
+            fleet=fleet,
         )
         return answer(deployment_id=event.deployment_id, admission=event.admission, plan=plan)
 
-    def _fleet(self, event: FingerprintMeasured, space: Space) -> PlannedFleet | None:
-        """Without one the plan is still good: a fleet that does not pass its check is reported, and left out."""
+    def _fleet(self, event: FingerprintMeasured, space: Space, outcome: Outcome) -> PlannedFleet | None:
+        """Where candidates meet the intent the plan is good without: one that fails its check is told, and left out."""
+        find = fleet_of if len(outcome.met) else only_fleet
         try:
-            return fleet_of(event.admission.intent, space, event.admission.fragments, self.clock)
+            return find(event.admission.intent, space, event.admission.fragments, self.clock)
         except ProvisioningRefused as refused:
             log.error("fleet left out", deployment_id=str(event.deployment_id), error=str(refused))
             return None

@@ -42,8 +42,8 @@ def draw_plan(plan: Plan, intent: Intent, path: Path) -> None:
     Raises:
         CommandFailed: the file cannot be written.
     """
-    everything = dict.fromkeys((*plan.candidates, *plan.front))  # the front may hold what is not kept as a candidate
-    unit, per_unit = ("GiB", GIB) if _memory_bytes(plan.candidates[0]) >= GIB else ("MiB", MIB)
+    everything = dict.fromkeys((*plan.offered, *plan.front))  # the front may hold what is not kept as a candidate
+    unit, per_unit = ("GiB", GIB) if _memory_bytes(plan.offered[0]) >= GIB else ("MiB", MIB)
     panels: list[tuple[str, Axis]] = [(f"GPU memory ({unit})", lambda c: _memory_bytes(c) / per_unit)]
     if any(_price(c) is not None for c in everything):
         panels.append(("price per hour", lambda c: _price(c) or 0.0))
@@ -62,7 +62,7 @@ def draw_plan(plan: Plan, intent: Intent, path: Path) -> None:
         if number == 0:
             _label(axes, [c for c in shown if c in plan.front], of)
             axes.legend(frameon=False, fontsize=8)
-    best = plan.candidates[0]
+    best = plan.offered[0]
     figure.suptitle(f"{intent.model}, {intent.objective}: {counted_shape(best)} on {gpus_of(best)}", fontsize=11)
     try:
         figure.savefig(path, dpi=DOTS_PER_INCH)  # by its suffix: Agg, SVG or PDF, never a screen
@@ -75,7 +75,7 @@ def _draw(axes: Any, shown: Sequence[Candidate], plan: Plan, of: Axis, bytes_per
     Args:
         bytes_per_unit: where the axis is memory: its intervals are drawn too.
     """
-    best, front = plan.candidates[0], plan.front or plan.candidates[:1]
+    best, front = plan.offered[0], plan.front or plan.offered[:1]
     dominated = [c for c in shown if c not in front and c != best]
     axes.scatter([_seconds(c) for c in dominated], [of(c) for c in dominated], s=18, color=GREY, label="dominated")
     on_front = sorted((c for c in shown if c in front), key=_seconds)

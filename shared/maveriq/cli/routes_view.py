@@ -28,6 +28,9 @@ def fleet_words(fleet: PlannedFleet) -> str:
     return f"{parts}{price}, {1 - fleet.score / fleet.single_score:.0%} less than the best type alone"
 
 
+ONLY_FLEET = "no configuration of one GPU type meets it for the mean request: the fleet is placed whole, or waits"
+
+
 def no_fleet_words(intent: Intent) -> str:
     """Why a plan for requests of several sizes has no fleet."""
     if intent.replicas is not None:

@@ -21,7 +21,7 @@ from maveriq.cli.figures import (
     shape,
     size,
 )
-from maveriq.cli.routes_view import fleet_words, is_fleet, no_fleet_words, routes_lines
+from maveriq.cli.routes_view import ONLY_FLEET, fleet_words, is_fleet, no_fleet_words, routes_lines
 from maveriq.contracts import (
     QUIET_SHARE,
     Candidate,
@@ -182,7 +182,11 @@ def plan_view(plan: Plan, intent: Intent, shown: int) -> Group:
         parts += [*fleet_view(plan.fleet), Text()]
     elif intent.workload.histogram is not None:
         parts += [Text(no_fleet_words(intent), style="yellow"), Text()]
-    parts += [candidates(plan.candidates, intent, shown), *provisional(plan.candidates[0])]
+    if plan.candidates:
+        parts.append(candidates(plan.candidates, intent, shown))
+    else:
+        parts.append(Text(ONLY_FLEET, style="yellow"))
+    parts += provisional(plan.offered[0])
     if plan.rejected:
         parts += [Text(), rejections(plan, shown)]
     tally = f"{plan.num_considered} configurations considered"
@@ -245,4 +249,4 @@ def wanted_replicas(deployment: Deployment) -> int | None:
         return sum(part.replicas for part in deployment.plan.fleet.parts)
     if deployment.placements:
         return deployment.placements[0].candidate.replicas
-    return deployment.plan.candidates[0].replicas if deployment.plan else deployment.intent.replicas
+    return deployment.plan.num_replicas if deployment.plan else deployment.intent.replicas

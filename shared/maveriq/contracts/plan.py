@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.intent import Admission, Intent
@@ -193,7 +193,9 @@ class PlannedFleet(Value):
 
 class Plan(Value):
     facts: ModelFacts
-    candidates: tuple[Candidate, ...] = Field(min_length=1, description="Best first; at most 64.")
+    candidates: tuple[Candidate, ...] = Field(
+        default=(), description="Best first; at most 64. Empty: only the fleet meets the intent, all of it."
+    )
     rejected: tuple[Rejection, ...] = Field(default=(), description="Nearest miss first; at most 64.")
     front: tuple[Candidate, ...] = Field(
         default=(), description="No other meets the intent with less latency, memory and price and more accuracy."
@@ -202,6 +204,24 @@ class Plan(Value):
     fleet: PlannedFleet | None = Field(
         default=None, description="Placed before any candidate, where there is room for it. None: none is better."
     )
+
+    @model_validator(mode="after")
+    def _something_meets_the_intent(self) -> "Plan":
+        if not self.candidates and self.fleet is None:
+            raise ValueError("candidates: a plan without a fleet has one at least")
+        return self
+
+    @property
+    def offered(self) -> tuple[Candidate, ...]:
+        """What may be placed, best first: candidates; where there is none, the parts of the fleet."""
+        return self.candidates or (self.fleet.parts if self.fleet is not None else ())
+
+    @property
+    def num_replicas(self) -> int:
+        """That the best of it has."""
+        if self.candidates:
+            return self.candidates[0].replicas
+        return sum(part.replicas for part in self.offered)
 
 
 class PlanComputed(Message):

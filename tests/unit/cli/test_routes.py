@@ -85,3 +85,21 @@ def test_a_fleet_says_what_it_saves() -> None:
 def test_a_written_command_leaves_the_histogram_to_its_file() -> None:
     intent = Intent(model="tiny", workload=Workload(histogram=Histogram.model_validate(SIZES)))
     assert "--histogram FILE" in as_command("plan", intent)
+
+
+def test_a_plan_that_is_a_fleet_alone_is_shown_drawn_and_explained(
+    ingress: ScriptedIngress, call: Call, tmp_path: Path
+) -> None:
+    planned = deployment(State.PLANNED)
+    assert planned.plan is not None
+    only = planned.plan.model_copy(update={"candidates": (), "front": (), "fleet": FLEET})
+    told = planned.model_copy(update={"plan": only, "dry_run": True})
+    ingress.answer("POST /v1/intents?dry_run=true", told.model_dump(mode="json"), 202)
+    ingress.answer(f"GET /v1/deployments/{FIRST}/events", Events([told.model_dump(mode="json")]))
+    file = tmp_path / "sizes.json"
+    file.write_text(json.dumps(SIZES))
+    for options in ((), ("--explain",), ("--plot", str(tmp_path / "plan.svg"))):
+        called = call("plan", "tiny", "--histogram", str(file), *options)
+        assert called.code == 0, called.err
+        assert "no configuration of one GPU type meets it" in " ".join(called.out.split())
+        assert "up to 1000 in, 500 out" in called.out
