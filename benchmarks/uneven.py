@@ -44,6 +44,7 @@ from maveriq.contracts import (
 )
 from maveriq_allocator.packing import Fragment, Packing, pack
 from maveriq_planner.handlers import Handlers
+from maveriq_profiler.children import Children
 from maveriq_profiler.formats import Format
 from maveriq_profiler.measuring import ChildProbe
 from maveriq_profiler.rig import find_rig
@@ -119,9 +120,11 @@ async def planned(model: Model, arguments: argparse.Namespace) -> Candidate:
     env = {"MAVERIQ_REDIS_URL": "redis://unused", "MAVERIQ_PROFILE_DEVICE": "cpu",
            "MAVERIQ_THREADS_PER_STAGE": str(arguments.threads), **FINGERPRINT}  # fmt: skip
     settings = Settings.from_env(env)
-    probe = ChildProbe(find_rig(settings, None), settings.limits(cuda=False))
+    children = Children(arguments.threads)
+    probe = ChildProbe(find_rig(settings, None), settings.limits(cuda=False), children)
     reading = await probe.read(model.source)
     fingerprint = await probe.measure(reading, Format(Precision.FP32, Precision.FP32))
+    await children.close()
     intent = Intent(
         model=model.name, precisions=(Precision.FP32,),
         workload=Workload(input_tokens=16, output_tokens=arguments.tokens, context_tokens=256),

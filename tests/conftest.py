@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Iterator
 
 import pika
 import pytest
+import pytest_asyncio
 import redis as redis_client
 import structlog
 
 from maveriq.bus.inprocess import InProcessBroker, InProcessBus
 from maveriq.bus.queues import topology_queues
 from maveriq.bus.rabbitmq import RabbitMqBus
+from maveriq_profiler.children import Children
 from tests.servers import RabbitMq, Redis, ServerMissing
 
 # the default draws tracebacks with rich: a tenth of a second each, and tests make many
@@ -86,6 +88,14 @@ async def bus(broker: InProcessBroker) -> AsyncIterator[InProcessBus]:
     bus = InProcessBus(broker)
     yield bus
     await bus.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def children() -> AsyncIterator[Children]:
+    """Processes that measure, all forked from one. Tests that use them run on the session's loop."""
+    children = Children(threads=2)
+    yield children
+    await children.close()
 
 
 def empty(amqp_url: str) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from maveriq.contracts import AccuracyProgressed, AccuracyRequested, Model, Precision, Variant
 from maveriq_profiler.accuracy_measuring import AccuracyMeasuring, free_host_bytes
+from maveriq_profiler.children import Children
 from maveriq_profiler.facts import read
 from maveriq_profiler.measuring import Rig
 from maveriq_profiler.orders import Reading
@@ -35,8 +36,9 @@ class Here:
         return read(source)
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_smollm2_is_measured_as_transformers_would_and_what_cannot_be_is_said(
-    smollm2: Model, cache_dir: Path
+    children: Children, smollm2: Model, cache_dir: Path
 ) -> None:
     folder = await prepare(smollm2.source, Precision.FP32, cache_dir)
     int8_kv = Variant(precision=Precision.FP32, kv_precision=Precision.INT8)
@@ -49,7 +51,7 @@ async def test_smollm2_is_measured_as_transformers_would_and_what_cannot_be_is_s
     async def report(progressed: AccuracyProgressed) -> None:
         told.append(progressed)
 
-    measuring = AccuracyMeasuring(rig, Here(), None, free_host_bytes)
+    measuring = AccuracyMeasuring(rig, Here(), children, None, free_host_bytes)
     measured = await measuring.measure(asked, report)
     assert (measured.problem, measured.num_tokens, measured.reference) == ("", NUM_TOKENS, Precision.FP32)
     assert [(each.variant, each.num_done) for each in told] == [

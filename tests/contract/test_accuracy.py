@@ -23,6 +23,7 @@ from maveriq.contracts import (
 from maveriq_profiler.accuracy_handlers import AccuracyHandlers
 from maveriq_profiler.accuracy_measuring import AccuracyMeasuring
 from maveriq_profiler.borrowing import NoMemory
+from maveriq_profiler.children import Children
 from maveriq_profiler.measuring import ModelUnreadable
 from maveriq_profiler.orders import Reading
 from tests.door import Door, quiet_ingress
@@ -73,21 +74,22 @@ async def measured(measuring: AccuracyMeasuring, request: AccuracyRequested) -> 
 
 
 async def test_a_model_that_cannot_be_read_is_answered_with_the_reason() -> None:
-    reply = await measured(AccuracyMeasuring(rig(), Shelf({}), None, lambda: 10**9), asked())
+    reply = await measured(AccuracyMeasuring(rig(), Shelf({}), Children(1), None, lambda: 10**9), asked())
     assert reply.variants == ()
     assert reply.problem.startswith("/models/tiny: there is no such folder")
 
 
 @pytest.mark.parametrize("room", [None, Room(4 * 2**30)], ids=["host", "gpu"])
 async def test_a_model_that_does_not_fit_is_answered_with_what_it_needs(room: Room | None) -> None:
-    measuring = AccuracyMeasuring(rig(), Shelf({"/models/tiny": BIG}), room, lambda: 4 * 2**30)
+    measuring = AccuracyMeasuring(rig(), Shelf({"/models/tiny": BIG}), Children(1), room, lambda: 4 * 2**30)
     reply = await measured(measuring, asked())
     assert "bf16 takes" in reply.problem and "GiB" in reply.problem and "--from-lm-eval" in reply.problem
     if room is not None:
         assert room.asked == 2, "fp32, then bf16"
 
 
-async def test_whatever_ends_the_measuring_process_every_variant_has_a_reason() -> None:
+@pytest.mark.asyncio(loop_scope="session")
+async def test_whatever_ends_the_measuring_process_every_variant_has_a_reason(children: Children) -> None:
     """Here: there are no weights to load."""
     shelf = Shelf({"/models/tiny": FACTS, "/models/p": FACTS.model_copy(update={"intermediate_size": 96})})
     variants = (
@@ -96,7 +98,7 @@ async def test_whatever_ends_the_measuring_process_every_variant_has_a_reason() 
         Variant(name="pruned", precision=Precision.BF16, source="/models/p"),
         Variant(name="gone", precision=Precision.BF16, source="/models/gone"),
     )
-    reply = await measured(AccuracyMeasuring(rig(), shelf, None, lambda: 10**12), asked(*variants))
+    reply = await measured(AccuracyMeasuring(rig(), shelf, children, None, lambda: 10**12), asked(*variants))
     problems = {each.variant: each.problem for each in reply.variants}
     assert "register it as a model of its own" in problems["pruned"]
     assert "there is no such folder" in problems["gone"]
@@ -105,8 +107,9 @@ async def test_whatever_ends_the_measuring_process_every_variant_has_a_reason() 
     assert reply.reference is Precision.FP32
 
 
-async def test_what_takes_too_long_is_given_up_with_what_to_do_about_it() -> None:
-    measuring = AccuracyMeasuring(rig(), Shelf({"/models/tiny": FACTS}), None, lambda: 10**12, limit_s=0.01)
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_takes_too_long_is_given_up_with_what_to_do_about_it(children: Children) -> None:
+    measuring = AccuracyMeasuring(rig(), Shelf({"/models/tiny": FACTS}), children, None, lambda: 10**12, limit_s=0.01)
     assert "fewer --max-tokens" in (await measured(measuring, asked())).problem
 
 

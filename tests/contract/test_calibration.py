@@ -41,6 +41,7 @@ from maveriq_allocator.settings import Settings as AllocatorSettings
 from maveriq_allocator.store import connect
 from maveriq_profiler.__main__ import bound, seen, whole_programme, wire
 from maveriq_profiler.borrowing import Borrowing
+from maveriq_profiler.children import Children
 from maveriq_profiler.measuring import ProbeFailed
 from maveriq_profiler.pool import Outcome, Pool
 from maveriq_profiler.programme import Item
@@ -100,7 +101,7 @@ class Cluster:
 
     async def tell(self, probe: FakeProbe, message: Message) -> list[Message]:
         """A profiler's answer, which is published."""
-        handlers = {h.message: h.run for h in bound(self.profiler(probe))}
+        handlers = {h.message: h.run for h in bound(self.profiler(probe), Children(1))}
         cause = decode(type(message), message.topic, message.model_dump_json().encode())
         answers = list(replies(PROFILER, await handlers[type(message)](cause)))
         for answer in answers:

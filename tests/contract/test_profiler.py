@@ -27,6 +27,7 @@ from maveriq.contracts import (
 from maveriq.topology import PROFILER
 from maveriq_profiler.__main__ import bound, seen, wire
 from maveriq_profiler.catalog import Catalog, Key
+from maveriq_profiler.children import Children
 from maveriq_profiler.handlers import Handlers
 from maveriq_profiler.orders import Reading
 from maveriq_profiler.rigs import Rigs
@@ -200,7 +201,7 @@ def test_an_unknown_field_of_the_model_is_rejected_by_its_name() -> None:
 
 async def test_the_handlers_are_what_the_topology_says(redis_url: str) -> None:
     async with Redis.from_url(redis_url) as redis:
-        check_handlers(PROFILER, bound(wired(redis, FakeProbe())))
+        check_handlers(PROFILER, bound(wired(redis, FakeProbe()), Children(1)))
 
 
 async def goes_round(redis_url: str, probes: dict[str, FakeProbe], event: IntentAccepted) -> list[Message]:

@@ -27,6 +27,7 @@ from maveriq_profiler.accuracy_measuring import AccuracyMeasuring, free_host_byt
 from maveriq_profiler.borrowing import Borrowing
 from maveriq_profiler.calibrating import Calibrating
 from maveriq_profiler.catalog import Catalog
+from maveriq_profiler.children import Children
 from maveriq_profiler.devices import devices_of
 from maveriq_profiler.handlers import Handlers
 from maveriq_profiler.learning import Learning
@@ -53,7 +54,8 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
         "profiler measures", gpu_type=rig.gpu_type, engine=rig.engine, version=rig.engine_version
     )
     redis: Any = cast(Any, Redis).from_url(settings.redis_url)
-    probe = ChildProbe(rig, settings.limits(cuda=rig.device != "cpu"))
+    children = Children(rig.threads, engine=rig.engine)
+    probe = ChildProbe(rig, settings.limits(cuda=rig.device != "cpu"), children)
     ready = asyncio.Event()
     try:
         handlers = wire(redis, partial(publish_until_kept, bus), probe, settings, devices_of(rig, pynvml))
@@ -63,11 +65,12 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
             await handlers.calibrating.serve(at_start=settings.calibrates)
 
         await running.side_by_side(
-            bus.run(PROFILER, bound(handlers), node=rig.name, ready=ready.set),
+            bus.run(PROFILER, bound(handlers, children), node=rig.name, ready=ready.set),
             handlers.rigs.keep_saying(seen(rig)),
             calibrate(),
         )
     finally:
+        await children.close()
         await redis.aclose()
 
 
@@ -100,10 +103,10 @@ def wire(
     return Handlers(probe, catalog, rigs, calibrating, learning, remeasuring, settings.estimator != "maveriq")
 
 
-def bound(handlers: Handlers) -> Sequence[Handler[Any]]:
+def bound(handlers: Handlers, children: Children) -> Sequence[Handler[Any]]:
     rig, calibrating = handlers.probe.rig, handlers.calibrating
     room = None if rig.device == "cpu" else calibrating.borrowing
-    accuracy = AccuracyMeasuring(rig, handlers.probe, room, free_host_bytes)
+    accuracy = AccuracyMeasuring(rig, handlers.probe, children, room, free_host_bytes)
     return [
         Handler(IntentAccepted, handlers.on_intent_accepted),
         Handler(MeasurementRequested, handlers.on_measurement_requested),

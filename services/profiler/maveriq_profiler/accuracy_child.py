@@ -1,4 +1,4 @@
-"""Runs a model's variants, or its layers, over a text: an order on stdin, lines on stdout.
+"""Runs a model's variants, or its layers, over a text: an order in, lines out (accuracy_orders.py).
 
 Real weights, in a process of its own with low priority: what serves and what is timed come first.
 """
@@ -10,12 +10,10 @@ import copy
 import gc
 import inspect
 import os
-import sys
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,7 +23,7 @@ from maveriq.contracts.accuracy import layers_label
 from maveriq.torch_layers import DTYPES, quantise
 from maveriq_profiler.accuracy import MIN_TOKENS, PART_TOKENS, Score, Window, compared, windows
 from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, LayersLost, Step, Subject
-from maveriq_profiler.cutting import Unreadable, find_layers
+from maveriq_profiler.cutting import Unreadable, layers_of
 from maveriq_profiler.int8_cache import Int8Cache
 from maveriq_profiler.layer_losses import losses
 
@@ -184,7 +182,7 @@ def _load_subject(subject: Subject, weights: Weights, device: str) -> Any:
 
 def _layers_of(model: Any) -> Any:
     """An nn.ModuleList. Raises Unreadable."""
-    return find_layers(model, model.config.get_text_config(decoder=True).num_hidden_layers).all
+    return layers_of(model, model.config.get_text_config(decoder=True).num_hidden_layers)
 
 
 def _context(model: Any, tokens: torch.Tensor) -> int:
@@ -213,17 +211,8 @@ def _first_line(error: Exception) -> str:
     return lines[0][:400] if lines else type(error).__name__
 
 
-def _end_with_parent() -> None:
-    """The parent holds our stdin open for as long as it lives."""
-    sys.stdin.read()
-    os._exit(1)
-
-
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes to the log
-    order = AccuracyOrder.model_validate_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def main(given: str, answers: TextIO) -> None:
+    order = AccuracyOrder.model_validate_json(given)
     os.nice(_NICE)
 
     def say(line: AccuracyLine) -> None:
@@ -231,8 +220,3 @@ def main() -> None:
         answers.flush()
 
     measure(order, say)
-    answers.close()
-
-
-if __name__ == "__main__":
-    main()

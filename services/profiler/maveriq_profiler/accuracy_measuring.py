@@ -24,6 +24,7 @@ from maveriq_profiler.accuracy import PART_TOKENS, needed_bytes
 from maveriq_profiler.accuracy_orders import AccuracyOrder, Step, Subject
 from maveriq_profiler.accuracy_process import Heard, run
 from maveriq_profiler.borrowing import NoMemory
+from maveriq_profiler.children import Children
 from maveriq_profiler.measuring import ModelUnreadable, Rig
 from maveriq_profiler.orders import Reading
 from maveriq_profiler.variants import computed_in, obstacle, own_source, shape_difference
@@ -51,8 +52,9 @@ class Room(Protocol):
 
 class AccuracyMeasuring:
     def __init__(
-        self, rig: Rig, reader: Reader, room: Room | None, free_bytes: Callable[[], int], limit_s: float = LIMIT_S
-    ) -> None:
+        self, rig: Rig, reader: Reader, children: Children, room: Room | None, free_bytes: Callable[[], int],
+        limit_s: float = LIMIT_S,
+    ) -> None:  # fmt: skip
         """
         Args:
             room: where a GPU's memory is borrowed; None: it is measured in the machine's own.
@@ -61,6 +63,7 @@ class AccuracyMeasuring:
         """
         self._rig = rig
         self._reader = reader
+        self._children = children
         self._room = room
         self._free_bytes = free_bytes
         self._limit_s = limit_s
@@ -75,7 +78,7 @@ class AccuracyMeasuring:
                 of_variants = () if asked.layers else asked.model.variants
                 runnable = [variant for variant in of_variants if variant.label not in problems]
                 order = self._order(asked, device, reference, runnable)
-                await run(order, heard, lambda step: report(_progress(asked, step)), self._limit_s)
+                await run(self._children, order, heard, lambda step: report(_progress(asked, step)), self._limit_s)
         except (ModelUnreadable, NoMemory) as error:
             return AccuracyMeasured(
                 accuracy_id=asked.accuracy_id, model=asked.model, variants=(), num_tokens=0, problem=str(error)

@@ -1,11 +1,8 @@
-"""The process that measures: `python -m maveriq_profiler.child`, one order on stdin, lines on stdout (see orders.py).
+"""What a process that measures does: an order in, lines out (orders.py).
 
 A process of its own, so that its memory is its own and goes away, and the profiler's event loop stays free.
 """
 
-import os
-import sys
-import threading
 import time
 from typing import TextIO
 
@@ -16,11 +13,8 @@ from maveriq_profiler.formats import Format
 from maveriq_profiler.orders import FactsOrder, ItemOrder, ItemRan, Line, Measured, Order, ProbeOrder
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes to the log
-    order = Order.model_validate_json(sys.stdin.readline()).order
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def main(given: str, answers: TextIO) -> None:
+    order = Order.model_validate_json(given).order
     try:
         if isinstance(order, FactsOrder):
             line = Line(reading=read(order.source))
@@ -29,7 +23,6 @@ def main() -> None:
     except Unreadable as error:
         line = Line(unreadable=str(error))
     _say(answers, line)
-    answers.close()
 
 
 def _probe(order: ProbeOrder, answers: TextIO) -> Line:
@@ -82,14 +75,3 @@ def _unseen(device: str) -> Line | None:
 def _say(answers: TextIO, line: Line) -> None:
     answers.write(line.model_dump_json(exclude_none=True) + "\n")
     answers.flush()
-
-
-def _end_with_parent() -> None:
-    """The parent holds our stdin open for as long as it lives."""
-    while os.read(0, 1):  # not by sys.stdin: its lock would be held in every process forked from this one
-        pass
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

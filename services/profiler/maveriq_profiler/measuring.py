@@ -1,24 +1,21 @@
-"""Starts the process that measures, and hears it out. Killed with whoever waits for it."""
+"""Gives the processes that measure their orders, and makes of what they say a fingerprint or samples."""
 
 import asyncio
-import os
-import sys
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from maveriq.contracts import BYTES_PER_ELEMENT, FULL_PRECISIONS, Fingerprint, Precision, RunSample, rig_name
+from maveriq.contracts import BYTES_PER_ELEMENT, FULL_PRECISIONS, Fingerprint, Precision, RunSample, Sample, rig_name
+from maveriq_profiler.children import Children
+from maveriq_profiler.ended import Ended
 from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Limits, grid_for
 from maveriq_profiler.orders import FactsOrder, ItemOrder, Line, Order, ProbeOrder, Reading
 from maveriq_profiler.programme import Item
 
 log = structlog.get_logger()
-
-_LINE_LIMIT_BYTES = 64 * 2**20  # a config with its lists, or all samples, on one line
 
 
 class ModelUnreadable(Exception):
@@ -86,9 +83,10 @@ class Probe(Protocol):
 class ChildProbe:
     """Measures in a child process, one at a time: two would measure each other."""
 
-    def __init__(self, rig: Rig, limits: Limits) -> None:
+    def __init__(self, rig: Rig, limits: Limits, children: Children) -> None:
         self.rig = rig
         self._limits = limits
+        self._children = children
         self._one_at_a_time = asyncio.Lock()
         self._read: dict[tuple[str, int], Reading] = {}
 
@@ -98,7 +96,7 @@ class ChildProbe:
         if key not in self._read:
             line, end = await self._run(Order(order=FactsOrder(source=source)))
             if line.reading is None:
-                raise ModelUnreadable(line.unreadable or f"{source}: its config.json cannot be used ({end})")
+                raise ModelUnreadable(line.unreadable or f"{source}: its config.json cannot be used ({end.told})")
             self._read[key] = line.reading
         return self._read[key]
 
@@ -120,7 +118,7 @@ class ChildProbe:
         async with self._one_at_a_time:
             line, end = await self._run(Order(order=order))
         if line.measured is None:
-            problem = line.failed or line.unreadable or end
+            problem = line.failed or line.unreadable or end.words or end.told
             raise ProbeFailed(f"{reading.facts.architecture} at {precision} on {rig.gpu_type}: {problem}")
         return Fingerprint(
             engine=rig.engine,
@@ -140,55 +138,29 @@ class ChildProbe:
         async with self._one_at_a_time:
             line, end = await self._run(Order(order=ItemOrder(item=item, device=device, threads=self.rig.threads)))
         if line.ran is None:
-            problem = line.failed or line.unreadable or end
+            problem = line.failed or line.unreadable or end.words or end.told
             raise ProbeFailed(f"{item.key} on {self.rig.gpu_type}: {problem}")
         return line.ran.samples
 
-    async def _run(self, order: Order) -> tuple[Line, str]:
-        """The child's last line, and how it ended in words."""
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "maveriq_profiler.child",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env=_environment(self.rig.threads), limit=_LINE_LIMIT_BYTES,
-        )  # fmt: skip
-        try:
-            assert child.stdin is not None and child.stdout is not None and child.stderr is not None, "they are pipes"
-            child.stdin.write(order.model_dump_json().encode() + b"\n")
-            last, words = await asyncio.gather(_lines(child.stdout), _last_words(child.stderr))
-            code = await child.wait()
-            return last, words or f"the measuring process ended with code {code}"
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await asyncio.shield(child.wait())
+    async def _run(self, order: Order) -> tuple[Line, Ended]:
+        """The child's last line, and how it ended."""
+        last = Line()
+
+        async def hear(text: bytes) -> None:
+            nonlocal last
+            line = Line.model_validate_json(text)
+            if line.progress is None:
+                last = line
+            else:
+                _log_progress(line.progress)
+
+        ended = await self._children.run("maveriq_profiler.child", order.model_dump_json(), hear)
+        return last, ended
 
 
-async def _lines(output: asyncio.StreamReader) -> Line:
-    last = Line()
-    async for text in output:
-        line = Line.model_validate_json(text)
-        if line.progress is None:
-            last = line
-            continue
-        one = line.progress
-        log.info("measured", num_layers=one.num_layers, batch=one.batch, input_tokens=one.input_tokens,
-                 prefill_ms=round(one.prefill_ms, 3), decode_ms=round(one.decode_ms, 3))  # fmt: skip
-    return last
-
-
-async def _last_words(errors: asyncio.StreamReader) -> str:
-    """The end of a traceback names what went wrong."""
-    tail: deque[str] = deque(maxlen=1)
-    async for line in errors:
-        text = line.decode(errors="replace").removeprefix("[rank0]:").strip()
-        if text and not text.startswith("USDT:"):
-            tail.append(text)
-    return tail[0] if tail else ""
-
-
-def _environment(threads: int) -> dict[str, str]:
-    # ordinals by bus, as NVML counts; libraries that read OMP_NUM_THREADS obey the same number as torch
-    return {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "OMP_NUM_THREADS": str(threads)}
+def _log_progress(one: Sample) -> None:
+    log.info("measured", num_layers=one.num_layers, batch=one.batch, input_tokens=one.input_tokens,
+             prefill_ms=round(one.prefill_ms, 3), decode_ms=round(one.decode_ms, 3))  # fmt: skip
 
 
 def _changed_ns(source: str) -> int:

@@ -11,6 +11,7 @@ import torch
 from maveriq.contracts import AccuracyMeasured, AccuracyProgressed, AccuracyRequested, Model, Precision, Variant
 from maveriq.torch_layers import quantise
 from maveriq_profiler.accuracy_measuring import AccuracyMeasuring, references
+from maveriq_profiler.children import Children
 from maveriq_profiler.facts import read
 from maveriq_profiler.layer_losses import losses
 from maveriq_profiler.orders import Reading
@@ -55,11 +56,13 @@ class Here:
         return read(source)
 
 
-async def measured(folder: Path, variants: tuple[Variant, ...], *layers: Precision) -> AccuracyMeasured:
+async def measured(
+    children: Children, folder: Path, variants: tuple[Variant, ...], *layers: Precision
+) -> AccuracyMeasured:
     text = "Water boils at a hundred degrees. " * 20
     model = Model(name="tiny", source=str(folder), variants=variants)
     asked = AccuracyRequested(accuracy_id=uuid4(), model=model, text=text, max_tokens=64, layers=layers)
-    measuring = AccuracyMeasuring(rig(), Here(), None, lambda: 10**12)
+    measuring = AccuracyMeasuring(rig(), Here(), children, None, lambda: 10**12)
     told: list[AccuracyProgressed] = []
 
     async def report(progressed: AccuracyProgressed) -> None:
@@ -76,10 +79,13 @@ def _end(told: list[AccuracyProgressed], variant: str) -> int:
     return next(each.num_tokens for each in told if each.variant == variant)
 
 
-async def test_layers_are_measured_in_a_process_beside_full_precision_which_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.asyncio(loop_scope="session")
+async def test_layers_are_measured_in_a_process_beside_full_precision_which_loses_nothing(
+    children: Children, tmp_path: Path
+) -> None:
     save_model("Llama", tmp_path, **WIDE)
     save_tokenizer(tmp_path)
-    found = await measured(tmp_path, (Variant(precision=BF16), Variant(precision=FP32)), INT4, INT8)
+    found = await measured(children, tmp_path, (Variant(precision=BF16), Variant(precision=FP32)), INT4, INT8)
     assert (found.problem, found.reference, found.num_tokens, found.variants) == ("", FP32, 64, ())
     assert found.sensitivity is not None
     assert found.sensitivity.precisions == (FP32, INT4, INT8)
@@ -88,7 +94,8 @@ async def test_layers_are_measured_in_a_process_beside_full_precision_which_lose
     assert "64 tokens of a text" in found.sensitivity.evidence and "torch" in found.sensitivity.evidence
 
 
-async def test_variants_that_the_engine_makes_are_measured_as_it_makes_them(tmp_path: Path) -> None:
+@pytest.mark.asyncio(loop_scope="session")
+async def test_variants_that_the_engine_makes_are_measured_as_it_makes_them(children: Children, tmp_path: Path) -> None:
     save_model("Llama", tmp_path, **WIDE)
     save_tokenizer(tmp_path)
     variants = (
@@ -99,7 +106,7 @@ async def test_variants_that_the_engine_makes_are_measured_as_it_makes_them(tmp_
         Variant(precision=INT8, kv_precision=INT8),
         Variant(precision=FP32, kv_precision=Precision.FP8),
     )
-    found = await measured(tmp_path, variants)
+    found = await measured(children, tmp_path, variants)
     full, int8, int4, cache, both, fp8 = found.variants
     assert (full.relative, full.agreement) == (1.0, 1.0)
     assert int8.perplexity != full.perplexity != int4.perplexity

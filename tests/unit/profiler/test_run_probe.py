@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from maveriq.contracts import Precision
+from maveriq_profiler.children import Children
 from maveriq_profiler.cutting import config_from
 from maveriq_profiler.engine_stage import EngineStage, Pass, build_for_engine, decode_pass, prompt_passes
 from maveriq_profiler.formats import Format
@@ -93,8 +94,9 @@ def test_a_stage_that_ends_is_noticed_at_once(tmp_path: Path) -> None:
         chain.times_ms(Run(1, 8, 3, 16))
 
 
-async def test_an_item_is_run_at_every_split_and_point_in_a_process_of_its_own() -> None:
-    probe = ChildProbe(Rig("torch", "0", "cpu-1t", "cpu", 1, (Precision.FP32,), 8), CPU_LIMITS)
+@pytest.mark.asyncio(loop_scope="session")
+async def test_an_item_is_run_at_every_split_and_point_in_a_process_of_its_own(children: Children) -> None:
+    probe = ChildProbe(Rig("torch", "0", "cpu-1t", "cpu", 1, (Precision.FP32,), 8), CPU_LIMITS, children)
     samples = await probe.run_item(ITEM, device="cpu")
     found = {(s.layers, s.batch, s.input_tokens) for s in samples}
     assert found == {(split, p.batch, p.input_tokens) for split in ITEM.splits for p in ITEM.points_of(split)}

@@ -1,0 +1,124 @@
+"""Has orders carried out, each in a process of its own, forked from one that has torch imported already (mould.py).
+
+That one starts with the first order and ends when nothing was ordered for a while: it holds some 300 MiB.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+
+from maveriq_profiler.ended import END, Ended
+
+IDLE_S = 60.0
+_LINE_LIMIT_BYTES = 64 * 2**20  # a config with its lists, or all samples, on one line
+TORCH = (
+    "maveriq_profiler.child", "maveriq_profiler.facts", "maveriq_profiler.hop", "maveriq_profiler.probe",
+    "maveriq_profiler.run_probe", "maveriq_profiler.accuracy_child", "transformers.models.llama.modeling_llama",
+)  # fmt: skip
+
+Hear = Callable[[bytes], Awaitable[None]]
+
+
+class Children:
+    def __init__(self, threads: int, *, engine: str = "torch", idle_s: float = IDLE_S) -> None:
+        """
+        Args:
+            threads: of the CPU, for libraries that read OMP_NUM_THREADS when they are imported.
+            engine: of `trtllm` nothing is imported beforehand, as neither MPI nor CUDA survives a fork.
+        """
+        self._modules: Sequence[str] = TORCH if engine == "torch" else ()
+        self._threads = threads
+        self._idle_s = idle_s
+        self._mould: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+        self._starting = asyncio.Lock()
+        self._num_running = 0
+        self._ending: asyncio.TimerHandle | None = None
+
+    async def run(self, module: str, order: str, hear: Hear) -> Ended:
+        """Give one line to the module's `main` in a new process, which is killed if this is cancelled.
+
+        Args:
+            hear: told each line of its answer.
+        """
+        self._num_running += 1
+        self._stay()
+        try:
+            reader, writer = await self._begun()
+            try:
+                writer.write(f"{module}\n{order}\n".encode())
+                return await _heard(reader, hear)
+            finally:
+                with suppress(OSError):
+                    writer.write_eof()
+                await asyncio.shield(_heard(reader, _to_nobody))  # until it is dead
+                writer.close()
+        finally:
+            self._num_running -= 1
+            if not self._num_running:
+                self._ending = asyncio.get_running_loop().call_later(self._idle_s, self._let_go)
+
+    async def close(self) -> None:
+        """Nothing is left running."""
+        self._stay()
+        self._let_go()
+        if self._mould is not None:
+            await self._mould.wait()
+
+    async def _begun(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with self._starting:
+            if self._control is None or self._mould is None or self._mould.returncode is not None:
+                await self._start()
+            assert self._control is not None, "it was started"
+            ours, theirs = socket.socketpair()
+            with theirs:
+                socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+        return await asyncio.open_unix_connection(sock=ours, limit=_LINE_LIMIT_BYTES)
+
+    async def _start(self) -> None:
+        self._let_go()
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._mould = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "maveriq_profiler.mould", str(theirs.fileno()), *self._modules,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, env=_environment(self._threads),
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # a Ctrl-C is for the profiler, which ends this one
+            )  # fmt: skip
+
+    def _stay(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+
+    def _let_go(self) -> None:
+        """It ends by itself, and with it whatever it forked."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+
+async def _heard(reader: asyncio.StreamReader, hear: Hear) -> Ended:
+    async for text in reader:
+        _, last, ended = text.partition(END)
+        if last:
+            return Ended.model_validate_json(ended)
+        await hear(text)
+    return Ended(code=None)
+
+
+async def _to_nobody(line: bytes) -> None:
+    pass
+
+
+def _environment(threads: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # ordinals by bus, as NVML counts
+        "OMP_NUM_THREADS": str(threads),  # libraries that read it obey the same number as torch
+        "OPENBLAS_NUM_THREADS": "1",  # NumPy's and SciPy's, which would start threads when imported
+        "TQDM_DISABLE": "1",
+    }
