@@ -27,6 +27,7 @@ from maveriq.contracts import (
     IntentAccepted,
     IntentSubmitted,
     InventoryChanged,
+    MeasurementProgressed,
     MeasurementRequested,
     MemoryDrifted,
     MemoryFreed,
@@ -107,7 +108,8 @@ INGRESS = Service(
     "ingress",
     consumes=(
         ModelSubmitted, IntentSubmitted, ReleaseRequested,
-        FingerprintMeasured, PlanComputed, PlanPreviewed, DeploymentWaiting, PlacementReserved, ReplicaReady,
+        MeasurementProgressed, FingerprintMeasured, PlanComputed, PlanPreviewed,
+        DeploymentWaiting, PlacementReserved, ReplicaReady,
         ReplicaFailed, ReplicaLost, DeploymentDraining, DeploymentReleased, DeploymentFailed, DeploymentRestored,
         InventoryChanged, MemoryDrifted,
         PredictionMissed, CalibrationUpdated, CalibrationProgressed,
@@ -124,7 +126,8 @@ PROFILER = Service(
         IntentAccepted, MeasurementRequested, CalibrationRequested, MemoryHeld, ServiceTimed, AccuracyRequested,
     ),
     emits=(
-        MeasurementRequested, FingerprintMeasured, DeploymentFailed, MemoryRequested, MemoryFreed,
+        MeasurementRequested, MeasurementProgressed, FingerprintMeasured, DeploymentFailed,
+        MemoryRequested, MemoryFreed,
         CalibrationProgressed, CalibrationUpdated, PredictionMissed, AccuracyProgressed, AccuracyMeasured,
     ),
     per_node=True,

@@ -22,6 +22,7 @@ from maveriq.contracts import (
     FingerprintMeasured,
     Intent,
     IntentAccepted,
+    MeasurementProgressed,
     Placement,
     PlacementReserved,
     Plan,
@@ -41,6 +42,7 @@ from maveriq.routing import serving
 
 Fact = (
     IntentAccepted
+    | MeasurementProgressed
     | FingerprintMeasured
     | PredictionMissed
     | PlanComputed
@@ -70,6 +72,8 @@ class Record(Value):
     accepted_at: datetime
     changed_at: datetime
     """Grows with every change, whatever the clock does: of two records, the later is the newer."""
+    measuring: MeasurementProgressed | None = None
+    """What was last said of it; its model may have been measured since."""
     fingerprints: tuple[Fingerprint, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     prediction_missed: PredictionMissed | None = None
@@ -116,6 +120,7 @@ class Record(Value):
             dry_run=self.admission is not None and self.admission.dry_run,
             accepted_at=self.accepted_at,
             changed_at=self.changed_at,
+            measuring=self.measuring.detail if self.measuring is not None and self.state is State.ACCEPTED else None,
             fingerprints=self.fingerprints,
             calibrations=self.calibrations,
             prediction_missed=self.prediction_missed,
@@ -172,6 +177,8 @@ def _learn(record: Record, fact: Fact) -> Record:
                 learned["placements"] = (*record.placements, fact.placement)
         case ReplicaReady():
             learned["ready_tokens"] = _with(record.ready_tokens, fact.token)
+        case MeasurementProgressed():
+            learned["measuring"] = max(filter(None, (record.measuring, fact)), key=_said)
         case DeploymentWaiting():
             learned["waiting"] = max(filter(None, (record.waiting, fact)), key=_told)
         case ReplicaFailed() | ReplicaLost():
@@ -218,6 +225,10 @@ _STATES: dict[type[Fact], State] = {
     DeploymentReleased: State.RELEASED,
     DeploymentFailed: State.FAILED,
 }
+
+
+def _said(measuring: MeasurementProgressed) -> datetime:
+    return measuring.told_at
 
 
 def _told(waiting: DeploymentWaiting) -> tuple[int, datetime]:

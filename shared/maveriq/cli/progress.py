@@ -55,7 +55,8 @@ class Progress:
             self._printed.update(STATES[: STATES.index(state) + 1])  # what comes late is no news any more
             if state is not State.FAILED:
                 self._line(state, facts(state, deployment))
-        self._say(None if deployment.state is self._last else NEXT.get(deployment.state))
+        doing = deployment.measuring or NEXT.get(deployment.state)
+        self._say(None if deployment.state is self._last else doing)
 
     def _line(self, state: State, words: str) -> None:
         took_ms = (time.monotonic() - self._since) * 1000

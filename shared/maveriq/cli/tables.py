@@ -81,6 +81,8 @@ def _routed(deployment: Deployment) -> Iterator[str]:
 def _waiting(deployment: Deployment) -> Iterator[str]:
     if deployment.waiting is not None:
         yield f"{str(deployment.deployment_id)[:8]} waits for memory: {deployment.waiting}"
+    if deployment.measuring is not None:
+        yield f"{str(deployment.deployment_id)[:8]}: {deployment.measuring}"
 
 
 def _off_prediction(deployment: Deployment) -> Iterator[str]:

@@ -50,6 +50,7 @@ from maveriq.contracts.fault import Fault, MessageRefused, faults
 from maveriq.contracts.fingerprint import (
     Fingerprint,
     FingerprintMeasured,
+    MeasurementProgressed,
     MeasurementRequested,
     Sample,
 )
@@ -196,6 +197,7 @@ __all__ = [
     "Lane",
     "LayerSensitivity",
     "LayerSpeed",
+    "MeasurementProgressed",
     "MeasurementRequested",
     "MemoryDrifted",
     "MemoryFreed",

@@ -191,6 +191,7 @@ class Deployment(Value):
     dry_run: bool = False
     accepted_at: datetime
     changed_at: datetime
+    measuring: str | None = Field(default=None, description="What is measured of its model; None: nothing more.")
     fingerprints: tuple[Fingerprint, ...] = ()
     calibrations: tuple[Calibration, ...] = Field(default=(), description="That its latest plan rests on.")
     prediction_missed: PredictionMissed | None = Field(

@@ -1,5 +1,6 @@
 """What a model costs on a GPU type, as measured."""
 
+from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
@@ -62,6 +63,16 @@ class MeasurementRequested(Message):
     admission: Admission
     node: str = Field(pattern=NODE_PATTERN, description="Rig that is to measure: its engine and GPU type in a word.")
     asked: tuple[str, ...] = Field(description="Rigs that were asked before: none is asked twice.")
+
+
+class MeasurementProgressed(Message):
+    """What an intent waits for while its model is measured."""
+
+    topic: ClassVar[str] = "measurement.progressed.v1"
+
+    deployment_id: UUID
+    detail: str = Field(description="In words.")
+    told_at: datetime = Field(description="Of two the later counts.")
 
 
 class FingerprintMeasured(Message):
