@@ -301,7 +301,7 @@ def broken(**changes: object) -> bytes:
         (PlanComputed, b'{"deployment_id": ', ""),
         (PlanComputed, b"[]", ""),
         (PlanComputed, broken(deployment_id="seven"), "deployment_id"),
-        (PlanComputed, broken(plan={"candidates": []}), "plan.candidates"),
+        (PlanComputed, broken(plan={"candidates": 7}), "plan.candidates"),
         (NodeReported, b'{"node": "a.b", "engine": "torch", "gpus": []}', "node"),
         (NodeReported, b'{"node": "a", "engine": "torch", "gpus": []}', "gpus"),
         (NodeStarted, b"{}", "node"),

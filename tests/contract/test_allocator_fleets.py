@@ -180,8 +180,8 @@ async def test_where_only_the_fleet_does_it_waits_for_all_of_its_room(allocator:
     assert waiting.num_missing == 3
     assert SMALL in waiting.detail and "placed together" in waiting.detail
     await allocator.tell(ReleaseAccepted(deployment_id=before.deployment_id))
-    await allocator.tell(stopped(held))
-    told = of_type(PlacementReserved, await allocator.tell(PlacementRequested(deployment_id=DEPLOYMENT)))
+    (due,) = of_type(PlacementRequested, await allocator.tell(stopped(held)))
+    told = of_type(PlacementReserved, await allocator.tell(due))
     assert types(told) == [LARGE, SMALL, SMALL]
 
 
@@ -205,3 +205,5 @@ async def test_where_only_the_fleet_does_a_replica_that_dies_is_its_part_again_o
     await allocator.tell(reported("s", 80, 80, foreign=[80, 80], gpu_type=SMALL))
     (waiting,) = of_type(DeploymentWaiting, await allocator.tell(failed(again, "died")))
     assert waiting.num_missing == 1
+    (due,) = of_type(PlacementRequested, await allocator.tell(reported("s", 80, 80, gpu_type=SMALL)))
+    assert types(of_type(PlacementReserved, await allocator.tell(due))) == [SMALL]

@@ -5,6 +5,7 @@ programme (HiGHS): for every way to choose a replica's GPUs, how many replicas u
 last stages of these fall on each of its GPUs. That is exact: such sums can always be dealt out to single replicas.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -20,6 +21,8 @@ from maveriq_allocator.screening import Shape
 
 MAX_WAYS = 256  # to choose a replica's GPUs on a node: of eight GPUs, all shapes
 MAX_SECONDS = 0.25  # that a node may take: eight GPUs and two stages take as much; what was found by then counts
+MAX_SOLVED = 3  # times; the solver may take a millionth of a layer more than a GPU has, which is then asked of it again
+TOLERANCE = 4e-6  # layers, several times the solver's
 
 Way = tuple[tuple[int, ...], ...]
 """The GPUs of each stage, whatever their order in the pipeline."""
@@ -80,16 +83,42 @@ class _Programme:
         self._width = 1 + 3 * shape.pp
         self._rows: list[tuple[dict[int, float], float, float]] = []
         """Coefficients by variable, and the least and most of their sum."""
+        self._rooms: dict[int, int] = {}
+        """The row of each GPU's bytes."""
         self._constrain()
 
     def solve(self) -> list[tuple[Way, int, list[_Share]]]:
         """The ways that are used."""
+        for number in range(MAX_SOLVED):
+            found = self._solved(MAX_SECONDS / 2**number)
+            held = self._held(found)
+            over = [gpu for gpu, num_bytes in held.items() if num_bytes > self._fragments[gpu].free_bytes]
+            if not over:
+                return found
+            for gpu in over:
+                row, least, _ = self._rows[self._rooms[gpu]]
+                free = self._fragments[gpu].free_bytes / self._shape.memory.layer_bytes
+                self._rows[self._rooms[gpu]] = row, least, free - TOLERANCE
+        return []
+
+    def _held(self, found: Sequence[tuple[Way, int, list[_Share]]]) -> Counter[int]:
+        """Bytes of each GPU, to the last."""
+        memory, held = self._shape.memory, Counter[int]()
+        runtime = memory.runtime_bytes - (memory.tied_saving_bytes if self._shape.pp == 1 else 0)
+        for way, num_replicas, shares in found:
+            for ranks, share in zip(way, shares, strict=True):
+                ends = share.firsts * memory.first_bytes + share.lasts * memory.last_bytes
+                for gpu in ranks:
+                    held[gpu] += num_replicas * runtime + share.layers * memory.layer_bytes + ends
+        return held
+
+    def _solved(self, seconds: float) -> list[tuple[Way, int, list[_Share]]]:
         num_variables = self._width * len(self._ways)
         used = np.zeros(num_variables)
         used[:: self._width] = -1.0
         found = milp(
             used, constraints=self._constraints(num_variables), integrality=np.ones(num_variables, dtype=np.int64),
-            bounds=Bounds(0, np.inf), options={"time_limit": MAX_SECONDS},
+            bounds=Bounds(0, np.inf), options={"time_limit": seconds},
         )  # fmt: skip
         if found.x is None:
             return []
@@ -122,6 +151,7 @@ class _Programme:
                         there[variable] = there.get(variable, 0.0) + num_bytes
         for gpu, row in on_gpu.items():  # in layers: numbers near 1 are what a solver is exact with
             scaled = {variable: num_bytes / memory.layer_bytes for variable, num_bytes in row.items()}
+            self._rooms[gpu] = len(self._rows)
             self._rows.append((scaled, 0, self._fragments[gpu].free_bytes / memory.layer_bytes))
         self._rows.append((dict.fromkeys(range(0, self._width * len(self._ways), self._width), 1.0), 0, self._most))
 

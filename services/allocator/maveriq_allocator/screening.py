@@ -69,6 +69,8 @@ class Screen:
         self._ns = np.zeros(len(fleet.nodes), dtype=np.int64)
         self._most = np.zeros(len(fleet.nodes), dtype=np.int64)
         self._tight = np.zeros(len(fleet.nodes), dtype=np.bool_)
+        self.num_tried = 0
+        """Ways to choose GPUs that were tried one by one so far."""
         self.update(fleet, np.arange(len(fleet.nodes)))
 
     def update(self, fleet: Fleet, changed: Ints) -> None:
@@ -100,8 +102,13 @@ class Screen:
         if len(closer):
             self._costs[closer] = np.maximum(self._costs[closer], self._tried(closer))
             self._tight[closer] = True
+            self.num_tried += len(closer) * num_ways
             order = self._order()
         return [int(index) for index in order]
+
+    def fitting(self) -> list[int]:
+        """The same, by bounds that are not as close."""
+        return [int(index) for index in self._order()]
 
     def most_replicas(self) -> int:
         """No more fit on the fleet side by side."""

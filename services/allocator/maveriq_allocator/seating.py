@@ -2,8 +2,9 @@
 
 One replica after the other, each on the node where NVLink joins its ranks, latency is least, and the least is stranded
 or what else the strategy prefers: on the GPUs taken, and on the node, which is worth most to large models while it is
-empty. `Seat.gap` is 0 where that is proven to be the best node. Where several replicas do not all find a seat that way,
-it is tried again with stages that are as even as can be, and then `together`.
+empty. `Seat.gap` is 0 where that is proven to be the best node. Replicas that come once a decision's `Budget` of states
+is spent are levelled, which takes no search and proves nothing (gap 1). Where several replicas do not all find a seat
+that way, it is tried again with stages that are as even as can be, without that budget, and then `together`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +21,11 @@ from maveriq_allocator.screening import Key, Screen, Shape, holds
 from maveriq_allocator.seats import UNPROVEN, Seat
 from maveriq_allocator.selection import most_missing
 from maveriq_allocator.strategies import Preference
-from maveriq_allocator.together import Budget, seated_together
+from maveriq_allocator.together import Budget, levelled, seated_together
 
 MAX_PACKED = 8  # nodes whose packings are compared, where screening cannot tell which is best: 1-2 ms each
 MAX_STATES = 200_000  # of all these packings together: 10-20 ms
+STATES_A_WAY = 6  # that take as long as one way to choose a node's GPUs takes to try
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,27 @@ def seat_all(
     if candidate.stages:
         return seat_planned(candidate, num_layers, fleet, num_replicas, budget)
     shape = manner.shape(candidate, num_layers)
-    seating = _Seating(candidate, shape, fleet, manner)
-    if not seating.may_hold(num_replicas):
+    if not _Seating(candidate, shape, fleet, manner).may_hold(num_replicas):
         return None
-    seats = seating.seats(num_replicas)
-    if len(seats) < num_replicas and num_replicas > 1 and shape.pp > 1:
-        even = replace(shape, most_layers=-(-num_layers // shape.pp))
-        seats = max(seats, _Seating(candidate, even, fleet, manner).seats(num_replicas), key=len)
-    if len(seats) < num_replicas and num_replicas > 1:
+    seats: list[Seat] = []
+    for tried in _shapes_tried(shape, num_replicas):
+        for limit in (budget, None):
+            found = _Seating(candidate, tried, fleet, manner, limit).seats(num_replicas)
+            seats = max(seats, found, key=len)
+            if len(seats) == num_replicas:
+                return tuple(seats)
+            if not budget.is_spent:
+                break  # nothing was left out
+    if num_replicas > 1:
         seats = _Seating(candidate, shape, fleet, manner).together(num_replicas, seats, budget)
     return tuple(seats) if len(seats) == num_replicas else None
+
+
+def _shapes_tried(shape: Shape, num_replicas: int) -> Iterator[Shape]:
+    """As it is, then with even stages, which leave more to others."""
+    yield shape
+    if num_replicas > 1 and shape.pp > 1:
+        yield replace(shape, most_layers=-(-shape.num_layers // shape.pp))
 
 
 def num_seated(candidate: Candidate, num_layers: int, fleet: Fleet, num_replicas: int) -> int:
@@ -81,10 +94,19 @@ def num_seated(candidate: Candidate, num_layers: int, fleet: Fleet, num_replicas
 
 
 class _Seating:
-    def __init__(self, candidate: Candidate, shape: Shape, fleet: Fleet, manner: Manner) -> None:
+    def __init__(
+        self, candidate: Candidate, shape: Shape, fleet: Fleet, manner: Manner, budget: Budget | None = None
+    ) -> None:
+        """Args:
+        budget: of states; None: no limit.
+        """
         self._candidate, self._shape, self._fleet, self._manner = candidate, shape, fleet, manner
+        self._budget = budget
         self._screen = Screen(fleet, shape, manner.speeds)
-        self._max_packed = max(1, min(MAX_PACKED, MAX_STATES // _num_states(shape, fleet)))
+        self._num_states = _num_states(shape, fleet)
+        self._max_packed = max(1, min(MAX_PACKED, MAX_STATES // self._num_states))
+        self._packings: dict[int, Packing | None] = {}
+        """By node: the next replica compares the same ones again, and only where this one is has anything changed."""
 
     def may_hold(self, num_replicas: int) -> bool:
         return self._screen.most_replicas() >= num_replicas
@@ -97,7 +119,7 @@ class _Seating:
         """
         seats: list[Seat] = []
         while len(seats) < num_replicas and (not all_of or self.may_hold(num_replicas - len(seats))):
-            seat = self._on_one_node() or self._on_several_nodes()
+            seat = self._quickly() or self._on_one_node() or self._on_several_nodes()
             if seat is None:
                 return seats
             seats.append(seat)
@@ -130,17 +152,28 @@ class _Seating:
             left = [replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in left]
             yield Seat(self._fleet.nodes[index].name, stages, UNPROVEN)
 
+    def _quickly(self) -> Seat | None:
+        """On the node with the best bound, once the budget is spent; None: as ever."""
+        if self._budget is None or not self._budget.is_spent:
+            return None
+        index = next(iter(self._screen.fitting()), None)
+        stages = None if index is None else levelled(self._shape, self._fleet.usable(index))
+        return None if index is None or stages is None else next(self._checked(index, [stages]))
+
     def _on_one_node(self) -> Seat | None:
         best: tuple[Key, int, Packing] | None = None
         gap = 0.0
-        for num_packed, index in enumerate(self._screen.promising()):
+        before = self._screen.num_tried
+        promising = self._screen.promising()
+        self._spend(STATES_A_WAY * (self._screen.num_tried - before))
+        for num_packed, index in enumerate(promising):
             bound = self._screen.bound(index)
             if best is not None and bound >= best[0]:
                 break
             if best is not None and num_packed >= self._max_packed:
                 gap = max(gap, _gap(best[0], bound))
                 break
-            packing = self._packed(self._fleet.usable(index))
+            packing = self._packed_on(index)
             if packing is None:
                 continue
             key = _key(packing, self._screen.node_cost(index))
@@ -183,6 +216,16 @@ class _Seating:
             int(self._manner.preference.at_least(np.array(shape.needed_bytes))),
         )
 
+    def _packed_on(self, index: int) -> Packing | None:
+        if index not in self._packings:
+            self._spend(self._num_states)
+            self._packings[index] = self._packed(self._fleet.usable(index))
+        return self._packings[index]
+
+    def _spend(self, num_states: int) -> None:
+        if self._budget is not None:
+            self._budget.num_states -= num_states
+
     def _packed(self, fragments: Sequence[Fragment]) -> Packing | None:
         shape = self._shape
         packing = pack(
@@ -205,8 +248,11 @@ class _Seating:
     def _take(self, seat: Seat) -> None:
         """What the seat holds is no longer free."""
         held = {gpu: stage.reserved_bytes for stage in seat.stages for gpu in stage.gpus}
+        changed = self._fleet.having(held)
         self._fleet = self._fleet.without(held)
-        self._screen.update(self._fleet, self._fleet.having(held))
+        self._screen.update(self._fleet, changed)
+        for index in map(int, changed):
+            self._packings.pop(index, None)
 
 
 def _num_states(shape: Shape, fleet: Fleet) -> int:

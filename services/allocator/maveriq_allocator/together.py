@@ -15,6 +15,7 @@ from maveriq_allocator.packing import Fragment
 from maveriq_allocator.screening import Screen, Shape
 
 MAX_JOINT = 4  # nodes whose replicas are decided at once, of all candidates: a second in all
+MAX_STATES = 200_000  # of the packings of replicas that are seated one after the other: 10-20 ms
 
 Replica = tuple[Stage, ...]
 
@@ -24,6 +25,11 @@ class Budget:
     """Of one decision over all candidates of a plan."""
 
     num_joint: int = MAX_JOINT
+    num_states: int = MAX_STATES
+
+    @property
+    def is_spent(self) -> bool:
+        return self.num_states <= 0
 
 
 def seated_together(
@@ -71,7 +77,7 @@ def _improved(
 def _levelled_many(shape: Shape, fragments: Sequence[Fragment], most: int) -> Iterator[Replica]:
     left = list(fragments)
     for _ in range(most):
-        stages = _levelled(shape, left)
+        stages = levelled(shape, left)
         if stages is None:
             return
         yield stages
@@ -79,7 +85,7 @@ def _levelled_many(shape: Shape, fragments: Sequence[Fragment], most: int) -> It
         left = [replace(f, free_bytes=f.free_bytes - held.get(f.gpu, 0)) for f in left]
 
 
-def _levelled(shape: Shape, fragments: Sequence[Fragment]) -> Replica | None:
+def levelled(shape: Shape, fragments: Sequence[Fragment]) -> Replica | None:
     """On the richest GPUs, layer by layer where most is left; the ends too."""
     memory = shape.memory
     groups = _richest_groups(fragments, shape.pp, shape.tp)

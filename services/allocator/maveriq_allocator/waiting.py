@@ -15,6 +15,7 @@ from uuid import UUID
 
 from maveriq.contracts import Candidate, GpuState, Plan, PlanComputed, Priority, Value
 from maveriq_allocator.choosing import Choice, Node, choose
+from maveriq_allocator.parts import choose_with_fleet
 
 PATIENCE_S = 60.0  # a few restarts of a deployment: memory that comes back within that is waited for without a claim
 RETOLD_S = 30.0  # a reason is told anew at most so often
@@ -193,7 +194,12 @@ def soonest(waiter: Waiter, free: Sequence[Node], emptied: Sequence[Node]) -> fr
 
 
 def _choice(waiter: Waiter, nodes: Sequence[Node]) -> Choice | None:
-    return choose(waiter.plan.plan, nodes, num_replicas=waiter.num_replicas, start=waiter.start)
+    plan, wanted = waiter.plan.plan, waiter.num_replicas
+    if plan.candidates:
+        return choose(plan, nodes, num_replicas=wanted, start=waiter.start)
+    parts = dict.fromkeys(missing.part for missing in waiter.waiting.missing) or [""]
+    found = (choose_with_fleet(plan, nodes, num_replicas=wanted, part=part) for part in parts)
+    return next((choice for choice in found if choice is not None), None)
 
 
 def _less(nodes: Sequence[Node], choice: Choice) -> list[Node]:
