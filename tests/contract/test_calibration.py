@@ -22,6 +22,7 @@ from maveriq.contracts import (
     Intent,
     IntentAccepted,
     InventoryChanged,
+    MeasurementProgressed,
     MeasurementRequested,
     MemoryFreed,
     MemoryHeld,
@@ -264,6 +265,41 @@ async def test_a_model_under_way_gives_way_to_a_deployment_that_needs_its_memory
         assert len(cluster.all(PlacementReserved)) == 1
 
 
+async def test_an_intent_is_measured_for_at_once_and_the_model_under_way_is_run_again(cluster: Cluster) -> None:
+    probe, items = SlowProbe(), [item.key for item in cluster.programme(SIZE)]
+    handlers = cluster.profiler(probe)
+    calibrating = asyncio.create_task(handlers.calibrating.serve(at_start=True))
+    await cluster.until(lambda: len(probe.ran) == 1)
+    answer = await asyncio.wait_for(handlers.on_intent_accepted(accepted(Precision.FP32, Precision.BF16)), 5)
+    assert isinstance(answer, FingerprintMeasured) and probe.ran == items[:1]
+    assert [progress.detail for progress in cluster.all(MeasurementProgressed)] == [
+        "measuring fp32 on cpu-1t (1 of 2)", "measuring bf16 on cpu-1t (2 of 2)"
+    ]  # fmt: skip
+    probe.gate.set()
+    last = await cluster.until_finished()
+    calibrating.cancel()
+    await end(calibrating, 0.2)
+    assert probe.ran == [items[0], *items] and last.num_done == len(items)
+    assert any(
+        "the model of an intent is measured first" in news.problem for news in cluster.all(CalibrationProgressed)
+    )
+    assert cluster.held_bytes() == 0
+
+
+async def test_a_model_under_way_is_left_alone_by_an_intent_whose_model_was_measured_before(cluster: Cluster) -> None:
+    probe = SlowProbe()
+    await cluster.tell(probe, accepted())
+    handlers = cluster.profiler(probe)
+    calibrating = asyncio.create_task(handlers.calibrating.serve(at_start=True))
+    await cluster.until(lambda: len(probe.ran) == 1)
+    assert isinstance(await handlers.on_intent_accepted(accepted()), FingerprintMeasured)
+    probe.gate.set()
+    await cluster.until_finished()
+    calibrating.cancel()
+    await end(calibrating, 0.2)
+    assert probe.ran == [item.key for item in cluster.programme(SIZE)]
+
+
 async def test_a_gpu_too_small_for_the_programme_ends_it_with_what_to_do(cluster: Cluster) -> None:
     await cluster.node(SIZE // 2)
     async with cluster.calibrating(FakeProbe()):
@@ -314,8 +350,9 @@ async def test_who_follows_a_calibration_hears_that_another_took_its_place(clust
         )
 
 
-def accepted(dry_run: bool = False) -> IntentAccepted:
-    model = Model(name="tiny", source="/m", variants=(Variant(precision=Precision.FP32, accuracy=1.0),))
+def accepted(*precisions: Precision, dry_run: bool = False) -> IntentAccepted:
+    variants = tuple(Variant(precision=precision, accuracy=1.0) for precision in precisions or (Precision.FP32,))
+    model = Model(name="tiny", source="/m", variants=variants)
     admission = Admission(intent=Intent(model="tiny"), model=model, dry_run=dry_run)
     return IntentAccepted(deployment_id=DEPLOYMENT, admission=admission)
 

@@ -18,6 +18,7 @@ from maveriq.contracts import (
     Intent,
     IntentAccepted,
     LayerSensitivity,
+    MeasurementProgressed,
     MeasurementRequested,
     Message,
     Model,
@@ -44,10 +45,10 @@ def accepted(*precisions: Precision) -> IntentAccepted:
 
 
 def wired(redis: Redis, probe: FakeProbe) -> Handlers:
-    """A profiler that nothing but its handlers makes speak."""
+    """A profiler that nothing but its handlers makes speak, of what it measures."""
 
     async def publish(message: Message) -> None:
-        raise AssertionError(f"said {message.topic} unasked")
+        assert isinstance(message, MeasurementProgressed), f"said {message.topic} unasked"
 
     return wire(redis, publish, probe, Settings.from_env({"MAVERIQ_REDIS_URL": "redis://"}), {})
 

@@ -5,10 +5,10 @@ What was measured is never measured again, whoever measured it, so a run that wa
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 import structlog
@@ -29,6 +29,7 @@ from maveriq_profiler.pool import Outcome, Pool
 from maveriq_profiler.programme import Item
 from maveriq_profiler.refitting import Refitting
 from maveriq_profiler.samples import Run, Samples
+from maveriq_profiler.turns import GaveWay, Turns
 
 log = structlog.get_logger()
 
@@ -65,10 +66,11 @@ class Calibrating:
     plan: Callable[[int, Collection[Precision]], Sequence[Item]]
     """Bytes that a GPU could have free, and quantised precisions -> the programme, most telling first."""
     budget_s: float
-    idle: Callable[[], Awaitable[None]]
+    idle: Callable[[], Coroutine[Any, Any, None]]
     """Done each time that nothing was asked for `wait_s`."""
     wait_s: float = 15.0
     """Between two looks whether memory became free."""
+    turns: Turns = field(default_factory=Turns)
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -101,6 +103,7 @@ class Calibrating:
             await self.samples.begin(self.pool, uuid4(), self.budget_s)
         while True:
             try:
+                await self.turns.after_intents()
                 self._asked.clear()
                 run = await self.samples.run(self.pool)
                 if run is not None and not run.ended:
@@ -108,7 +111,8 @@ class Calibrating:
                 else:
                     await self._wait()
                     if not self._asked.is_set():
-                        await self.idle()
+                        with suppress(GaveWay):
+                            await self.turns.giving_way(self.idle())
             except RedisError as error:
                 log.warning("the store does not answer", error=repr(error))
                 await asyncio.sleep(self.wait_s)
@@ -131,6 +135,8 @@ class Calibrating:
         except NoMemory as error:
             await self.publish(self._told(run, agenda, problem=f"waiting: {error}"))
             await self._wait()
+        except GaveWay as error:
+            await self.publish(self._told(run, agenda, problem=f"waiting: {error}"))
 
     async def _agenda(self, run: Run) -> Agenda:
         """Raises NoMemory: no GPU is there."""
@@ -138,7 +144,7 @@ class Calibrating:
         return Agenda(tuple(items), await self.samples.outcomes(self.pool), run.spent_s, run.budget_s)
 
     async def _measure_one(self, run: Run, agenda: Agenda) -> None:
-        """The first item that can be measured now. Raises NoMemory: there is none."""
+        """The first item that can be measured now. Raises NoMemory: there is none; GaveWay."""
         problem = NoMemory("others measure what is left")
         for item in agenda.next_items:
             async with self.samples.claimed(self.pool, item.key) as ours:
@@ -147,7 +153,8 @@ class Calibrating:
                 try:
                     async with self.borrowing.borrowed(item.bytes_needed, item.num_gpus) as device:
                         await self.publish(self._told(run, agenda, measuring=item.key))
-                        await self.samples.keep_outcome(self.pool, item.key, await ran(self.probe, item, device))
+                        outcome = await self.turns.giving_way(ran(self.probe, item, device))
+                        await self.samples.keep_outcome(self.pool, item.key, outcome)
                         return
                 except NoMemory as error:
                     problem = error

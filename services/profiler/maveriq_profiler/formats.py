@@ -14,6 +14,10 @@ class Format:
     precision: Precision
     kv_precision: Precision
 
+    def __str__(self) -> str:
+        plain = self.precision is self.kv_precision
+        return f"{self.precision}" if plain else f"{self.precision} with {self.kv_precision}"
+
     @property
     def computed_in(self) -> Precision:
         """Of activations and of everything that is not a quantised weight."""

@@ -5,8 +5,9 @@ nor are calibrated for it.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
@@ -20,6 +21,7 @@ from maveriq.contracts import (
     FailureReason,
     FingerprintMeasured,
     IntentAccepted,
+    MeasurementProgressed,
     MeasurementRequested,
     MemoryHeld,
     Message,
@@ -82,7 +84,7 @@ class Handlers:
         present = await self.rigs.present()
         calibrations = current(await self.calibrating.samples.calibrations(), present)
         known_kinds = self._covered(reading.facts, admission, calibrations)
-        problem = await self._problem_here(reading, admission.model, known_kinds)
+        problem = await self._problem_here(deployment_id, reading, admission.model, known_kinds)
         asked = (*asked, self.probe.rig.name)
         taken = {f: Kind.of(f) for f in await self.catalog.of_shape(reading.facts.shape_key)}
         known = [f for f, kind in taken.items() if kind.format in wanted and kind not in known_kinds]
@@ -118,14 +120,13 @@ class Handlers:
         tokens = workload.input_tokens + workload.output_tokens
         return covered(facts, formats_of(admission.model), calibrations, tokens)
 
-    async def _problem_here(self, reading: Reading, model: Model, known_kinds: set[Kind]) -> str:
+    async def _problem_here(self, deployment_id: UUID, reading: Reading, model: Model, known_kinds: set[Kind]) -> str:
         """Measures what this rig runs and is not calibrated for; why that gave nothing, or '' where it did."""
         rig = self.probe.rig
         here = [each for each in measurable(model) if each.runs_in(rig.precisions)]
+        wanted = [one for one in here if Kind(rig.engine, rig.engine_version, rig.gpu_type, one) not in known_kinds]
         try:
-            for each in here:
-                if Kind(rig.engine, rig.engine_version, rig.gpu_type, each) not in known_kinds:
-                    await self._measured(reading, each)
+            await self._measure_all(deployment_id, reading, wanted)
         except ProbeFailed as error:
             log.warning("probe failed", error=str(error))
             return str(error)
@@ -136,9 +137,23 @@ class Handlers:
             f"{', '.join(variant.label for variant in model.variants)}; register the model with one of the former"
         )
 
+    async def _measure_all(self, deployment_id: UUID, reading: Reading, wanted: Sequence[Format]) -> None:
+        """Raises ProbeFailed."""
+        new = [each for each in wanted if await self.catalog.get(self._key(reading, each)) is None]
+        with self.calibrating.turns.of_intent() if new else nullcontext():
+            for each in wanted:
+                if each in new:
+                    what = f"measuring {each} on {self.probe.rig.gpu_type} ({new.index(each) + 1} of {len(new)})"
+                    told = MeasurementProgressed(deployment_id=deployment_id, detail=what, told_at=datetime.now(UTC))
+                    await self.calibrating.publish(told)
+                await self._measured(reading, each)
+
+    def _key(self, reading: Reading, wanted: Format) -> Key:
+        return Key.of(reading.facts.shape_key, self.calibrating.pool, wanted)
+
     async def _measured(self, reading: Reading, wanted: Format) -> None:
         """Its readings are samples of the GPU type too."""
-        key = Key.of(reading.facts.shape_key, self.calibrating.pool, wanted)
+        key = self._key(reading, wanted)
         found = await self.catalog.get_or_measure(key, lambda: self.probe.measure(reading, wanted))
         await self.remeasuring.note(key, reading, found)
         if not self.probe.rig.teaches(wanted):

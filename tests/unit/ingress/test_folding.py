@@ -13,6 +13,7 @@ from maveriq.contracts import (
     FingerprintMeasured,
     Intent,
     IntentAccepted,
+    MeasurementProgressed,
     PlacementReserved,
     PlanComputed,
     PlanPreviewed,
@@ -55,6 +56,17 @@ def known(*facts: Fact) -> Record:
         record = fold(record, fact, NOW)
     assert record is not None
     return record
+
+
+def test_of_what_is_said_to_be_measured_the_later_counts_until_it_is() -> None:
+    first, last = (
+        MeasurementProgressed(deployment_id=ID, detail=f"{n} of 2", told_at=NOW + timedelta(seconds=n)) for n in (1, 2)
+    )
+    for facts in permutations((accepted(), first, last)):
+        told = known(*facts).deployment()
+        assert told is not None and (told.state, told.measuring) == (State.ACCEPTED, "2 of 2")
+    after = known(accepted(), MEASURED, last).deployment()
+    assert after is not None and after.measuring is None
 
 
 def test_each_fact_moves_the_state_to_its_own() -> None:
