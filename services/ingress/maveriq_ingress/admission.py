@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from maveriq.contracts import Admission, Fault, Fragment, IntentSubmitted, Model
+from maveriq_ingress.fragments import carried
 
 MAX_NAMES = 20  # listed in a remedy; more would bury it
 
@@ -14,8 +15,8 @@ def admit(
     """The intent with its model resolved, or what is wrong with it.
 
     What the fields themselves rule out was refused when the message was read; whether the intent can be met
-    is the planner's to say, which needs to know what is free where layers can be mixed in precision, or GPU types
-    share requests by their sizes.
+    is the planner's to say, which needs to know what is free where layers can be mixed in precision, GPU types share
+    requests by their sizes, or a dry run is to show first what fits.
     """
     model = models.get(submitted.intent.model)
     if model is None:
@@ -26,9 +27,13 @@ def admit(
                 remedy=name_another(submitted.intent.model, models),
             ),
         )
-    is_asked = model.sensitivity is not None or submitted.intent.workload.histogram is not None
-    fragments = tuple(free) if is_asked else ()
-    return Admission(intent=submitted.intent, model=model, dry_run=submitted.dry_run, fragments=fragments)
+    by_size = submitted.intent.workload.histogram is not None
+    known = tuple(free) if submitted.dry_run or by_size or model.sensitivity is not None else ()
+    fragments = carried(known)
+    return Admission(
+        intent=submitted.intent, model=model, dry_run=submitted.dry_run, fragments=fragments,
+        num_left_out=len(known) - len(fragments),
+    )  # fmt: skip
 
 
 def name_another(wanted: str, known: Iterable[str]) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import chain, groupby
+from operator import attrgetter
 
 from maveriq.contracts import Fragment, GpuState, InventoryChanged
 
@@ -10,14 +12,21 @@ _SILENT = timedelta(seconds=60)  # behind the node that was heard last: allocato
 
 
 def fragments_of(heard: Iterable[tuple[InventoryChanged, datetime]]) -> tuple[Fragment, ...]:
-    """Of whole nodes, those with most free bytes first, at most MOST; silent nodes are left out."""
+    """Of whole nodes, those with most free bytes first; silent nodes are left out."""
     known = list(heard)
     latest = max((at for _, at in known), default=None)
     nodes = [
         _of(each) for each, at in known if latest is not None and latest - at <= _SILENT and not each.silent
     ]  # fmt: skip
+    nodes.sort(key=lambda node: (-sum(each.free_bytes for each in node), [each.gpu for each in node]))
+    return tuple(chain.from_iterable(nodes))
+
+
+def carried(free: Iterable[Fragment]) -> tuple[Fragment, ...]:
+    """At most MOST of them, of whole nodes, which stand together."""
     found: list[Fragment] = []
-    for node in sorted(nodes, key=lambda node: (-sum(each.free_bytes for each in node), [each.gpu for each in node])):
+    for _, each in groupby(free, key=attrgetter("node")):
+        node = list(each)
         if len(found) + len(node) <= MOST:
             found += node
     return tuple(found)

@@ -4,7 +4,8 @@ A unit is one replica of a configuration that fits what was free at admission: w
 and for each bucket of the histogram the highest rate that it bears within the SLO.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -89,16 +90,25 @@ def sized(intent: Intent, demand: Demand, rate_per_s: Array) -> Intent:
 
 
 def _caps(columns: Columns, num_layers: int, fragments: Sequence[Fragment]) -> Array:
-    """Replicas that what is free holds, one stage a GPU as speed and price are told; the allocator sees to nodes."""
+    """Replicas that what is free holds, each on one node, one stage a GPU as speed and price are told."""
     caps = np.zeros(len(columns))
     fullest = fullest_stage_bytes(columns, num_layers)
     for which, estimator in enumerate(columns.estimators):
         kind = estimator.kind
-        free = [f.free_bytes for f in fragments if (f.gpu_type, f.engine) == (kind.gpu_type, kind.engine)]
         mine = np.flatnonzero(columns.which == which)
-        seats = (np.array(free, dtype=float)[:, None] >= fullest[mine]).sum(axis=0)
-        caps[mine] = np.floor(seats / columns.num_gpus[mine])
+        for free in _nodes(fragments, kind.gpu_type, kind.engine):
+            seats = (np.array(free, dtype=float)[:, None] >= fullest[mine]).sum(axis=0)
+            caps[mine] += np.floor(seats / columns.num_gpus[mine])
     return caps
+
+
+def _nodes(fragments: Sequence[Fragment], gpu_type: str, engine: str) -> Iterable[list[int]]:
+    """Free bytes of the type's GPUs, by node."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for one in fragments:
+        if (one.gpu_type, one.engine) == (gpu_type, engine):
+            found[one.node].append(one.free_bytes)
+    return found.values()
 
 
 def _accurate(intent: Intent, columns: Columns) -> Flags:

@@ -22,6 +22,7 @@ from maveriq_planner.explanation import explain
 from maveriq_planner.families import mixing
 from maveriq_planner.fleets import fleet_of, only_fleet
 from maveriq_planner.listing import listing
+from maveriq_planner.room import seated_first
 from maveriq_planner.search import Outcome, search
 from maveriq_planner.space import Sources, Space, by_law
 
@@ -58,9 +59,11 @@ class Handlers:
             )
         answer = PlanPreviewed if event.admission.dry_run else PlanComputed
         listed = listing(outcome)
+        candidates, num_fitting = seated_first(event.admission, event.facts.num_layers, listed.candidates)
         plan = Plan.model_construct(
             facts=event.facts,
-            candidates=listed.candidates,
+            candidates=candidates,
+            num_fitting=num_fitting,
             rejected=listed.rejected,
             front=listed.front,
             num_considered=outcome.num_considered,

@@ -24,7 +24,7 @@ from maveriq.cli.figures import (
     size,
 )
 from maveriq.cli.routes_view import no_fleet_words
-from maveriq.cli.tables import candidates, columns, fleet_view, provisional
+from maveriq.cli.tables import candidates, columns, fleet_view, provisional, room_words
 from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Plan, Rejection
 
 BASIS = {
@@ -50,7 +50,8 @@ def explanation(plan: Plan, intent: Intent, shown: int) -> Group:
         _titled("asked"), asked(intent), Text(),
         _titled("chosen", f"{counted_shape(best)} on {gpus_of(best)}"),
         *_split(best), _expected(best), *provisional(best), Text(),
-        _titled("why", f"{BEST[intent.objective]} of all that meet the intent"), *reasons(plan, intent.objective),
+        _titled("why", f"{BEST[intent.objective]} of all that meet the intent{_room(plan)}"),
+        *reasons(plan, intent.objective), *room_words(plan),
     ]  # fmt: skip
     if plan.fleet is not None:
         parts += [Text(), _titled("fleet", "GPU types that share the requests by size; placed where all of it fits")]
@@ -104,9 +105,9 @@ def asked(intent: Intent) -> Table:
 
 def reasons(plan: Plan, objective: Objective) -> Iterator[RenderableType]:
     """Against the next in rank, and against the next of another kind: another precision, GPU type or parallelism."""
-    best, *others = plan.candidates
+    best, *others = plan.candidates[: plan.num_fitting or None]
     if not others:
-        yield Text("  nothing else meets the intent")
+        yield Text(f"  nothing else meets the intent{_room(plan)}")
         return
     rivals = [("next", others[0])]
     different = next((other for other in others if _kind(other) != _kind(best)), None)
@@ -127,6 +128,11 @@ def reasons(plan: Plan, objective: Objective) -> Iterator[RenderableType]:
     mine, theirs = best.prediction.e2e_interval_ms, others[0].prediction.e2e_interval_ms
     if mine is not None and theirs is not None and mine.low <= theirs.high and theirs.low <= mine.high:
         yield Text("  the intervals of the first two latencies overlap: the next may well be as fast")
+
+
+def _room(plan: Plan) -> str:
+    """Among what the first was chosen, where not all that meets the intent fits."""
+    return " and fit what is free now" if plan.num_fitting and plan.num_fitting < len(plan.candidates) else ""
 
 
 def _kind(candidate: Candidate) -> tuple[object, ...]:

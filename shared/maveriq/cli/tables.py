@@ -185,7 +185,7 @@ def plan_view(plan: Plan, intent: Intent, shown: int) -> Group:
     elif intent.workload.histogram is not None:
         parts += [Text(no_fleet_words(intent), style="yellow"), Text()]
     if plan.candidates:
-        parts.append(candidates(plan.candidates, intent, shown))
+        parts += [candidates(plan.candidates, intent, shown), *room_words(plan)]
     else:
         parts.append(Text(ONLY_FLEET, style="yellow"))
     parts += provisional(plan.offered[0])
@@ -194,6 +194,16 @@ def plan_view(plan: Plan, intent: Intent, shown: int) -> Group:
     tally = f"{plan.num_considered} configurations considered"
     parts += [Text(), Text(f"{tally}, best {len(plan.candidates)} kept, ranked by {intent.objective}", style="dim")]
     return Group(*parts)
+
+
+def room_words(plan: Plan) -> Iterator[Text]:
+    """Whether what was free holds what is shown first, where somebody looked."""
+    fit, kept = plan.num_fitting, len(plan.candidates)
+    if fit == 0:
+        yield Text("none of these fits what is free now: a deploy waits until memory comes back", style="yellow")
+    elif fit is not None and fit < kept:
+        first = "the first fits" if fit == 1 else f"the first {fit} fit"
+        yield Text(f"{first} what is free now, the others need more; each group is ranked by itself", style="dim")
 
 
 def provisional(best: Candidate) -> Iterator[Text]:

@@ -201,6 +201,10 @@ class Plan(Value):
         default=(), description="No other meets the intent with less latency, memory and price and more accuracy."
     )
     num_considered: int = Field(gt=0)
+    num_fitting: int | None = Field(
+        default=None, ge=0,
+        description="Of a dry run: so many candidates, the first, fit what was free. None: nobody looked.",
+    )  # fmt: skip
     fleet: PlannedFleet | None = Field(
         default=None, description="Placed before any candidate, where there is room for it. None: none is better."
     )

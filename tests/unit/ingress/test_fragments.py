@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from maveriq.contracts import Fragment, Gpu, GpuState, Holding, InventoryChanged
-from maveriq_ingress.fragments import MOST, fragments_of
+from maveriq_ingress.fragments import MOST, carried, fragments_of
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
@@ -55,7 +55,7 @@ def test_nodes_with_most_free_bytes_come_first_and_whole() -> None:
     assert list(free(fragments_of([(small, NOW), (large, NOW)]))) == ["l/0", "s/0", "s/1"]
     many = [node(f"n{i}", *(gpu(f"n{i}/{j}", total=1000 - i) for j in range(100))) for i in range(3)]
     last = node("last", *(gpu(f"last/{j}", total=1) for j in range(MOST - 200)))
-    found = fragments_of([(each, NOW) for each in (last, *many)])
+    found = carried(fragments_of([(each, NOW) for each in (last, *many)]))
     assert {each.node for each in found} == {"n0", "n1", "last"}
     assert len(found) == MOST
 

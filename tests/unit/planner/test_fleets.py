@@ -138,6 +138,19 @@ def test_it_is_planned_over_what_is_free() -> None:
     assert {part.configuration.gpu_type: part.replicas for part in busy.parts} == {CHEAP: 4, FAST: 1}
 
 
+def test_a_replica_of_two_gpus_takes_both_of_one_node() -> None:
+    """As the allocator places it: five nodes of one GPU hold no pipeline of two stages."""
+    one_stage = space()
+    several = space_of((OLD, NEW), max_pp=2, prices=PRICES)
+    needed = one_stage.facts.layer_params * 4 * 20 + one_stage.facts.embedding_params * 4
+    small = [one.model_copy(update={"free_bytes": int(needed)}) for one in free(cheap=8, fast=8)]
+    apart = tuple(one.model_copy(update={"node": one.gpu}) for one in small)
+    together = fleet(wanted(), several, tuple(small))
+    assert together is not None
+    assert {part.configuration.pp for part in together.parts} == {2}
+    assert fleet(wanted(), several, apart) is None
+
+
 def test_least_memory_counts_bytes_and_takes_no_more_slots_than_the_load_needs() -> None:
     lean = fleet(wanted(histogram(rate=0.01), objective=Objective.MIN_MEMORY))
     assert lean is not None
