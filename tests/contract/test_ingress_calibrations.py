@@ -115,6 +115,29 @@ async def test_a_calibration_is_followed_to_its_end(door: Door) -> None:
     assert [(one["num_done"], one["finished"]) for one in followed] == [(1, False), (2, False), (3, True)]
 
 
+async def test_a_calibration_that_was_just_asked_for_is_followed_from_any_ingress(
+    door: Door, broker: InProcessBroker, redis_url: str
+) -> None:
+    profilers(broker, "torch-nvidia-l4")
+    told = (await door.http.post("/v1/calibrations", json={"node": "c"})).json()["data"]
+    run = progressed(3, finished=True).model_copy(update={"calibration_id": UUID(told[0]["calibration_id"])})
+    where = f"/v1/calibrations/{run.calibration_id}/events"
+    async with quiet_ingress(redis_url, door.bus) as another, another.http.stream("GET", where) as events:
+        assert events.status_code == 200
+        await door.bus.publish(run)
+        lines = [line async for line in events.aiter_lines() if line.startswith("data: ")]
+    assert [json.loads(line.removeprefix("data: "))["num_done"] for line in lines] == [3]
+
+
+async def test_a_calibration_that_nobody_knows_is_refused_with_what_to_do(door: Door) -> None:
+    refused = [uuid4(), "seven"]
+    answers = [await door.http.get(f"/v1/calibrations/{one}/events") for one in refused]
+    assert [answer.status_code for answer in answers] == [404, 400]
+    error = answers[0].json()["error"]
+    assert (error["param"], error["code"]) == ("calibration_id", "calibration_not_found")
+    assert "GET /v1/calibrations lists those under way" in error["message"]
+
+
 async def test_what_is_known_and_what_is_under_way_is_listed(door: Door) -> None:
     later = calibration(version=2, fitted_at=calibration().fitted_at.replace(year=2027))
     for known in (calibration(), later, calibration()):  # and an earlier one comes again

@@ -2,7 +2,8 @@
 
 ingress:calibrations                set: <engine>|<gpu type>
 ingress:calibration:<one of them>   hash: rank, when it was fitted; text, Calibration as JSON
-ingress:calibration-progress:<id>   hash: rank, how far it is; text, CalibrationProgressed as JSON. Kept for a day
+ingress:calibration-progress:<id>   hash: rig, where it was asked for over HTTP; rank, how far it is; text,
+                                    CalibrationProgressed as JSON. Kept for a day
 ingress:calibration-latest          hash: rig -> its latest calibration
 
 Messages are handled side by side and may come again, so what is newer is decided by what they say, in Redis.
@@ -13,7 +14,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from maveriq.contracts import Calibration, CalibrationProgressed, CalibrationUpdated
+from maveriq.contracts import Calibration, CalibrationProgressed, CalibrationRequested, CalibrationUpdated
 
 NAMES = "ingress:calibrations"
 LATEST = "ingress:calibration-latest"
@@ -30,6 +31,20 @@ return 1
 @dataclass(frozen=True, slots=True)
 class Calibrations:
     redis: Redis
+
+    async def accept(self, asked: CalibrationRequested) -> None:
+        """From now on its id is known, though its profiler has said nothing yet."""
+        key = _progress(asked.calibration_id)
+        await self.redis.hset(key, "rig", asked.node)
+        await self.redis.expire(key, KEEP_S)
+
+    async def forget(self, asked: CalibrationRequested) -> None:
+        """It was passed on to nobody after all."""
+        await self.redis.delete(_progress(asked.calibration_id))
+
+    async def knows(self, calibration_id: UUID) -> bool:
+        """Of all ingress processes any may have accepted it, or heard of it."""
+        return bool(await self.redis.exists(_progress(calibration_id)))
 
     async def on_calibration_updated(self, message: CalibrationUpdated) -> None:
         new = message.calibration

@@ -56,16 +56,27 @@ class CalibrationsApi:
             wanted = CalibrationRequested(
                 calibration_id=uuid4(), node=rig, budget_s=body.budget_s, precisions=body.precisions
             )
+            await self.calibrations.accept(wanted)
             try:
                 await self.bus.publish(wanted)
             except Unroutable as error:
+                await self.calibrations.forget(wanted)
                 remedy = "start one where such a GPU is (python -m maveriq_profiler), then ask again"
                 raise unavailable(f"no profiler measures {rig}", remedy, "profiler_missing") from error
             asked.append(wanted.model_dump(mode="json"))
         return JSONResponse({"object": "list", "data": asked}, 202)
 
     async def follow_calibration(self, request: Request) -> Response:
-        return EventStream(self._events(identity(request.path_params["calibration_id"], "calibration_id")))
+        calibration_id = identity(request.path_params["calibration_id"], "calibration_id")
+        if not await self.calibrations.knows(calibration_id):
+            problem = f"no calibration {calibration_id} is known"
+            remedy = (
+                "GET /v1/calibrations lists those under way, POST asks for one; news of one is kept for a day, and of "
+                "one that was asked for over AMQP there is none until its profiler begins"
+            )
+            fault = Fault(field="calibration_id", problem=problem, remedy=remedy)
+            raise refused(fault, status=404, code="calibration_not_found")
+        return EventStream(self._events(calibration_id))
 
     async def _events(self, calibration_id: UUID) -> AsyncGenerator[bytes, None]:
         """What was last said of it, then all that follows, to its end. One just asked for says nothing at first."""
