@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
-from uuid import UUID, uuid5
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from pydantic import ValidationError
 
@@ -59,7 +59,9 @@ def replies(service: Service, returned: Replies) -> tuple[Message, ...]:
 
 
 def reply_id(cause: UUID, message: Message, index: int) -> UUID:
-    """Same cause, same reply, same id: a redelivered message repeats its replies' ids."""
+    """Same cause, same reply, same id: a redelivered message repeats its replies' ids. Same fact, same id."""
+    if message.fact is not None:
+        return uuid5(NAMESPACE_OID, f"{message.topic}/{message.fact}")
     return uuid5(cause, f"{message.topic}/{index}")
 
 

@@ -81,7 +81,7 @@ class DeploymentWaiting(Message):
 
 
 class ReplicaLost(Message):
-    """A replica's node did not report for the grace period: its reservation was reclaimed."""
+    """A replica's node did not report for the grace period, or lost a GPU of it: its reservation is reclaimed."""
 
     topic: ClassVar[str] = "replica.lost.v1"
 
@@ -90,6 +90,10 @@ class ReplicaLost(Message):
     token: str
     node: str
     detail: str
+
+    @property
+    def fact(self) -> str:
+        return self.token
 
 
 class ReplicaReady(Message):

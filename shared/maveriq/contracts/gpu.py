@@ -109,6 +109,8 @@ class SweepDue(Message):
 
     topic: ClassVar[str] = "sweep.due.v1"
 
+    mark: UUID | None = Field(default=None, description="Tells it from others when it is handed out again.")
+
 
 class MemoryDrifted(Message):
     """A GPU's memory is not as reserved: our processes take more than was held, or others take what was held."""

@@ -39,6 +39,12 @@ class Message(Value):
         return f"{self.topic}.{getattr(self, self.routed_by)}"
 
     @property
+    def fact(self) -> str | None:
+        """What happens once and is told under one message id, whoever tells it and however often, so that who counts
+        such messages can drop repeats; None: the id comes from the cause."""
+        return None
+
+    @property
     def correlation(self) -> UUID | None:
         """The deployment that this message is about; None for messages about nodes and models."""
         deployment_id = getattr(self, "deployment_id", None)
