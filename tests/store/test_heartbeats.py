@@ -1,10 +1,12 @@
 """A reservation lives as long as its worker is heard: reclaimed once when it is not, and a late worker is stopped."""
 
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 
 from maveriq.bus import Rejected
+from maveriq.bus.handling import reply_id
 from maveriq.contracts import (
     ConfirmationRequested,
     DeploymentDraining,
@@ -53,6 +55,42 @@ async def test_a_silent_workers_reservation_is_lost_once_and_placed_again_with_i
     assert await allocators.held() == {"b/0": 80}
     assert of_type(ReplicaLost, await allocators.everyone(SweepDue())) == []
     assert await allocators.everyone(SweepDue()) == []
+
+
+async def test_a_loss_is_told_by_one_sweep_however_late_it_is_handled_and_again_by_the_same_if_that_died(
+    allocators: Allocators,
+) -> None:
+    """A busy fleet needs longer than any sweep for the losses of a node: none of the next ones tells them again."""
+    order = await placed(allocators)
+    await allocators.listen(GRACE_S + 6)
+    sweep = SweepDue(mark=uuid4())
+    (lost,) = of_type(ReplicaLost, await allocators.tell(sweep))
+    assert await allocators.redis.ttl(keys.said(order.placement.token, "lost")) > GRACE_S
+    assert of_type(ReplicaLost, await allocators.tell(SweepDue(mark=uuid4()))) == []
+    assert of_type(ReplicaLost, await allocators.tell(SweepDue())) == []
+    (again,) = of_type(ReplicaLost, await allocators.tell(sweep))
+    assert again == lost
+    await allocators.tell(lost)
+    assert of_type(ReplicaLost, await allocators.tell(sweep)) == []
+
+
+async def test_a_lost_gpu_is_told_by_one_report_and_again_by_the_same_if_that_died(allocators: Allocators) -> None:
+    await allocators.tell(report("a", 80, 80))
+    (order,) = of_type(PlacementReserved, await allocators.tell(computed(candidate())))
+    there = "a/1" if order.placement.stages[0].gpus == ("a/0",) else "a/0"
+    left = report("a", 80, 80, number=2)
+    left = left.model_copy(update={"gpus": tuple(gpu for gpu in left.gpus if gpu.id == there)})
+    (lost,) = of_type(ReplicaLost, await allocators.tell(left))
+    assert of_type(ReplicaLost, await allocators.tell(left)) == [lost]
+    for number in (3, None):
+        assert of_type(ReplicaLost, await allocators.tell(left.model_copy(update={"number": number}))) == []
+
+
+def test_a_loss_has_one_message_id_whoever_tells_it() -> None:
+    loss = ReplicaLost(deployment_id=uuid4(), replica=0, token="t.0.0", node="a", detail="silent")
+    same = loss.model_copy(update={"detail": "GPU gone"})
+    assert reply_id(uuid4(), loss, 0) == reply_id(uuid4(), same, 7)
+    assert reply_id(uuid4(), loss, 0) != reply_id(uuid4(), loss.model_copy(update={"token": "t.0.1"}), 0)
 
 
 async def test_a_node_that_fell_silent_is_told_so_with_what_is_held_there_to_the_last(allocators: Allocators) -> None:

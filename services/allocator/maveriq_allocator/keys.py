@@ -16,7 +16,7 @@
     maveriq:allocator:node:<node>:drifted  hash: gpu -> how its memory is not as reserved, and since which report
     maveriq:allocator:heard                sorted set: node -> when it last reported, by `watch`
     maveriq:allocator:watch                hash: ticked_at_ms, Redis' clock; listened_ms: how long allocators listened
-    maveriq:allocator:said:lost:<token>    there for a while after its loss was told
+    maveriq:allocator:said:lost:<token>    the sweep or report that showed its loss; there for a while after it was told
     maveriq:allocator:said:late:<token>    there for a while after it was told to stop
     maveriq:allocator:tenant:<tenant>      hash: deployment -> bytes and GPUs that it holds
     maveriq:allocator:holds                hash: hold -> where it is (`holds.Place`)

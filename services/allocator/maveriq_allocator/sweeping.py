@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -27,8 +27,8 @@ from maveriq_allocator.reservations import Reservations
 from maveriq_allocator.store import Store
 
 _TICK = Path(__file__).with_name("tick.lua").read_text()
-REPEAT_S = 30  # what was told of a token is told again after that: who told it may have died before it was sent
-_LOST, _LATE = "lost", "late"
+LATE_S = 30  # a worker that runs on what it was told to stop is told again after that
+LOST_S = 600  # a loss that is still held after that is told again: no backlog is so long, its message failed
 
 log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ async def remind(bus: Bus, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
         try:
-            await bus.publish(SweepDue())
+            await bus.publish(SweepDue(mark=uuid4()))
         except (Unavailable, QueueFull, Unroutable) as error:
             log.warning("no sweep", error=repr(error))
 
@@ -56,12 +56,13 @@ class Sweeping:
         nodes: list[str] = await tick([keys.WATCH, keys.HEARD], [self.times.max_step_ms, silent_ms])
         return nodes
 
-    async def lost(self, node: str) -> list[ReplicaLost]:
-        """What a silent worker held. Said of each once, and again where that is lost."""
+    async def lost(self, node: str, sweep: UUID | None) -> list[ReplicaLost]:
+        """What a silent worker held. Each is said once, and again where a sweep is handed out again, for who handled it
+        may have died before it was sent."""
         told: list[ReplicaLost] = []
         holding = await self._held_on(node)
         for deployment_id, held in holding:
-            if await self._is_news(held.placement.token, _LOST):
+            if await self._is_loss_to_tell(held.placement.token, str(sweep or "")):
                 detail = f"the worker of node {node} did not report for {self.times.grace_s:.0f} s"
                 told.append(_lost(deployment_id, held, detail))
         if not holding:
@@ -86,7 +87,7 @@ class Sweeping:
             record = (await self.reservations.load(deployment_id)).record
             if adopting.is_wanted(record, token, replica):
                 unknown.append(token)
-            elif not adopting.is_known(record, token) and await self._is_news(token, _LATE):
+            elif not adopting.is_known(record, token) and await self._is_late_to_tell(token):
                 messages.append(lifecycle.drain(record, Stray(node=message.node, replica=replica, token=token)))
         if unknown:
             messages.append(ConfirmationRequested(node=message.node, tokens=tuple(unknown)))
@@ -106,13 +107,14 @@ class Sweeping:
     async def _on_lost_gpus(self, message: NodeReported, fields: Sequence[str]) -> list[ReplicaLost]:
         """What is held on GPUs that their node no longer has."""
         there = {gpu.id for gpu in message.gpus}
+        by = "" if message.number is None else f"{message.node}/{message.number}"
         lost: list[ReplicaLost] = []
         for gpu, _, token in (field.rpartition("|") for field in fields):
             if gpu in there or token.endswith("/hold"):
                 continue
             deployment_id, _ = keys.parse_token(token)
             held = (await self.reservations.load(deployment_id)).record.holding(token)
-            if held is not None and await self._is_news(token, _LOST):
+            if held is not None and await self._is_loss_to_tell(token, by):
                 lost.append(_lost(deployment_id, held, f"node {message.node} no longer has GPU {gpu}"))
         return lost
 
@@ -131,8 +133,17 @@ class Sweeping:
                 told.append(drifted(message.node, state))
         return told
 
-    async def _is_news(self, token: str, what: str) -> bool:
-        return bool(await self.redis.set(keys.said(token, what), "1", nx=True, ex=REPEAT_S))
+    async def _is_loss_to_tell(self, token: str, by: str) -> bool:
+        """Args:
+        by: the sweep or report that shows it; '': it cannot be told from others.
+        """
+        key = keys.said(token, "lost")
+        if await self.redis.set(key, by, nx=True, ex=LOST_S):
+            return True
+        return bool(by) and await self.redis.get(key) == by
+
+    async def _is_late_to_tell(self, token: str) -> bool:
+        return bool(await self.redis.set(keys.said(token, "late"), "1", nx=True, ex=LATE_S))
 
 
 def _lost(deployment_id: UUID, held: Held, detail: str) -> ReplicaLost:
