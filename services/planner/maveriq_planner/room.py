@@ -1,8 +1,9 @@
 """Which candidates what is free holds. Pure: candidates and fragments in, those that fit first out.
 
 A dry run shows first what a deploy would be given: as an allocator does, a replica is seated on one node, on GPUs of
-its own type, and on several types only where no candidate fits on its own. Several replicas are seated one after the
-other on the richest GPUs; an allocator tries more ways than that. Pipelines over several nodes are not looked at.
+its own type, and on several types only where no candidate fits on its own. One replica is seated wherever it fits.
+Several are seated one after the other on the richest GPUs: what is said to fit does, but an allocator, which tries more
+ways, may seat others too. Pipelines over several nodes are not looked at.
 """
 
 from collections import defaultdict
@@ -29,18 +30,21 @@ def seated_first(
 
 def fitting_first(
     candidates: Sequence[Candidate], num_layers: int, fragments: Sequence[Fragment]
-) -> tuple[tuple[Candidate, ...], int]:
-    """In their order otherwise; and how many fit."""
+) -> tuple[tuple[Candidate, ...], int | None]:
+    """In their order otherwise; and how many fit. None: none is known to, but several replicas may after all."""
     nodes: defaultdict[tuple[str, str], Free] = defaultdict(dict)
     for one in fragments:
         nodes[one.engine, one.node][one.gpu] = one.gpu_type, one.free_bytes
+    may = False
     for types_of in (_own, _mixed):
-        fits = [_fits(each, num_layers, types_of(each), nodes) for each in candidates]
+        seated = [_num_seated(each, num_layers, types_of(each), nodes) for each in candidates]
+        fits = [number == each.replicas for number, each in zip(seated, candidates, strict=True)]
+        may |= any(seated)
         if any(fits):
             first = [each for each, does in zip(candidates, fits, strict=True) if does]
             rest = [each for each, does in zip(candidates, fits, strict=True) if not does]
             return (*first, *rest), len(first)
-    return tuple(candidates), 0
+    return tuple(candidates), None if may else 0
 
 
 def _own(candidate: Candidate) -> frozenset[str]:
@@ -48,13 +52,15 @@ def _own(candidate: Candidate) -> frozenset[str]:
 
 
 def _mixed(candidate: Candidate) -> frozenset[str]:
-    return frozenset(speed.gpu_type for speed in candidate.mixable)
+    """None where its replicas cannot be mixed, or are split already."""
+    is_free = candidate.configuration.pp > 1 and not candidate.stages
+    return frozenset(speed.gpu_type for speed in candidate.mixable if is_free)
 
 
-def _fits(
+def _num_seated(
     candidate: Candidate, num_layers: int, types: frozenset[str], nodes: dict[tuple[str, str], Free]
-) -> bool:  # fmt: skip
-    """All replicas; no two nodes are in each other's way, for none spans them."""
+) -> int:  # fmt: skip
+    """Replicas; no two nodes are in each other's way, for none spans them."""
     left = candidate.replicas
     for (engine, _), gpus in nodes.items():
         free = {gpu: seen for gpu, seen in gpus.items() if seen[0] in types}
@@ -64,11 +70,11 @@ def _fits(
                 break
             free |= {gpu: (free[gpu][0], free[gpu][1] - taken) for gpu, taken in held}
             left -= 1
-    return left == 0
+    return candidate.replicas - left
 
 
 def _planned(candidate: Candidate, free: Free) -> list[tuple[str, int]] | None:
-    """The largest stage on the poorest GPU that holds it, then the next: it fits so if it does at all."""
+    """The largest stage on the richest GPU, then the next: it fits so if it does at all."""
     held: dict[str, int] = {}
     for stage in sorted(candidate.stages, key=lambda stage: -stage.reserved_bytes):
         able = [
@@ -78,7 +84,7 @@ def _planned(candidate: Candidate, free: Free) -> list[tuple[str, int]] | None:
         ]
         if not able:
             return None
-        held[min(able)[1]] = stage.reserved_bytes
+        held[max(able)[1]] = stage.reserved_bytes
     return list(held.items())
 
 
