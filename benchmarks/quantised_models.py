@@ -16,7 +16,7 @@ from maveriq.contracts import Precision
 from maveriq.contracts.accuracy import LAYER_PRECISIONS
 from maveriq.torch_layers import quantise, weight_bytes
 from maveriq_profiler.accuracy import PART_TOKENS
-from maveriq_profiler.cutting import find_layers
+from maveriq_profiler.cutting import layers_of
 
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 Plan = tuple[Precision, tuple[Precision, ...]]
@@ -80,7 +80,7 @@ class Kit:
 
     @staticmethod
     def _list(model: Any) -> Any:
-        return find_layers(model, model.config.num_hidden_layers).all
+        return layers_of(model, model.config.num_hidden_layers)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def counted(
     unquantised = law.unquantised_bytes(precision, kv_precision)
     head = facts.lm_head_params - facts.hidden_size
     norm = facts.hidden_size * (1 if tp == 1 else 2)  # a bias of the norm is in `head`, but whole on each rank
-    tied = min(facts.vocab_size * facts.hidden_size, facts.embedding_params, head) if facts.tied_embeddings else 0
+    shared = facts.tied_params or facts.vocab_size * facts.hidden_size
+    tied = min(shared, facts.embedding_params, head) if facts.tied_embeddings else 0
     of_token = law.cached_token_bytes(facts, engine, kv_precision, tp)
     weights = _layer_weight_bytes(facts, engine, precision, tp, unquantised)
     return Counted(

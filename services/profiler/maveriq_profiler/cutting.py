@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,25 +9,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from maveriq.torch_layers import DecoderParts, Uncuttable, find_layers, find_parts
+
 _CONFIGS: Any = AutoConfig  # transformers' types are partly unknown
 _MODELS: Any = AutoModelForCausalLM
 
 
 class Unreadable(Exception):
     """A source has no config that can be read, or its architecture cannot be cut; says what to give instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layers:
-    """Where a model keeps its decoder layers."""
-
-    parent: Any
-    name: str
-
-    @property
-    def all(self) -> Any:
-        """The nn.ModuleList."""
-        return getattr(self.parent, self.name)
 
 
 def read_config(source: str) -> Any:
@@ -111,24 +99,20 @@ def build(config: Any, device: str, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def find_layers(model: Any, num_layers: int) -> Layers:
-    """The outermost nn.ModuleList of `num_layers` entries.
+def layers_of(model: Any, num_layers: int) -> Any:
+    """Its nn.ModuleList of layers. Raises Unreadable."""
+    try:
+        return getattr(*find_layers(model, num_layers))
+    except Uncuttable as error:
+        raise Unreadable(f"{type(model).__name__} cannot be cut: {error}") from error
 
-    Raises:
-        Unreadable: there is none.
-    """
-    lists = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers
-    ]
-    if not lists:
-        raise Unreadable(
-            f"{type(model).__name__} cannot be cut: it keeps no list of its {num_layers} layers that can be counted"
-        )
-    path = min((path for path, _ in lists), key=lambda path: path.count("."))
-    parent, _, name = path.rpartition(".")
-    return Layers(model.get_submodule(parent), name)
+
+def parts_of(model: Any, num_layers: int) -> DecoderParts:
+    """Raises Unreadable."""
+    try:
+        return find_parts(model, num_layers)
+    except Uncuttable as error:
+        raise Unreadable(f"{type(model).__name__} cannot be cut: {error}") from error
 
 
 def _in_a_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """One stage of a model, run as the worker's torch engine runs it: what is timed here is what will be served.
 
 Alike: linear layers in blocks or packed, a cache in rows taken once, masks and positions made for each pass, one
-position's logits, a greedy choice on the host. Not alike: no scheduler and no sampler, which are Python of microseconds beside a
-pass of milliseconds.
+position's logits, a greedy choice on the host. Not alike: no scheduler and no sampler, which are Python of microseconds
+beside a pass of milliseconds.
 """
 
 import inspect
@@ -11,8 +11,16 @@ from typing import Any
 
 import torch
 
-from maveriq.torch_layers import DTYPES, AttentionMasks, CacheStore, quantise, use_cpu_kernels
-from maveriq_profiler.cutting import build, find_layers
+from maveriq.torch_layers import (
+    DTYPES,
+    AttentionMasks,
+    CacheStore,
+    kv_copies,
+    quantise,
+    use_cpu_kernels,
+    with_copies,
+)
+from maveriq_profiler.cutting import build, layers_of, parts_of
 from maveriq_profiler.formats import Format
 
 PREFILL_TOKENS = 512  # the engine reads a longer prompt in pieces of so many
@@ -57,7 +65,7 @@ def build_for_engine(config: Any, device: str, wanted: Format) -> Any:
     if getattr(config, "attn_logit_softcapping", None):
         config._attn_implementation = "eager"  # the sdpa of transformers refuses capped scores (Gemma 2)
     model = build(config, device, DTYPES[wanted.computed_in])
-    for layer in find_layers(model, config.num_hidden_layers).all:
+    for layer in layers_of(model, config.num_hidden_layers):
         quantise(layer, wanted.precision)
     use_cpu_kernels(model, torch.device(device), head=model.get_output_embeddings())
     return model
@@ -66,8 +74,9 @@ def build_for_engine(config: Any, device: str, wanted: Format) -> Any:
 class Rows:
     """The cache: what transformers' layers call of one."""
 
-    def __init__(self, num_rows: int, context_tokens: int, *, int8: bool) -> None:
-        self._num_rows, self._context_tokens, self._int8 = num_rows, context_tokens, int8
+    def __init__(self, num_rows: int, context_tokens: int, *, copies: int, int8: bool) -> None:
+        """copies: how often in a row the layers hand over each head; one of them is kept."""
+        self._num_rows, self._context_tokens, self._copies, self._int8 = num_rows, context_tokens, copies, int8
         self._stores: dict[int, tuple[CacheStore, CacheStore]] = {}
         self._num_used, self._start = 0, 0
 
@@ -79,13 +88,14 @@ class Rows:
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write [rows, heads, tokens, head size] of both; all of each row's from its position 0."""
+        keys, values = keys[:, :: self._copies], values[:, :: self._copies]
         if layer_idx not in self._stores:
             self._stores[layer_idx] = (self._room(keys), self._room(values))
         rows, end = slice(0, self._num_used), self._start + keys.shape[2]
         held: list[torch.Tensor] = []
         for store, new in zip(self._stores[layer_idx], (keys, values), strict=True):
             store.write((rows, slice(None), slice(self._start, end)), new)
-            held.append(store.read(rows, end))
+            held.append(with_copies(store.read(rows, end), self._copies))
         return held[0], held[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -100,34 +110,31 @@ class EngineStage:
     """Some consecutive layers of a model, with the embedding or the head at the ends."""
 
     def __init__(
-        self, model: Any, *, first_layer: int, num_layers: int, is_last: bool, int8_cache: bool = False
+        self, model: Any, *, first_layer: int, num_layers: int, is_first: bool, is_last: bool, int8_cache: bool = False
     ) -> None:
         """
         Args:
             model: of transformers; keeps only these layers from now on.
         """
         self._int8_cache = int8_cache
-        self._model, self._decoder = model, model.base_model
+        self._parts = parts_of(model, model.config.num_hidden_layers)
+        self._model, self._decoder = model, self._parts.owner
         self._config: Any = self._decoder.config
-        self._found = find_layers(model, self._config.num_hidden_layers)
-        self._all: list[Any] = list(self._found.all)
+        self._all: list[Any] = list(self._parts.all_layers)
         self._kinds_of_layers: list[str] | None = getattr(self._config, "layer_types", None)
         self._one_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.is_last = is_last
         first: torch.Tensor = next(model.parameters())
         self.device = first.device
         self._masks = AttentionMasks(self._config, first.dtype, first.device)
+        self._parts.cut(first_layer, num_layers, is_first=is_first, is_last=is_last)
         self.use(first_layer, num_layers)
-        if not is_last:
-            for name, _ in list(self._decoder.named_children()):
-                if "norm" in name or name == "ln_f":
-                    setattr(self._decoder, name, torch.nn.Identity())
         self._rooms: dict[tuple[int, int], Rows] = {}
 
     def use(self, first_layer: int, num_layers: int) -> None:
         """Run these of the model's layers only."""
         mine = slice(first_layer, first_layer + num_layers)
-        setattr(self._found.parent, self._found.name, torch.nn.ModuleList(self._all[mine]))
+        setattr(self._decoder, self._parts.layers, torch.nn.ModuleList(self._all[mine]))
         self._config.num_hidden_layers = num_layers
         if self._kinds_of_layers is not None:
             self._config.layer_types = self._kinds_of_layers[mine]
@@ -144,7 +151,9 @@ class EngineStage:
         num_tokens = len(step.token_ids[0])
         starts = torch.tensor(step.starts, device=self.device)
         positions = starts[:, None] + torch.arange(num_tokens, device=self.device)  # [rows, tokens]
-        rows = self._rooms.setdefault(step.room, Rows(*step.room, int8=self._int8_cache))
+        if step.room not in self._rooms:
+            self._rooms[step.room] = Rows(*step.room, copies=kv_copies(self._config), int8=self._int8_cache)
+        rows = self._rooms[step.room]
         rows.place(len(step.starts), step.starts[0])
         inputs: dict[str, Any] = {
             "attention_mask": self._masks.of(positions, max(step.starts) + num_tokens),

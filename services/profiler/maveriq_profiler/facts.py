@@ -7,17 +7,23 @@ from typing import Any
 import torch
 
 from maveriq.contracts import ModelFacts
-from maveriq_profiler.cutting import Unreadable, architecture, build, find_layers, read_config, with_layers
+from maveriq.torch_layers import CannotRun, DecoderParts, check_runs, kv_head_dim, num_kv_heads
+from maveriq_profiler.cutting import Unreadable, architecture, build, parts_of, read_config, with_layers
 from maveriq_profiler.layer import mlp_of, parallel_attention
 from maveriq_profiler.orders import Reading
 
-_NOT_COST = ("architecture", "shape_key", "num_layers", "max_context_tokens", "tied_embeddings")
+_NOT_COST = ("architecture", "shape_key", "num_layers", "max_context_tokens", "tied_embeddings", "tied_params")
 
 
 def read(source: str) -> Reading:
     """Raises Unreadable."""
     config = read_config(source)
-    return Reading(facts=facts_of(config), config_json=config.to_json_string(use_diff=False))
+    facts, config_json = facts_of(config), config.to_json_string(use_diff=False)
+    try:
+        check_runs(config)
+    except CannotRun as error:
+        return Reading(facts=facts, config_json=config_json, cannot_run={"torch": str(error)})
+    return Reading(facts=facts, config_json=config_json)
 
 
 def facts_of(config: Any) -> ModelFacts:
@@ -27,11 +33,13 @@ def facts_of(config: Any) -> ModelFacts:
     model = build(config, "meta", torch.float32)
     name = type(model).__name__
     num_layers = _positive(config, name, "num_hidden_layers")
-    layers = find_layers(model, num_layers).all
+    parts = parts_of(model, num_layers)
+    layers = parts.all_layers
     layer_params = _layer_params(layers, name)
     _check_cut(config, model, layer_params, num_layers)
     num_heads = _positive(config, name, "num_attention_heads")
-    first, last, tied = _ends(model, layers, name)
+    first, last = _ends(model, parts)
+    head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     hidden_size = _positive(config, name, "hidden_size")
     mlp = mlp_of(config, layers[0], name)
     facts = ModelFacts(
@@ -42,13 +50,14 @@ def facts_of(config: Any) -> ModelFacts:
         intermediate_size=mlp.width,
         vocab_size=_positive(config, name, "vocab_size"),
         num_heads=num_heads,
-        num_kv_heads=_num_kv_heads(config, num_heads),
-        head_dim=_head_dim(config, hidden_size // num_heads),
+        num_kv_heads=num_kv_heads(config),
+        head_dim=kv_head_dim(config),
         max_context_tokens=_positive(config, name, "max_position_embeddings"),
         layer_params=layer_params,
         embedding_params=first,
         lm_head_params=last,
-        tied_embeddings=tied,
+        tied_embeddings=head is table,
+        tied_params=table.numel() if head is table else 0,
         gated_mlp=mlp.gated,
         parallel_attention=parallel_attention(config),
         num_experts=mlp.num_experts,
@@ -95,30 +104,19 @@ def _check_cut(config: Any, model: Any, layer_params: int, num_layers: int) -> N
         )
 
 
-def _ends(model: Any, layers: Any, name: str) -> tuple[int, int, bool]:
-    """Parameters before and after the layers, and whether one matrix serves both.
-
-    Embeddings come first; all else outside the layers is after them.
-    """
+def _ends(model: Any, parts: DecoderParts) -> tuple[int, int]:
+    """Parameters before the layers, and all else outside them; a tied head counts in full."""
+    before = {id(each) for part in parts.modules(parts.before) for each in part.parameters()}
     head = model.get_output_embeddings()
-    table = model.get_input_embeddings()
-    if head is None or table is None:
-        raise Unreadable(f"{name} cannot be cut: it names no embedding or no lm_head; give a decoder-only model")
-    of_layers = {id(parameter) for parameter in layers.parameters()}
-    of_head = {id(parameter) for parameter in head.parameters()}
-    first = after = 0
-    for path, parameter in model.named_parameters():
-        if id(parameter) in of_layers:
-            continue
-        if "emb" in path or "project_in" in path or path.rsplit(".", 2)[-2] in ("wte", "wpe"):
-            first += parameter.numel()
-        elif id(parameter) not in of_head:
-            after += parameter.numel()
-    return first, after + _count(head), head.weight is table.weight
+    counted = before.union(id(each) for part in (parts.all_layers, head) for each in part.parameters())
+    first = sum(each.numel() for each in model.parameters() if id(each) in before)
+    after = sum(each.numel() for each in model.parameters() if id(each) not in counted)
+    return first, after + _count(head)
 
 
 def _count(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Elements that a checkpoint holds, tied ones once: parameters, and the buffers that are stored."""
+    return sum({id(each): each.numel() for each in module.state_dict(keep_vars=True).values()}.values())
 
 
 def _positive(config: Any, name: str, field: str) -> int:
@@ -126,24 +124,6 @@ def _positive(config: Any, name: str, field: str) -> int:
     if not isinstance(value, int) or value < 1:
         raise Unreadable(f"{name} cannot be cut: its config says {field}={value!r}; give a config.json with a number")
     return value
-
-
-def _num_kv_heads(config: Any, num_heads: int) -> int:
-    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
-        return 1  # Falcon, GPT-BigCode
-    for field in ("num_key_value_heads", "num_kv_heads"):
-        value = getattr(config, field, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return num_heads
-
-
-def _head_dim(config: Any, otherwise: int) -> int:
-    """Elements of a head's key or value; where the two differ (latent attention), their mean, rounded up."""
-    if getattr(config, "kv_lora_rank", None) and getattr(config, "v_head_dim", None):
-        key = int(config.qk_nope_head_dim) + int(config.qk_rope_head_dim)
-        return (key + int(config.v_head_dim) + 1) // 2
-    return int(getattr(config, "head_dim", None) or otherwise)
 
 
 def _shape_key(facts: ModelFacts, config: Any) -> str:

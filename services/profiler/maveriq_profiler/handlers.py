@@ -81,13 +81,23 @@ class Handlers:
             return _failed(deployment_id, FailureReason.MODEL_UNREADABLE, str(error))
         if other_shape := await self._other_shape(reading.facts, admission.model):
             return _failed(deployment_id, FailureReason.MODEL_UNREADABLE, other_shape)
-        present = await self.rigs.present()
-        calibrations = current(await self.calibrating.samples.calibrations(), present)
+        present = [rig for rig in await self.rigs.present() if rig.engine not in reading.cannot_run]
+        if (why := reading.cannot_run.get(self.probe.rig.engine)) and not present:
+            return _failed(deployment_id, FailureReason.MODEL_UNREADABLE, why)
+        calibrations = tuple(
+            one
+            for one in current(await self.calibrating.samples.calibrations(), present)
+            if one.engine not in reading.cannot_run
+        )
         known_kinds = self._covered(reading.facts, admission, calibrations)
         problem = await self._problem_here(deployment_id, reading, admission.model, known_kinds)
         asked = (*asked, self.probe.rig.name)
         taken = {f: Kind.of(f) for f in await self.catalog.of_shape(reading.facts.shape_key)}
-        known = [f for f, kind in taken.items() if kind.format in wanted and kind not in known_kinds]
+        known = [
+            f
+            for f, kind in taken.items()
+            if kind.format in wanted and kind not in known_kinds and kind.engine not in reading.cannot_run
+        ]
         known.sort(key=lambda f: wanted.index(taken[f].format))
         others = missing(present, known_kinds.union(taken.values()), measurable(admission.model), asked)
         if others:
@@ -123,6 +133,8 @@ class Handlers:
     async def _problem_here(self, deployment_id: UUID, reading: Reading, model: Model, known_kinds: set[Kind]) -> str:
         """Measures what this rig runs and is not calibrated for; why that gave nothing, or '' where it did."""
         rig = self.probe.rig
+        if rig.engine in reading.cannot_run:
+            return reading.cannot_run[rig.engine]
         here = [each for each in measurable(model) if each.runs_in(rig.precisions)]
         wanted = [one for one in here if Kind(rig.engine, rig.engine_version, rig.gpu_type, one) not in known_kinds]
         try:

@@ -48,6 +48,9 @@ class Reading(Value):
 
     facts: ModelFacts
     config_json: str = Field(description="The decoder's whole config, so that a source is read once.")
+    cannot_run: dict[str, str] = Field(
+        default_factory=dict[str, str], description="Engines that cannot, with the reason."
+    )
 
 
 class Measured(Value):

@@ -39,7 +39,9 @@ class Cut:
         self.device = device
         self.computes_alone = device.type == "cpu" and torch.get_num_threads() == 1
         int8_cache = wanted.kv_precision is Precision.INT8
-        self._stage = EngineStage(model, first_layer=0, num_layers=num_layers, is_last=True, int8_cache=int8_cache)
+        self._stage = EngineStage(
+            model, first_layer=0, num_layers=num_layers, is_first=True, is_last=True, int8_cache=int8_cache
+        )
 
     def use(self, num_layers: int) -> None:
         self._stage.use(0, num_layers)

@@ -146,7 +146,7 @@ def peaks(
     runtime = runtime_bytes(device)
     if model is None:
         model = build_for_engine(with_layers(config_from(config_json), 2), device_name, wanted)
-    stage = EngineStage(model, first_layer=0, num_layers=2, is_last=True)
+    stage = EngineStage(model, first_layer=0, num_layers=2, is_first=True, is_last=True)
     found: dict[Point, int] = {}
     for point in points:
         context = point.input_tokens + 1

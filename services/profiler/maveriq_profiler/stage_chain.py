@@ -127,7 +127,7 @@ def _stage(spec: ChainSpec, rank: int, model: Any | None, ring: _Ring, parent: A
     own: Any = model
     if model is None:
         own, first_layer = _part(spec, rank), 0
-    stage = EngineStage(own, first_layer=first_layer, num_layers=num_layers, is_last=is_last)
+    stage = EngineStage(own, first_layer=first_layer, num_layers=num_layers, is_first=rank == 0, is_last=is_last)
     if len(spec.layers) > 1:
         meet = f"file://{spec.rendezvous}"
         dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=len(spec.layers))
@@ -145,8 +145,6 @@ def _part(spec: ChainSpec, rank: int) -> Any:
     """A stage's layers, and the embedding or the head at the ends."""
     config = with_layers(config_from(spec.config_json), spec.layers[rank])
     part = build_for_engine(config, spec.devices[rank], spec.format)
-    if rank > 0:
-        part.set_input_embeddings(torch.nn.Identity())
     if rank < len(spec.layers) - 1:
         part.set_output_embeddings(torch.nn.Identity())
     return part

@@ -8,6 +8,7 @@ own, because that takes a while and the peak of its memory ends with it.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import asyncio
+import copy
 import fcntl
 import hashlib
 import json
@@ -25,6 +26,8 @@ from maveriq.contracts import FULL_PRECISIONS, Precision
 
 _DTYPE_NAMES = {Precision.FP32: "float32", Precision.BF16: "bfloat16", Precision.FP16: "float16"}
 _PARTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configuration, tokenizer
+_STORED_OTHERWISE = (".experts.0.", "embed_out.", ".block_sparse_moe.input_linear.")
+"""Mixtures whose experts stand one by one, GPT-NeoX's head, Granite's mixtures."""
 _TAIL_LINES = 12  # of what a failed conversion said
 
 
@@ -48,7 +51,7 @@ async def prepare(source: str, precision: Precision, cache_dir: Path) -> Path:
     found = await asyncio.to_thread(_locate, source)
     if found.is_dir() and any(found.glob("*.safetensors")):
         _check_whole(found)
-        if not _has_experts_apart(found):
+        if not is_stored_otherwise(found):
             return found
     target = cache_dir / "checkpoints" / _name(found, precision)
     if not target.exists():
@@ -78,15 +81,17 @@ def _check_whole(folder: Path) -> None:
         )
 
 
-def _has_experts_apart(folder: Path) -> bool:
-    """A mixture's checkpoint names each expert's matrices, where transformers' modules keep them in one tensor."""
+def is_stored_otherwise(folder: Path) -> bool:
+    """Whether names or shapes are not those of the text model's modules, so that transformers itself must read it."""
+    if "text_config" in json.loads((folder / "config.json").read_text()):
+        return True
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names: dict[str, Any] = json.loads(index.read_text())["weight_map"]
     else:
         with next(folder.glob("*.safetensors")).open("rb") as file:
             names = json.loads(file.read(int.from_bytes(file.read(8), "little")))  # as the format begins
-    return any(".experts.0." in name for name in names)
+    return any(mark in name for name in names for mark in _STORED_OTHERWISE)
 
 
 def _download(model_id: str) -> Path:
@@ -165,18 +170,31 @@ def _alone(lock: Path) -> Generator[None]:
 
 def _write(found: Path, precision: Precision, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+        GenerationConfig,
+    )
 
     dtype = getattr(torch, _DTYPE_NAMES[precision])
     where, options = (found.parent, {"gguf_file": found.name}) if found.is_file() else (found, {})
-    loaded: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
-    config, generation = loaded.config, loaded.generation_config
+    writes_only = type(AutoConfig.from_pretrained(where, **options)) in MODEL_FOR_CAUSAL_LM_MAPPING
+    reader: Any = AutoModelForCausalLM if writes_only else AutoModelForImageTextToText
+    loaded = reader.from_pretrained(where, dtype=dtype, **options)
+    config, generation = loaded.config.get_text_config(decoder=True), loaded.generation_config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # what was read is dequantised, and save_pretrained refuses it otherwise
     config.dtype = dtype
     with torch.device("meta"):
         plain: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    plain.load_state_dict(loaded.state_dict(), assign=True)
+    if type(plain) is type(loaded):
+        plain.load_state_dict(loaded.state_dict(), assign=True)
+    else:  # one that sees or hears too
+        plain.base_model.load_state_dict(loaded.get_decoder().state_dict(), assign=True)
+        plain.set_output_embeddings(copy.deepcopy(loaded.get_output_embeddings()))  # tied as the text's config says
     plain.tie_weights()
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
     if generation is None or generation.eos_token_id is None:

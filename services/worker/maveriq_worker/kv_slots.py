@@ -6,19 +6,22 @@
 import torch
 
 from maveriq.law.weights import SCALE_BYTES
-from maveriq.torch_layers import CacheStore
+from maveriq.torch_layers import CacheStore, with_copies
 
 
 class KvShapes:
     """Stands in for a cache in a model's first forward, to see what each layer keeps of a token."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: int = 1) -> None:
+        """copies: how often in a row each head is handed over; one of them is kept."""
+        self.copies = copies
         self.of_layer: dict[int, tuple[torch.Size, torch.Size]] = {}
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.of_layer[layer_idx] = (keys.shape, values.shape)  # [1, KV heads, 1, head size]
+        kept = keys[:, :: self.copies], values[:, :: self.copies]
+        self.of_layer[layer_idx] = (kept[0].shape, kept[1].shape)  # [1, KV heads, 1, head size]
         return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -52,6 +55,7 @@ class KvSlots:
         self._keys, self._values = (
             {layer: store(pair[which]) for layer, pair in shapes.of_layer.items()} for which in (0, 1)
         )
+        self._copies = shapes.copies
         self._rows = slice(0, 0)
         self._start: int | None = None
         self._at: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -81,13 +85,14 @@ class KvSlots:
         return self._write(self._keys[layer_idx], keys), self._write(self._values[layer_idx], values)
 
     def _write(self, store: CacheStore, new: torch.Tensor) -> torch.Tensor:
+        new = new[:, :: self._copies]
         if self._start is not None:
             store.write((self._rows, slice(None), slice(self._start, self._start + new.shape[2])), new)
         elif self._at is not None:
             rows, positions = self._at
             # index tensors apart put their shape first
             store.write((rows, slice(None), positions), new.transpose(1, 2))
-        return store.read(self._rows, self._end)
+        return with_copies(store.read(self._rows, self._end), self._copies)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._start or 0

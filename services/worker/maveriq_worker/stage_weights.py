@@ -2,13 +2,11 @@
 
 # torch, transformers and safetensors are typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportPrivateUsage=false
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -40,18 +38,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, found)
 
 
-def materialise_buffers(model: Any, device: torch.device) -> None:
-    """Compute what no checkpoint holds (rotary frequencies, embedding scales), as transformers' own loading does."""
-    for module in model.modules():
-        computed = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
-        for name in computed:
-            module._buffers[name] = torch.empty_like(module._buffers[name], device=device)
-        if computed:
-            model._init_weights(module)  # its parameters are still on meta, where this does nothing
-
-
 def load_weights(model: nn.Module, wanted_ids: set[int], checkpoint: Checkpoint, device: torch.device) -> None:
-    """Fill in the meta parameters and buffers whose id is in `wanted_ids`; tied ones are read once.
+    """Fill in the parameters and meta buffers whose id is in `wanted_ids`; tied ones are read once.
 
     Raises:
         TensorsMissing: naming the first few.
@@ -60,7 +48,8 @@ def load_weights(model: nn.Module, wanted_ids: set[int], checkpoint: Checkpoint,
     names: dict[int, list[str]] = {}
     wanted: dict[int, torch.Tensor] = {}
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
-        if tensor.is_meta and id(tensor) in wanted_ids:
+        # A model may draw a parameter on the CPU whatever device it is built on; a computed buffer is in no checkpoint.
+        if id(tensor) in wanted_ids and (tensor.is_meta or isinstance(tensor, nn.Parameter)):
             names.setdefault(id(tensor), []).append(name)
             wanted[id(tensor)] = tensor
     missing = [aliases[0] for aliases in names.values() if not any(alias in files for alias in aliases)]

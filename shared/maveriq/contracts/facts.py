@@ -24,6 +24,7 @@ class ModelFacts(Value):
         gt=0, description="Output projection and final norm, on the last stage; a tied head counts in full."
     )
     tied_embeddings: bool = Field(description="One matrix serves both ends where they share a stage.")
+    tied_params: int = Field(default=0, ge=0, description="Of that matrix; 0: vocab_size x hidden_size.")
     gated_mlp: bool = Field(default=True, description="The MLP has a gate beside its up projection.")
     parallel_attention: bool = Field(default=False, description="Attention and MLP run side by side.")
     num_experts: int = Field(default=0, ge=0, description="Of each layer's mixture; 0: one dense MLP.")

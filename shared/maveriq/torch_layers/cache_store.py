@@ -8,6 +8,11 @@ import torch
 Where = tuple[slice | torch.Tensor, ...]
 
 
+def with_copies(heads: torch.Tensor, copies: int) -> torch.Tensor:
+    """[rows, heads, tokens, head size]: each head so often in a row, as the layer handed it over."""
+    return heads if copies == 1 else heads.repeat_interleave(copies, dim=1)
+
+
 class CacheStore:
     """Rows x heads x tokens x head size; what was never written reads as 0."""
 

@@ -71,8 +71,8 @@ def quantised_bytes(layer: nn.Module, precision: Precision) -> int:
 
 
 def weight_bytes(*modules: nn.Module) -> int:
-    """Parameters and buffers of all of them together, tied ones once."""
-    tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    """What a checkpoint holds of all of them together, tied tensors once; tables that are computed are no weights."""
+    tensors = (tensor for module in modules for tensor in module.state_dict(keep_vars=True).values())
     return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 
 

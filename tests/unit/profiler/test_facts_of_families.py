@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from maveriq_profiler.cutting import Unreadable, find_layers
+from maveriq_profiler.cutting import Unreadable, layers_of
 from maveriq_profiler.facts import facts_of
 from tests.unit.profiler.families import FAMILIES
 from tests.unit.profiler.test_facts import DECODERS
@@ -61,7 +61,7 @@ class Reached(Exception):
 def test_attention_is_parallel_exactly_where_the_mlp_does_not_read_what_it_wrote(name: str) -> None:
     config = CONFIGS.for_model(**SMALL[name])
     model = MODELS.from_config(config)
-    layer = find_layers(model, 3).all[0]
+    layer = layers_of(model, 3)[0]
     attention = next(m for p, m in layer.named_modules() if p and type(m).__name__.endswith("Attention"))
     mlp = next(m for p, m in layer.named_modules() if p in ("mlp", "fc1", "block_sparse_moe", "feed_forward"))
     seen: dict[str, Any] = {}
@@ -128,12 +128,13 @@ def test_what_decides_cost_decides_the_shape_key() -> None:
     assert key("GPTNeoXForCausalLM") != key("GPT-NeoX, one after the other")
 
 
-def test_keys_and_values_of_latent_attention_are_counted_by_their_mean() -> None:
+def test_latent_attention_keeps_one_vector_for_all_heads() -> None:
     latent = DECODERS["LlamaForCausalLM"] | {
         "model_type": "minicpm3", "kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8,
         "qk_rope_head_dim": 4, "v_head_dim": 10, "num_key_value_heads": 4,
     }  # fmt: skip
-    assert facts_of(CONFIGS.for_model(**latent)).head_dim == 11
+    facts = facts_of(CONFIGS.for_model(**latent))
+    assert 2 * facts.num_kv_heads * facts.head_dim == 16 + 4
 
 
 def test_a_config_that_transformers_cannot_build_from_is_refused_in_a_line() -> None:

@@ -49,15 +49,15 @@ def passes() -> list[Pass]:
 
 
 def test_stages_one_after_the_other_are_the_whole_model() -> None:
-    whole = EngineStage(model(), first_layer=0, num_layers=4, is_last=True)
-    first = EngineStage(model(), first_layer=0, num_layers=3, is_last=False)
-    second = EngineStage(model(), first_layer=3, num_layers=1, is_last=True)
+    whole = EngineStage(model(), first_layer=0, num_layers=4, is_first=True, is_last=True)
+    first = EngineStage(model(), first_layer=0, num_layers=3, is_first=True, is_last=False)
+    second = EngineStage(model(), first_layer=3, num_layers=1, is_first=False, is_last=True)
     for step in passes():
         assert torch.allclose(second.forward(step, first.forward(step, None)), whole.forward(step, None), atol=1e-5)
 
 
 def test_pieces_and_cached_steps_choose_as_transformers_own_forward_does() -> None:
-    stage = EngineStage(model(), first_layer=0, num_layers=4, is_last=True)
+    stage = EngineStage(model(), first_layer=0, num_layers=4, is_first=True, is_last=True)
     outputs = [stage.forward(step, None) for step in passes()]
     with torch.inference_mode():
         reference = model()(input_ids=torch.full((1, 602), 7)).logits[0]
@@ -70,8 +70,8 @@ def test_a_quantised_double_computes_nearly_what_the_whole_one_does(precision: P
     torch.manual_seed(1)
     quantised = build_for_engine(config_from(json.dumps(TINY)), "cpu", Format(precision, Precision.FP32))
     for int8_cache in (False, True):
-        told = EngineStage(quantised, first_layer=0, num_layers=4, is_last=True, int8_cache=int8_cache)
-        whole = EngineStage(model(), first_layer=0, num_layers=4, is_last=True)
+        told = EngineStage(quantised, first_layer=0, num_layers=4, is_first=True, is_last=True, int8_cache=int8_cache)
+        whole = EngineStage(model(), first_layer=0, num_layers=4, is_first=True, is_last=True)
         for step in passes():
             ours, theirs = told.forward(step, None), whole.forward(step, None)
             assert not torch.equal(ours, theirs)

@@ -3,14 +3,16 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from maveriq.contracts import Precision
-from maveriq_worker.checkpoints import CheckpointFailed, eos_ids, prepare
+from maveriq_worker.checkpoints import CheckpointFailed, convert, eos_ids, is_stored_otherwise, prepare
 from maveriq_worker.torch_stage import TorchStage
-from tests.unit.worker.tiny_models import greedy, save_model, save_tokenizer, spec
+from tests.unit.worker.tiny_models import SHAPE, greedy, save_model, save_tokenizer, spec
 
 
 async def test_a_folder_of_safetensors_is_used_as_it_is(tmp_path: Path) -> None:
@@ -79,9 +81,45 @@ async def test_a_checkpoint_that_is_quantised_already_is_refused_with_what_to_do
 
 async def test_a_mixture_whose_experts_are_stored_one_by_one_is_converted_and_answers_alike(tmp_path: Path) -> None:
     source = tmp_path / "model"
-    model = save_model("Mixtral", source, num_local_experts=4, num_experts_per_tok=2)
+    model = save_model("Mixtral", source, as_published=True, num_local_experts=4, num_experts_per_tok=2)
     save_tokenizer(source)
     converted = await prepare(str(source), Precision.FP32, tmp_path / "cache")
     assert converted != source
-    expected = model.generate(torch.tensor([[4, 9, 2]]), max_new_tokens=5, do_sample=False, eos_token_id=None)
+    _answers_as(model, converted)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("GPTNeoX", {"num_key_value_heads": 4}), ("GraniteMoe", {"num_local_experts": 4, "num_experts_per_tok": 2})],
+    ids=["GPT-NeoX's head", "Granite's experts"],
+)
+def test_weights_of_other_names_are_converted_and_answer_alike(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    _converts(save_model(family, tmp_path / "model", as_published=True, **changes), tmp_path)
+
+
+def test_of_a_model_that_sees_too_the_text_half_is_served(tmp_path: Path) -> None:
+    seen = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "image_size": 28, "patch_size": 14}  # fmt: skip
+    torch.manual_seed(0)
+    models: Any = AutoModelForCausalLM
+    config = Gemma3Config(text_config={**SHAPE, "sliding_window": 6}, vision_config=seen, mm_tokens_per_image=4)
+    model = models.from_config(config).float().eval()
+    model.save_pretrained(tmp_path / "model")
+    _converts(model, tmp_path)
+
+
+def _converts(model: Any, folder: Path) -> None:
+    save_tokenizer(folder / "model")
+    assert is_stored_otherwise(folder / "model")
+    convert(folder / "model", Precision.FP32, folder / "converted")
+    assert not is_stored_otherwise(folder / "converted")
+    _answers_as(model, folder / "converted")
+
+
+def _answers_as(model: Any, converted: Path) -> None:
+    expected = model.generate(
+        torch.tensor([[4, 9, 2]]), max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
     assert greedy([TorchStage(spec(converted, (4,), 0))], [[4, 9, 2]], 5) == [expected[0, 3:].tolist()]

@@ -1,38 +1,26 @@
 """One stage's part of a model: exact for every family that can be cut, refused by name where it cannot."""
 
+import re
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from maveriq.contracts import Precision
+from maveriq.contracts import ModelFacts, Precision
+from maveriq_planner.memory import counted
+from maveriq_profiler.facts import read
 from maveriq_worker.torch_stage import StageCannotRun, TorchStage
 from maveriq_worker.torch_steps import Move, Pick, Step
+from tests.unit.worker.tiny_families import FAMILIES, REFUSED
 from tests.unit.worker.tiny_models import NUM_LAYERS, greedy, save_model, spec
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "Llama": {"tie_word_embeddings": True},
-    "Mistral": {"sliding_window": 6},
-    "Qwen2": {},
-    "Qwen3": {},
-    "SmolLM3": {"no_rope_layers": [1, 1, 1, 0]},
-    "Gemma": {},
-    "Gemma2": {"sliding_window": 6},
-    "Gemma3Text": {"sliding_window": 6},
-    "Phi": {},
-    "Phi3": {},
-    "Olmo2": {},
-    "Granite": {"embedding_multiplier": 3.0, "logits_scaling": 2.0},
-    "Cohere": {},
-    "GptOss": {"sliding_window": 6, "num_local_experts": 4},
-}
 PROMPTS = [[5, 9, 11, 3, 8, 21, 7, 64, 90], [4, 80], [33, 1, 2, 77, 5]]
 NUM_TOKENS = 8
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_any_split_gives_the_tokens_of_generate(family: str, tmp_path: Path) -> None:
+def test_any_split_gives_the_tokens_of_generate_in_the_bytes_that_are_planned(family: str, tmp_path: Path) -> None:
     model = save_model(family, tmp_path, **FAMILIES[family])
     expected = [
         model.generate(
@@ -40,17 +28,39 @@ def test_any_split_gives_the_tokens_of_generate(family: str, tmp_path: Path) -> 
         )[0, len(prompt) :].tolist()
         for prompt in PROMPTS
     ]
-    for split in ((NUM_LAYERS,), (3, 1), (1, 2, 1)):
+    reading = read(str(tmp_path))
+    assert not reading.cannot_run
+    for split in ((NUM_LAYERS,), (1, 2, 1)):
         stages = [TorchStage(spec(tmp_path, split, rank)) for rank in range(len(split))]
         assert greedy(stages, PROMPTS, NUM_TOKENS) == expected
+        assert [stage.weight_bytes + stage.kv_cache_bytes for stage in stages] == planned(reading.facts, split)
 
 
-@pytest.mark.parametrize(
-    ("family", "reason"), [("GPT2", "wpe"), ("Mamba", "linear_attention"), ("OPT", "no single list")]
-)
-def test_what_cannot_be_cut_is_refused_by_name(family: str, reason: str, tmp_path: Path) -> None:
-    model = save_model(family, tmp_path, **({"n_head": 4} if family == "GPT2" else {}))
-    with pytest.raises(StageCannotRun, match=f"{type(model).__name__}.*{reason}"):
+def planned(facts: ModelFacts, split: tuple[int, ...]) -> list[int]:
+    """Weights and cache of each stage, as the planner counts them."""
+    fp32, slots = Precision.FP32, np.array([3.0])  # as in `spec`
+    each = counted(facts, "torch", fp32, fp32, 1, slots, 64)
+    found = [int(each.layer_bytes[0]) * layers for layers in split]
+    found[0] += int(each.first_bytes)
+    found[-1] += int(each.last_bytes)
+    return [found[0] - int(each.tied_saving_bytes)] if len(split) == 1 else found
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_cannot_run_is_refused_by_name_when_it_is_read_and_in_the_same_words_by_a_stage(
+    family: str, tmp_path: Path
+) -> None:
+    changes, reason = REFUSED[family]
+    model = save_model(family, tmp_path, **changes)
+    why = read(str(tmp_path)).cannot_run["torch"]
+    assert why.startswith(f"the torch engine cannot run {type(model).__name__}: ") and reason in why
+    with pytest.raises(StageCannotRun, match=f"^{re.escape(why)}$"):
+        TorchStage(spec(tmp_path, (NUM_LAYERS,), 0))
+
+
+def test_layers_without_attention_are_refused_by_a_stage_too(tmp_path: Path) -> None:
+    save_model("Mamba", tmp_path)
+    with pytest.raises(StageCannotRun, match=r"MambaForCausalLM: .*linear_attention"):
         TorchStage(spec(tmp_path, (2, 2), 1))
 
 
@@ -92,7 +102,7 @@ def test_a_stage_keeps_within_its_reservation_or_says_what_it_needs(tmp_path: Pa
 
 def test_a_placement_with_another_number_of_layers_is_refused(tmp_path: Path) -> None:
     save_model("Llama", tmp_path)
-    with pytest.raises(StageCannotRun, match="5 layers, LlamaForCausalLM has 4"):
+    with pytest.raises(StageCannotRun, match="5 layers, the model has 4"):
         TorchStage(spec(tmp_path, (2, 3), 0))
 
 

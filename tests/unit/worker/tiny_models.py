@@ -25,15 +25,22 @@ TEMPLATE = (
 )
 
 
-def save_model(family: str, folder: Path, **changes: Any) -> Any:
-    """A random model of a family, written to `folder`; weights far enough from 0 that its tokens vary."""
-    config = getattr(transformers, f"{family}Config")(**{**SHAPE, **changes})
+def save_model(family: str, folder: Path, *, as_published: bool = False, **changes: Any) -> Any:
+    """A random model, written to `folder`; weights far enough from 0 that its tokens vary.
+
+    Args:
+        family: of a config's class; what follows a comma is ours.
+        as_published: named as checkpoints are, where modules have other names.
+    """
+    kind = family.partition(",")[0]
+    shape = {name: value for name, value in SHAPE.items() if (kind, name) != ("Falcon", "head_dim")}  # its own sets it
+    config = getattr(transformers, f"{kind}Config")(**{**shape, **changes})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(0, 0.3) if weight.ndim > 1 else weight.add_(torch.randn_like(weight) * 0.1)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_original_format=as_published)
     return model
 
 
