@@ -30,6 +30,7 @@ from maveriq_profiler.catalog import Catalog
 from maveriq_profiler.children import Children
 from maveriq_profiler.devices import devices_of
 from maveriq_profiler.handlers import Handlers
+from maveriq_profiler.kept_readings import KeptReadings
 from maveriq_profiler.learning import Learning
 from maveriq_profiler.measuring import ChildProbe, Probe, Rig
 from maveriq_profiler.neighbours import anyone_on
@@ -55,7 +56,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
     )
     redis: Any = cast(Any, Redis).from_url(settings.redis_url)
     children = Children(rig.threads, engine=rig.engine)
-    probe = ChildProbe(rig, settings.limits(cuda=rig.device != "cpu"), children)
+    probe = ChildProbe(rig, settings.limits(cuda=rig.device != "cpu"), children, KeptReadings(redis))
     ready = asyncio.Event()
     try:
         handlers = wire(redis, partial(publish_until_kept, bus), probe, settings, devices_of(rig, pynvml))

@@ -12,6 +12,7 @@ from maveriq_profiler.children import Children
 from maveriq_profiler.ended import Ended
 from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Limits, grid_for
+from maveriq_profiler.kept_readings import KeptReadings
 from maveriq_profiler.orders import FactsOrder, ItemOrder, Line, Order, ProbeOrder, Reading
 from maveriq_profiler.programme import Item
 
@@ -83,10 +84,12 @@ class Probe(Protocol):
 class ChildProbe:
     """Measures in a child process, one at a time: two would measure each other."""
 
-    def __init__(self, rig: Rig, limits: Limits, children: Children) -> None:
+    def __init__(self, rig: Rig, limits: Limits, children: Children, kept: KeptReadings | None = None) -> None:
+        """Args: kept: what is known of sources from earlier starts; None: nothing is."""
         self.rig = rig
         self._limits = limits
         self._children = children
+        self._kept = kept
         self._one_at_a_time = asyncio.Lock()
         self._read: dict[tuple[str, int], Reading] = {}
 
@@ -94,11 +97,19 @@ class ChildProbe:
         """What was read once stays known until the file changes; of a Hugging Face id, until this process ends."""
         key = (source, _changed_ns(source))
         if key not in self._read:
-            line, end = await self._run(Order(order=FactsOrder(source=source)))
-            if line.reading is None:
-                raise ModelUnreadable(line.unreadable or f"{source}: its config.json cannot be used ({end.told})")
-            self._read[key] = line.reading
+            self._read[key] = await self._kept_or_read(*key)
         return self._read[key]
+
+    async def _kept_or_read(self, source: str, changed_ns: int) -> Reading:
+        kept = self._kept if changed_ns else None
+        if kept is not None and (known := await kept.get(source, changed_ns)) is not None:
+            return known
+        line, end = await self._run(Order(order=FactsOrder(source=source)))
+        if line.reading is None:
+            raise ModelUnreadable(line.unreadable or f"{source}: its config.json cannot be used ({end.told})")
+        if kept is not None:
+            await kept.keep(source, changed_ns, line.reading)
+        return line.reading
 
     async def measure(self, reading: Reading, wanted: Format) -> Fingerprint:
         rig, precision = self.rig, wanted.precision
@@ -164,6 +175,7 @@ def _log_progress(one: Sample) -> None:
 
 
 def _changed_ns(source: str) -> int:
+    """0: it is no local file."""
     path = Path(source).expanduser()
     for one in (path / "config.json", path):
         if one.is_file():
