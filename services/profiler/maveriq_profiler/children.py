@@ -34,6 +34,7 @@ class Children:
         self._idle_s = idle_s
         self._mould: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
+        self._is_ready = False
         self._starting = asyncio.Lock()
         self._num_running = 0
         self._ending: asyncio.TimerHandle | None = None
@@ -54,7 +55,8 @@ class Children:
             finally:
                 with suppress(OSError):
                     writer.write_eof()
-                await asyncio.shield(_heard(reader, _to_nobody))  # until it is dead
+                if self._begins():
+                    await asyncio.shield(_heard(reader, _to_nobody))  # until it is dead
                 writer.close()
         finally:
             self._num_running -= 1
@@ -66,6 +68,8 @@ class Children:
         self._stay()
         self._let_go()
         if self._mould is not None:
+            with suppress(ProcessLookupError):
+                self._mould.kill()  # it may have torch to import before it would look
             await self._mould.wait()
 
     async def _begun(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -81,6 +85,7 @@ class Children:
     async def _start(self) -> None:
         self._let_go()
         self._control, theirs = socket.socketpair()
+        self._is_ready = False
         with theirs:
             self._mould = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "maveriq_profiler.mould", str(theirs.fileno()), *self._modules,
@@ -88,6 +93,13 @@ class Children:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # a Ctrl-C is for the profiler, which ends this one
             )  # fmt: skip
+
+    def _begins(self) -> bool:
+        """Whether orders are begun by now: not while modules are imported, and a killed one begins none."""
+        if self._control is not None and not self._is_ready:
+            with suppress(BlockingIOError):
+                self._is_ready = bool(self._control.recv(1, socket.MSG_DONTWAIT))
+        return self._is_ready
 
     def _stay(self) -> None:
         if self._ending is not None:

@@ -152,6 +152,7 @@ def main() -> None:
             import_module(name)
     gc.collect()
     gc.freeze()  # a child's collections would write to all of it, and so copy it
+    control.sendall(b"+")  # from now on orders are begun at once
     order = Mould(control).serve()
     if order is not None:
         order.carry_out()

@@ -122,6 +122,21 @@ async def test_whoever_gives_up_leaves_nothing_running_and_disturbs_no_other(emp
     assert is_gone(stays.pid)
 
 
+async def test_whoever_gives_up_or_ends_waits_for_no_import(
+    empty: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr("maveriq_profiler.children.TORCH", ("slow",))
+    slow, heard = Children(threads=1), Heard()
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(slow.run("doings", "sleep", heard.hear))
+        await asyncio.sleep(0.1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await slow.close()
+    assert heard.lines == []
+
+
 async def test_a_mould_that_is_killed_takes_its_children_along_and_is_replaced(empty: Children) -> None:
     heard, running = await begun(empty, "sleep")
     os.kill(heard.mould_pid, signal.SIGKILL)
