@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -67,8 +68,10 @@ def watch_gpus(api: Api, console: Console | None, sleep: Callable[[float], None]
     try:
         if console is None:
             _lines(api, sleep)
-        else:
+        elif console.is_terminal:
             _live(api, console, sleep)
+        else:
+            _pictures(api, console, sleep)
     except KeyboardInterrupt:
         return
 
@@ -100,6 +103,24 @@ def _live(api: Api, console: Console, sleep: Callable[[float], None]) -> None:
                     live.update(_view(fleet, console.width), refresh=True)
                 told = fleet
             sleep(POLL_S)
+
+
+def _pictures(api: Api, console: Console, sleep: Callable[[float], None]) -> None:
+    """Into a file or a pipe: one below the other, at each change that shows."""
+    told = ""
+    while True:
+        with console.capture() as drawn:
+            try:
+                console.print(_view(_read(api), console.width))
+            except CommandFailed as failed:
+                if not told:
+                    raise
+                console.print(f"not current: {failed}")
+        if drawn.get() != told:
+            told = drawn.get()
+            console.print(f"{datetime.now():%H:%M:%S}")
+            console.out(told, highlight=False)
+        sleep(POLL_S)
 
 
 def _read(api: Api) -> Fleet:

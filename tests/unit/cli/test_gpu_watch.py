@@ -71,6 +71,14 @@ def test_live_it_draws_the_bars_and_who_waits_and_says_when_it_is_not_current(in
     assert "not current: the store does not answer" in drawn
 
 
+def test_into_a_file_it_draws_one_picture_a_change_that_shows(ingress: ScriptedIngress) -> None:
+    file = io.StringIO()
+    sleep = script(ingress, {}, {"GET /v1/gpus": gpus(100)}, {"GET /v1/gpus": gpus(100)}, {})
+    watch_gpus(Api(ingress.url), Console(file=file, width=100), sleep)
+    assert file.getvalue().count("here/cpu:0") == 2
+    assert "\x1b" not in file.getvalue()
+
+
 def test_gpus_and_ps_tell_who_waits_in_the_order_of_the_line(ingress: ScriptedIngress, call: Call) -> None:
     ahead = waits().model_copy(update={"deployment_id": SECOND})
     ahead = ahead.model_copy(update={"intent": ahead.intent.model_copy(update={"priority": Priority.HIGH})})
