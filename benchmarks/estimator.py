@@ -156,12 +156,16 @@ def regrets(guesses: Sequence[Guess]) -> dict[str, float]:
     measured = [
         guess for guess in guesses if guess.row.table == FULL and guess.row.sample.output_tokens == OUTPUT_TOKENS
     ]
-    said = [guess for guess in measured if guess.latency_ms is not None and guess.memory_gib is not None]
+    said = [
+        (guess, guess.latency_ms, guess.memory_gib)
+        for guess in measured
+        if guess.latency_ms is not None and guess.memory_gib is not None
+    ]
     found: dict[str, float] = {}
     for name, objective in OBJECTIVES.items():
         if said:
             best = min(_true(guess, objective) for guess in measured)
-            chosen = min(said, key=lambda guess: objective(guess.latency_ms, guess.memory_gib, guess.row.num_gpus))
+            chosen, *_ = min(said, key=lambda one: objective(one[1], one[2], one[0].row.num_gpus))
             found[name] = _true(chosen, objective) / best
     return found
 

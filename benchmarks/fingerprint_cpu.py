@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import structlog
 import torch
 from fingerprint_cuts import errors_of_cuts
@@ -150,7 +151,8 @@ def memory_of(model: FullModel, calibration: Calibration) -> Iterable[dict[str, 
     constants = {constant.name: constant.value for constant in calibration.memory}
     rig = law.Rig("torch", model.precision, model.precision, 1, (1,))
     terms = law.activation_terms(model.facts, rig, num_stages=1, tokens=point.batch * point.input_tokens)
-    each = counted(model.facts, "torch", model.precision, model.precision, 1, model.slots, model.context_tokens)
+    slots = np.array(float(model.slots))
+    each = counted(model.facts, "torch", model.precision, model.precision, 1, slots, model.context_tokens)
     for split, reserved in model.reserved_bytes.items():
         tied = each.tied_saving_bytes if len(split) == 1 else 0
         predicted = sum(split) * float(each.layer_bytes) + each.first_bytes + each.last_bytes - tied
@@ -170,7 +172,7 @@ def summary(
     models: Sequence[FullModel], arguments: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
     full_s = sum(model.spent_s for model in models)
-    kinds = {
+    kinds: dict[str, Callable[[dict[str, Any]], bool]] = {
         "one_stage": lambda row: len(row["split"]) == 1,
         "even": lambda row: len(row["split"]) > 1 and max(row["split"]) - min(row["split"]) <= 2,
         "uneven": lambda row: max(row["split"]) - min(row["split"]) > 2,

@@ -4,6 +4,7 @@ The planner's law of fingerprints is fitted to the samples of each set of cuts a
 measured in the same rounds. Called by `fingerprint_cpu.py --cuts`.
 """
 
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -18,6 +19,10 @@ from maveriq_profiler.probe import measure
 CUTS = ((1, 2), (2, 4), (1, 2, 8), (2, 4, 8), (2, 8), (4, 8))
 POINTS = ((1, 32), (4, 32), (8, 32), (1, 128), (1, 512))
 BUDGET_S = 60.0
+REDUCED: dict[str, Callable[[list[float]], float]] = {
+    "median": lambda values: median(map(abs, values)),
+    "worst": lambda values: max(values, key=abs),
+}
 
 
 def errors_of_cuts(
@@ -64,7 +69,5 @@ def _errors(facts: ModelFacts, precision: Precision, cut: list[Sample], whole: l
             predicted = prefill.at_ends(s.input_tokens) + facts.num_layers * prefill.at_layer(s.input_tokens)
             off["prefill"].append(100 * (predicted / s.prefill_ms - 1))
     return {
-        f"{what}_{name}": round(reduce(values), 2)
-        for what, values in off.items()
-        for name, reduce in (("median", lambda v: median(map(abs, v))), ("worst", lambda v: max(v, key=abs)))
+        f"{what}_{name}": round(reduce(values), 2) for what, values in off.items() for name, reduce in REDUCED.items()
     }

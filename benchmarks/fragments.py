@@ -19,7 +19,6 @@ import gc
 import json
 import os
 import platform
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +27,9 @@ from statistics import mean, median
 from time import perf_counter
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.fragments_files import read, write
-from benchmarks.fragments_rules import Even, MaverIQ, Ours, Rule, WholeGpu
-from benchmarks.fragments_streams import LOADS, TYPES, Deployment, Instance, draw
+from fragments_files import read, write
+from fragments_rules import Even, MaverIQ, Ours, Rule, WholeGpu
+from fragments_streams import LOADS, TYPES, Deployment, Instance, draw
 
 RESULT = Path(__file__).parent / "results" / "fragments.json"
 RULES: dict[str, Rule] = {"ours": Ours(), "maveriq": MaverIQ(), "even": Even(), "whole_gpu": WholeGpu()}

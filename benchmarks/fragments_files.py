@@ -12,9 +12,8 @@ A JSON list of instances, sizes in bytes; `bound` may be left out where nobody k
 from collections import Counter
 from pathlib import Path
 
+from fragments_streams import Instance
 from pydantic import TypeAdapter, ValidationError
-
-from benchmarks.fragments_streams import Instance
 
 _INSTANCES = TypeAdapter(list[Instance])
 

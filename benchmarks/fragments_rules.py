@@ -6,7 +6,8 @@ All see the same bytes, models, pipeline degrees and nodes, and none may span no
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from benchmarks.fragments_streams import DEGREES, TYPES, Deployment, Gpu
+from fragments_streams import DEGREES, TYPES, Deployment, Gpu
+
 from maveriq.contracts import Candidate, Configuration, ModelFacts, Plan, Precision, Prediction
 from maveriq_allocator.choosing import Choice, Manner, Node, choose
 from maveriq_allocator.packing import Fragment

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import leave_one_out
-
+from maveriq import law
 from maveriq.law import Passes, Terms
 from maveriq_profiler import run_terms
 
@@ -41,7 +40,7 @@ def without(prefixes: tuple[str, ...]) -> Iterator[None]:
 
         return passes
 
-    places: tuple[Any, ...] = (run_terms, leave_one_out.law)
+    places: tuple[Any, ...] = (run_terms, law)
     before = [(place, name, getattr(place, name)) for place in places for name in ("decode_terms", "prefill_terms")]
     try:
         for place, name, whole in before:

@@ -1,6 +1,6 @@
 """What our law and MaverIQ's method say of each model when all that they learn from is other models' measurements."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import sqrt
@@ -12,7 +12,6 @@ from maveriq.contracts import Calibration, RunSample
 from maveriq_planner.maveriq_method import (
     START,
     Exponents,
-    Kind,
     MaveriqModel,
     Unmeasured,
     fit_exponents,
@@ -131,7 +130,7 @@ def _prompt(model: MaveriqModel) -> int | None:
     return model.samples[0].input_tokens if model.samples else None
 
 
-def _guess(row: Row, model: MaveriqModel, exponents: dict[Kind, Exponents]) -> Guess:
+def _guess(row: Row, model: MaveriqModel, exponents: Mapping[object, Exponents]) -> Guess:
     sample = row.sample
     kind, tp, pp = (sample.precision, sample.kv_precision), sample.tp, len(sample.layers)
     by = exponents.get(kind, exponents.get(_ANY, START))
@@ -147,7 +146,7 @@ def _guess(row: Row, model: MaveriqModel, exponents: dict[Kind, Exponents]) -> G
 _ANY = ("any", "any")
 
 
-def _exponents(others: Sequence[Row]) -> dict[Kind, Exponents]:
+def _exponents(others: Sequence[Row]) -> dict[object, Exponents]:
     """Of each pair of formats; of all together for a pair that no other model was measured with."""
     known: dict[object, list[tuple[MaveriqModel, RunSample]]] = {}
     fingerprints = {model: _fingerprint(others, model, "fingerprint") for model in models_of(others)}

@@ -16,16 +16,14 @@ micro-batch of the tables, each with its proven gap:
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from fragments import machine
 
-from benchmarks.fragments import machine
 from maveriq.contracts.quantizing import CostForm as Form
 from maveriq_planner.quantize import Choice, Effort, NothingFits, quantize
 from maveriq_planner.quantizing.fields import TablesError
@@ -47,7 +45,10 @@ def main() -> None:
     cases = dict(case_files(chosen.cases))
     if not cases:
         raise SystemExit(f"--cases: {chosen.cases} has no case file (a JSON object with `input`)")
-    report = {"machine": machine(), "cases": [row(name, case, chosen.count) for name, case in cases.items()]}
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "cases": [row(name, case, chosen.count) for name, case in cases.items()],
+    }
     if chosen.save:
         RESULT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report) if chosen.json else table(report["cases"]))
@@ -163,7 +164,7 @@ def off_recorded(tables: Tables, plan: Mapping[str, Any]) -> float:
     )
     pipeline = pipeline_of(tables, Form.THEIRS, plan["order"], int(plan["prefill_bz"]), int(plan["decode_bz"]))
     off = abs(cost(pipeline, split).objective / plan["obj"] - 1)
-    return off + 1.0 if faults(pipeline, split) else off
+    return off + 1.0 if faults(pipeline, split) else float(off)
 
 
 def shown(choice: Choice, tables: Tables) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Known:
 
 def known_of(kit: Kit, tokens: torch.Tensor) -> Known:
     model, layers = kit.whole()
-    parts = tokens.split(PART_TOKENS)
+    parts = torch.split(tokens, PART_TOKENS)
     by_layers = {p: losses(model, layers, parts, p, lambda done: None) for p in LAYER_PRECISIONS}
     text = Text(tokens, model)
     together = {p: text.read(kit.model(kit.uniform(Precision.FP32, p))).nats for p in LAYER_PRECISIONS}

@@ -100,7 +100,7 @@ class Text:
     """Tokens in parts that are read apart, and what full precision says of them."""
 
     def __init__(self, tokens: torch.Tensor, whole: Any) -> None:
-        self._parts = tokens.split(PART_TOKENS)
+        self._parts = torch.split(tokens, PART_TOKENS)
         with torch.inference_mode():
             self._full = [_distributions(whole, part) for part in self._parts]
 

@@ -81,9 +81,9 @@ def measure(amqp: str | None, *, chatty: bool) -> dict[str, Any]:
     with ExitStack() as running:
         if amqp is None:
             broker = running.enter_context(RabbitMq())
-            url, broker_pids = broker.url, (broker.pid,)
+            url, broker_pids = broker.url, [broker.pid]
         else:
-            url, broker_pids = amqp, beams()
+            url, broker_pids = amqp, [*beams()]
         ours = running.enter_context(our_way(url, broker_pids, 0))
         sse = running.enter_context(sse_way(0))
         streams = {str(count): compare(ours, sse, count, chatty) for count in STREAMS}
@@ -124,7 +124,7 @@ def rate(way: Way, count: int) -> Rate:
 
 def idle_p50_ms(way: Way) -> float:
     read = way.read(1, IDLE_TOKENS, timed=True)
-    return round(statistics.median(read["latencies_ms"][10:]), 3)
+    return round(float(statistics.median(read["latencies_ms"][10:])), 3)
 
 
 @contextmanager

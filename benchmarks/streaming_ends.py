@@ -9,7 +9,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -178,7 +178,7 @@ async def do_jobs(read: Callable[[Job], Awaitable[None]]) -> None:
         print(json.dumps({"num": job.num_taken, "took_s": took_s, "latencies_ms": job.latencies_ms}), flush=True)
 
 
-ENDS = {
+ENDS: dict[tuple[str, str], Callable[..., Coroutine[Any, Any, None]]] = {
     ("serve", "ours"): serve_ours,
     ("read", "ours"): read_ours,
     ("serve", "sse"): serve_sse,

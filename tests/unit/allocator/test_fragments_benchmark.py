@@ -5,11 +5,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from fragments import given
+from fragments_files import read, write
+from fragments_rules import Even, MaverIQ, Ours, Rule, WholeGpu, round_robin
+from fragments_streams import GIB, Deployment, Gpu, Instance, draw
 
-from benchmarks.fragments import given
-from benchmarks.fragments_files import read, write
-from benchmarks.fragments_rules import Even, MaverIQ, Ours, Rule, WholeGpu, round_robin
-from benchmarks.fragments_streams import GIB, Deployment, Gpu, Instance, draw
 from tests.unit.allocator.plans import memory
 
 
