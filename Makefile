@@ -6,8 +6,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 DISTRIBUTIONS := shared/pyproject.toml $(wildcard services/*/pyproject.toml)
 
+# Checks run side by side, and while the servers are fetched.
+MAKEFLAGS += --jobs=3
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint mypy pyright format schemas servers bench-streaming bench-torch-engine bench-fingerprint bench-uneven
+.PHONY: help install demo test lint style mypy pyright format schemas servers bench-streaming bench-torch-engine bench-fingerprint bench-uneven
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -21,13 +24,14 @@ install: .venv/installed ## Make .venv, or renew it when it is stale
 demo: install ## From an intent to streamed tokens, on this machine
 	$(BIN)/maveriq demo
 
-lint: install ## ruff, import-linter, mypy, pyright
+lint: style mypy pyright ## ruff, import-linter, mypy, pyright
+
+style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory --output-sync -j2 mypy pyright
 
-mypy pyright:
+mypy pyright: install
 	$(BIN)/$@
 
 # Two at a time, each with servers of its own; one where servers are given, which two would share.
