@@ -250,3 +250,21 @@ async def test_where_no_gpu_type_can_measure_the_deployment_fails(redis_url: str
     *_, failed = await goes_round(redis_url, probes, accepted())
     assert isinstance(failed, DeploymentFailed)
     assert (failed.reason, failed.detail) == (FailureReason.PROBE_FAILED, "full")
+
+
+async def test_a_model_that_the_engine_here_cannot_run_fails_unmeasured_with_the_reason(redis_url: str) -> None:
+    probe = FakeProbe(cannot_run={"torch": "the torch engine cannot run TinyForCausalLM: it is none"})
+    await answer(redis_url, FakeProbe(), accepted())  # what was known before does not help
+    failed = await answer(redis_url, probe, accepted())
+    assert isinstance(failed, DeploymentFailed)
+    assert (failed.reason, failed.detail) == (FailureReason.MODEL_UNREADABLE, probe.cannot_run["torch"])
+    assert not probe.measured
+
+
+async def test_a_model_that_one_engine_cannot_run_is_planned_for_the_other(redis_url: str) -> None:
+    why = {"torch": "the torch engine cannot run TinyForCausalLM: it is none"}
+    able = replace(rig("NVIDIA L4"), engine="trtllm", precisions=(Precision.FP32,))
+    probes = {probe.rig.name: probe for probe in (FakeProbe(cannot_run=why), FakeProbe(able, cannot_run=why))}
+    *_, measured = await goes_round(redis_url, probes, accepted())
+    assert isinstance(measured, FingerprintMeasured)
+    assert [f.engine for f in measured.fingerprints] == ["trtllm"]

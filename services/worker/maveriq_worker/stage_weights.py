@@ -1,6 +1,7 @@
 """Reads a stage's own tensors, and no others, from a folder of safetensors into a model built on the meta device."""
 
 # torch, transformers and safetensors are typed in part only.
+# pyright: reportPrivateUsage=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import json

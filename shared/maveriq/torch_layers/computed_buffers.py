@@ -20,7 +20,8 @@ def materialise_buffers(model: Any, within: nn.Module, device: torch.device) -> 
     for module in within.modules():
         computed = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
         for name in computed:
-            module._buffers[name] = torch.empty_like(module._buffers[name], device=device)
+            like: Any = module._buffers[name]
+            module._buffers[name] = torch.empty_like(like, device=device)
         if computed:
             model._init_weights(module)
         for name in computed:

@@ -74,6 +74,7 @@ def run_sample(item: Item, split: tuple[int, ...], point: Point) -> RunSample:
 class FakeProbe:
     rig: Rig = field(default_factory=rig)
     unreadable: str = ""
+    cannot_run: dict[str, str] = field(default_factory=dict[str, str])
     failure: str = ""
     measured: list[Precision] = field(default_factory=list[Precision])
     ran: list[str] = field(default_factory=list[str])
@@ -81,7 +82,7 @@ class FakeProbe:
     async def read(self, source: str) -> Reading:
         if self.unreadable:
             raise ModelUnreadable(self.unreadable)
-        return Reading(facts=FACTS, config_json="{}")
+        return Reading(facts=FACTS, config_json="{}", cannot_run=self.cannot_run)
 
     async def measure(self, reading: Reading, wanted: Format) -> Fingerprint:
         if self.failure:
