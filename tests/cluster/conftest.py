@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from maveriq.client import Client, connect
 from maveriq.contracts import Model, Precision, Variant
-from tests.cluster.seeding import LIKELY, SHAPES, calibrate
+from tests.cluster.seeding import LIKELY, SHAPES, calibrate, know
 from tests.cluster.system import System
 from tests.servers import RabbitMq, Redis
 
@@ -63,11 +63,12 @@ def save_llama(folder: Path, tokenizer: Any, **shape: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def system(cache_dir: Path) -> Iterator[System]:
+def system(cache_dir: Path, tiny: Model) -> Iterator[System]:
     """Every service as a process, on RabbitMQ and a Redis that keeps what it was told; the GPU type is calibrated."""
     with RabbitMq() as rabbitmq, Redis(persistent=True) as redis:
         precisions = (Precision.FP32, Precision.BF16, Precision.FP16)
         asyncio.run(calibrate(redis.url, LIKELY, precisions=precisions, shapes=(*SHAPES, (64, 30))))
+        asyncio.run(know(redis.url, tiny.source))
         devices = "cpu:0=26MiB,cpu:1=24MiB,cpu:2=24MiB"  # a vocabulary takes 12
         with System(rabbitmq.url, redis.url, devices=devices, cache_dir=cache_dir) as running:
             yield running

@@ -1,4 +1,4 @@
-"""A GPU type's calibration, as if its programme had run: for systems of which a test asks something else."""
+"""A calibration and a config that are known beforehand: for systems of which a test asks something else."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,7 +10,9 @@ from transformers import LlamaConfig
 from maveriq import law
 from maveriq.contracts import ModelFacts, Precision, RunSample
 from maveriq.engine_version import engine_version
-from maveriq_profiler.facts import facts_of
+from maveriq_profiler.facts import facts_of, read
+from maveriq_profiler.kept_readings import KeptReadings
+from maveriq_profiler.measuring import changed_ns
 from maveriq_profiler.pool import Outcome, Pool
 from maveriq_profiler.refitting import Refitting
 from maveriq_profiler.samples import Samples
@@ -47,6 +49,12 @@ async def calibrate(
                 await samples.keep_outcome(POOL, f"seeded|{hidden}|{precision}", Outcome(samples=taken, cost_s=1.0))
         await samples.end(POOL, calibration_id)
         assert await Refitting(samples, lambda: datetime.now(UTC)).fit(POOL) is not None
+
+
+async def know(redis_url: str, source: str) -> None:
+    """The profiler need not start the process that would read it."""
+    async with Redis.from_url(redis_url) as redis:
+        await KeptReadings(redis).keep(source, changed_ns(source), read(source))
 
 
 def runs(facts: ModelFacts, precision: Precision, layers: int, constants: Mapping[str, float]) -> Iterator[RunSample]:

@@ -10,19 +10,14 @@ from typing import Any
 import pytest
 
 from tests.cluster.system import System
-from tests.servers import RabbitMq, Redis
 
 PATIENCE_S = 60.0
 
 
 @pytest.fixture
-def system(cache_dir: Path) -> Iterator[System]:
-    settings = {"MAVERIQ_CALIBRATE": "on", "MAVERIQ_CALIBRATION_BUDGET_S": "1"}
-    with (
-        RabbitMq() as rabbitmq,
-        Redis(persistent=True) as redis,
-        System(rabbitmq.url, redis.url, devices="cpu:0=2GiB", cache_dir=cache_dir, **settings) as running,
-    ):
+def system(cache_dir: Path, rabbitmq_url: str, redis_url: str) -> Iterator[System]:
+    settings = {"MAVERIQ_CALIBRATE": "on", "MAVERIQ_CALIBRATION_BUDGET_S": "1", "MAVERIQ_NODE": "calibrated"}
+    with System(rabbitmq_url, redis_url, devices="cpu:0=2GiB", cache_dir=cache_dir, **settings) as running:
         yield running
 
 

@@ -13,21 +13,20 @@ import pytest
 
 from maveriq.client import Client, connect
 from maveriq.contracts import Basis, Deployment, Intent, Model, Sampling, Workload
-from tests.cluster.seeding import FAR_TOO_FAST, calibrate
+from tests.cluster.seeding import FAR_TOO_FAST, calibrate, know
 from tests.cluster.system import System
-from tests.servers import RabbitMq, Redis
 
 PATIENCE_S = 45.0
 ANSWER = Sampling(max_tokens=48, temperature=0, ignore_eos=True)
 
 
 @pytest.fixture
-def system(cache_dir: Path, tiny: Model) -> Iterator[System]:
-    with RabbitMq() as rabbitmq, Redis(persistent=True) as redis:
-        asyncio.run(calibrate(redis.url, FAR_TOO_FAST))
-        settings = {"MAVERIQ_REPORT_S": "1"}
-        with System(rabbitmq.url, redis.url, devices="cpu:0=400MiB", cache_dir=cache_dir, **settings) as running:
-            yield running
+def system(cache_dir: Path, tiny: Model, rabbitmq_url: str, redis_url: str) -> Iterator[System]:
+    asyncio.run(calibrate(redis_url, FAR_TOO_FAST))
+    asyncio.run(know(redis_url, tiny.source))
+    settings = {"MAVERIQ_REPORT_S": "1", "MAVERIQ_NODE": "learner"}
+    with System(rabbitmq_url, redis_url, devices="cpu:0=400MiB", cache_dir=cache_dir, **settings) as running:
+        yield running
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ class ChildProbe:
 
     async def read(self, source: str) -> Reading:
         """What was read once stays known until the file changes; of a Hugging Face id, until this process ends."""
-        key = (source, _changed_ns(source))
+        key = (source, changed_ns(source))
         if key not in self._read:
             self._read[key] = await self._kept_or_read(*key)
         return self._read[key]
@@ -174,7 +174,7 @@ def _log_progress(one: Sample) -> None:
              prefill_ms=round(one.prefill_ms, 3), decode_ms=round(one.decode_ms, 3))  # fmt: skip
 
 
-def _changed_ns(source: str) -> int:
+def changed_ns(source: str) -> int:
     """0: it is no local file."""
     path = Path(source).expanduser()
     for one in (path / "config.json", path):
