@@ -25,6 +25,7 @@ from maveriq_allocator.together import Budget, levelled, seated_together
 
 MAX_PACKED = 8  # nodes whose packings are compared, where screening cannot tell which is best: 1-2 ms each
 MAX_STATES = 200_000  # of all these packings together: 10-20 ms
+LEAST_STATES = 15_000  # that a packing counts as, however small: it takes a millisecond
 STATES_A_WAY = 6  # that take as long as one way to choose a node's GPUs takes to try
 
 
@@ -260,7 +261,7 @@ def _num_states(shape: Shape, fleet: Fleet) -> int:
     missing = 1 + most_missing(shape.pp, shape.tp, neighbours=shape.tp == 1)
     selecting = max(1, fleet.width) * missing * (shape.pp + 1) * 4 * (shape.num_layers + 1)
     mixing = 9 * shape.pp**2 // 2 * (shape.num_layers + 1) ** 2 // 3  # divisions of stages and ends, then of layers
-    return selecting + (len(fleet.types) - 1) * mixing
+    return max(LEAST_STATES, selecting + (len(fleet.types) - 1) * mixing)
 
 
 def _key(packing: Packing, node_cost: int) -> Key:
