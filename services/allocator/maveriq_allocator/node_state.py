@@ -26,7 +26,9 @@ class NodeState:
     versions: Mapping[str, str]
     """By GPU; another one: what is held on it, or its limit, has changed."""
     _free: Node = field(init=False, compare=False, repr=False)
-    """Made once: a decision looks at every node, and few of them have changed since the last."""
+    """Made once, as the next: a decision looks at every node, and few of them have changed since the last."""
+    _whole: Node | None = field(init=False, compare=False, repr=False, default=None)
+    """None: nobody asked yet."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_free", self._offered(None))
@@ -51,6 +53,13 @@ class NodeState:
             self.spans_nodes,
             self.headroom_bytes,
         )
+
+    def whole(self) -> Node:
+        """What would be free here if nothing of ours were held."""
+        if self._whole is None:
+            object.__setattr__(self, "_whole", self.emptied().fragments())
+        assert self._whole is not None, "it was just made"
+        return self._whole
 
     def emptied(self) -> "NodeState":
         """As if nothing of ours were held."""

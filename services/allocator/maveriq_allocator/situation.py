@@ -30,7 +30,7 @@ class Situation:
 
     def emptied(self) -> list[Node]:
         """All nodes as if nothing of ours were held; the silent ones may come back."""
-        return [node.emptied().fragments() for node in self.nodes]
+        return [node.whole() for node in self.nodes]
 
     def silent(self) -> list[str]:
         present = {node.name for node in self.snapshot.heard(self.node_timeout_s)} - self.avoided
