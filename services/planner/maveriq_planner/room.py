@@ -95,8 +95,10 @@ def _split(candidate: Candidate, num_layers: int, free: Free) -> list[tuple[str,
     if len(stages) < pp:
         return None
     poorest = [free[gpus[-1]][1] for gpus in stages]
-    layers = _layers(memory, num_layers, poorest)
-    return layers and [(gpu, taken) for gpus, taken in zip(stages, layers, strict=True) for gpu in gpus]
+    held = _held_bytes(memory, num_layers, poorest)
+    if held is None:
+        return None
+    return [(gpu, taken) for gpus, taken in zip(stages, held, strict=True) for gpu in gpus]
 
 
 def _stages(free: Free, tp: int) -> Iterable[list[str]]:
@@ -108,7 +110,7 @@ def _stages(free: Free, tp: int) -> Iterable[list[str]]:
         yield from (gpus[at : at + tp] for at in range(0, len(gpus) - tp + 1, tp))
 
 
-def _layers(memory: StageMemory, num_layers: int, free: Sequence[int]) -> list[int] | None:
+def _held_bytes(memory: StageMemory, num_layers: int, free: Sequence[int]) -> list[int] | None:
     """Bytes that each stage takes, its layers as even as free bytes let them be. None: they do not fit."""
     stages = range(len(free))
 
