@@ -57,6 +57,7 @@ from maveriq.contracts import (
     RequestSubmitted,
     ServiceTimed,
     SweepDue,
+    TrafficDrifted,
 )
 
 EXCHANGE = "maveriq"  # topic exchange, durable
@@ -112,7 +113,7 @@ INGRESS = Service(
         DeploymentWaiting, PlacementReserved, ReplicaReady,
         ReplicaFailed, ReplicaLost, DeploymentDraining, DeploymentReleased, DeploymentFailed, DeploymentRestored,
         InventoryChanged, MemoryDrifted,
-        PredictionMissed, CalibrationUpdated, CalibrationProgressed,
+        PredictionMissed, TrafficDrifted, CalibrationUpdated, CalibrationProgressed,
         AccuracySubmitted, AccuracyProgressed, AccuracyMeasured, DefragmentationProgressed,
     ),
     emits=(
@@ -128,7 +129,8 @@ PROFILER = Service(
     emits=(
         MeasurementRequested, MeasurementProgressed, FingerprintMeasured, DeploymentFailed,
         MemoryRequested, MemoryFreed,
-        CalibrationProgressed, CalibrationUpdated, PredictionMissed, AccuracyProgressed, AccuracyMeasured,
+        CalibrationProgressed, CalibrationUpdated, PredictionMissed, TrafficDrifted, AccuracyProgressed,
+        AccuracyMeasured,
     ),
     per_node=True,
 )  # fmt: skip

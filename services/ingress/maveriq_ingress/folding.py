@@ -35,6 +35,7 @@ from maveriq.contracts import (
     ReplicaReady,
     Route,
     State,
+    TrafficDrifted,
     Value,
     advance,
 )
@@ -45,6 +46,7 @@ Fact = (
     | MeasurementProgressed
     | FingerprintMeasured
     | PredictionMissed
+    | TrafficDrifted
     | PlanComputed
     | PlanPreviewed
     | DeploymentRestored
@@ -77,6 +79,7 @@ class Record(Value):
     fingerprints: tuple[Fingerprint, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     prediction_missed: PredictionMissed | None = None
+    traffic_drifted: TrafficDrifted | None = None
     plan: Plan | None = None
     placements: tuple[Placement, ...] = ()
     """Every reservation heard of, in order of arrival."""
@@ -124,6 +127,7 @@ class Record(Value):
             fingerprints=self.fingerprints,
             calibrations=self.calibrations,
             prediction_missed=self.prediction_missed,
+            traffic_drifted=self.traffic_drifted,
             plan=self.plan,
             placements=current,
             ready_replicas=tuple(placement.replica for placement in serves),
@@ -195,6 +199,8 @@ def _learn(record: Record, fact: Fact) -> Record:
             learned["failure"] = record.failure or failure
         case PredictionMissed():
             learned["prediction_missed"] = fact
+        case TrafficDrifted():
+            learned["traffic_drifted"] = fact
         case ReleaseAccepted() | DeploymentReleased():
             pass
     if isinstance(fact, FingerprintMeasured):

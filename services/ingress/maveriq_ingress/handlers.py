@@ -39,6 +39,7 @@ from maveriq.contracts import (
     ReplicaLost,
     ReplicaReady,
     State,
+    TrafficDrifted,
 )
 from maveriq_ingress.admission import admit, taken
 from maveriq_ingress.calibrations import Calibrations
@@ -131,6 +132,10 @@ class Handlers:
         self.metrics.count_missed(message)
         return await self.on_fact(message)
 
+    async def on_traffic_drifted(self, message: TrafficDrifted) -> tuple[Message, ...]:
+        self.metrics.count_drifted()
+        return await self.on_fact(message)
+
     async def on_end(self, message: DeploymentReleased | DeploymentFailed) -> tuple[Message, ...]:
         record = await self.statuses.learn(message, self.now())
         if isinstance(message, DeploymentFailed) and replans(record, message):
@@ -156,6 +161,7 @@ class Handlers:
             Handler(MeasurementProgressed, self.on_fact),
             Handler(FingerprintMeasured, self.on_fact),
             Handler(PredictionMissed, self.on_prediction_missed),
+            Handler(TrafficDrifted, self.on_traffic_drifted),
             Handler(PlanComputed, self.on_plan_computed),
             Handler(DeploymentRestored, self.on_deployment_restored),
             Handler(PlanPreviewed, self.on_fact),

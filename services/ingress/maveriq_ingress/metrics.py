@@ -24,6 +24,7 @@ class Metrics:
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     _missed: Counter = field(init=False)
+    _drifted: Counter = field(init=False)
     _deployments: Gauge = field(init=False)
     _version: Gauge = field(init=False)
     _residual: Gauge = field(init=False)
@@ -37,6 +38,10 @@ class Metrics:
             (*_ON, "what"),
             registry=self.registry,
         )
+        self._drifted = Counter(
+            "maveriq_traffic_drifted", "Deployments that were asked lastingly otherwise than they were planned for.",
+            registry=self.registry,
+        )  # fmt: skip
         self._deployments = self._gauge("maveriq_deployments", "Deployments by state.", ("state",))
         self._version = self._gauge("maveriq_calibration_version", "Grows with every fit of a GPU type.", _ON)
         self._residual = self._gauge(
@@ -49,6 +54,9 @@ class Metrics:
 
     def count_missed(self, message: PredictionMissed) -> None:
         self._missed.labels(message.engine, message.gpu_type, message.what).inc()
+
+    def count_drifted(self) -> None:
+        self._drifted.inc()
 
     async def text(self, calibrations: Calibrations, changes: Changes) -> bytes:
         """Raises RedisError."""

@@ -43,6 +43,7 @@ from maveriq_profiler.rig_seen import RigSeen
 from maveriq_profiler.rigs import Rigs
 from maveriq_profiler.samples import Samples
 from maveriq_profiler.settings import Settings
+from maveriq_profiler.traffic_watch import TrafficWatch
 from maveriq_profiler.watching import Watching
 
 
@@ -100,7 +101,7 @@ def wire(
         budget_s=settings.calibration_budget_s,
         idle=remeasuring.one,
     )
-    learning = Learning(rigs, samples, refitting, Watching(redis), _now)
+    learning = Learning(rigs, samples, refitting, Watching(redis), TrafficWatch(redis, _now), _now)
     return Handlers(probe, catalog, rigs, calibrating, learning, remeasuring, settings.estimator != "maveriq")
 
 

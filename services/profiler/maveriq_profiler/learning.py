@@ -12,6 +12,7 @@ from maveriq_profiler.pool import Pool
 from maveriq_profiler.refitting import Refitting
 from maveriq_profiler.rigs import Rigs
 from maveriq_profiler.samples import Samples
+from maveriq_profiler.traffic_watch import TrafficWatch
 from maveriq_profiler.watching import Watching
 
 log = structlog.get_logger()
@@ -23,17 +24,29 @@ class Learning:
     samples: Samples
     refitting: Refitting
     watching: Watching
+    traffic: TrafficWatch
     now: Callable[[], datetime]
 
     async def learn(self, report: ServiceTimed) -> list[Message]:
+        drifted = await self._asked(report)
         pool = await self._pool(report)
-        if pool is None:
-            return []
+        if pool is None or not report.times:
+            return drifted
         await self.samples.fold_in(pool, served(report, self.now()))
         fitted = await self.refitting.sharpen(pool)
         replan = await self._judge(report, pool)
         updated: list[Message] = [] if fitted is None else [CalibrationUpdated(calibration=fitted)]
-        return updated + replan
+        return updated + replan + drifted
+
+    async def _asked(self, report: ServiceTimed) -> list[Message]:
+        """Whether requests still come as planned."""
+        planned = await self.watching.planned(report.deployment_id)
+        drifted = None if planned is None else await self.traffic.judge(planned, report)
+        if drifted is None:
+            return []
+        log.warning("traffic drifted", planned_per_s=drifted.planned_per_s, moved=round(drifted.moved, 3),
+                    served_per_s=round(drifted.served.request_rate_per_s, 3))  # fmt: skip
+        return [drifted]
 
     async def _pool(self, report: ServiceTimed) -> Pool | None:
         """None: its stages sit on several GPU types, so their times speak of none; or no profiler knows the type, or

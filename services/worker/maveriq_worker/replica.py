@@ -159,14 +159,15 @@ class Replica:
         return self._serving is not None and self._serving.is_busy
 
     def timed(self) -> ServiceTimed | None:
-        """What its passes took since this was last asked.
+        """What its passes took, and whom it answered, since this was last asked.
 
         None: nothing ran, or nobody said what the model is.
         """
         times, facts = self._engine.times(), self.placement.facts
         configuration = self.placement.candidate.configuration
         layers = Counter(each for stage in self.placement.stages for each in stage.precisions)
-        if not times or facts is None:
+        requests = () if self._serving is None else self._serving.sizes.take()
+        if not (times or requests) or facts is None:
             return None
         return ServiceTimed(
             deployment_id=self._deployment_id,
@@ -181,6 +182,7 @@ class Replica:
             layers=self.placement.layers,
             mix=tuple(layers.items()),
             times=times,
+            requests=requests,
         )
 
     @property

@@ -14,6 +14,7 @@ from maveriq_worker.answering import ENGINE_ERROR, LATE, Answer, Ending, generat
 from maveriq_worker.engine import Engine, EngineFailed, RequestRefused
 from maveriq_worker.lanes import Lanes
 from maveriq_worker.outbox import Outbox, Sent
+from maveriq_worker.sizes import Sizes
 
 MAX_CANCELLED = 10_000  # ids remembered of requests that were cancelled before they got here
 LAST_CHUNKS_S = 5.0  # how long last chunks may take to be confirmed when the replica stops
@@ -55,6 +56,8 @@ class Serving:
         self._tasks: set[asyncio.Task[None]] = set()
         self._mailbox: Mailbox | None = None
         self._lanes = Lanes(bus, deployment_id, self._take, slots, lanes, self._has_room)
+        self.sizes = Sizes()
+        """Of what was answered in full."""
         self.failed: asyncio.Future[str] = self._loop.create_future()
         """Why the engine can serve no more. Who waits for it calls `give_back`."""
 
@@ -150,6 +153,8 @@ class Serving:
         last: Chunk | None
         try:
             last = await self._generate(answer)
+            if last.usage is not None:
+                self.sizes.add(last.usage.prompt_tokens, last.usage.completion_tokens)
         except RequestRefused as refused:
             last = answer.end(self._loop.time(), FinishReason.ERROR, error=refused.error)
         except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from maveriq.cli import options as o
 from maveriq.cli.api import Api, CommandFailed
+from maveriq.cli.finding import find
 from maveriq.cli.fleet_plot import draw_fleet
 from maveriq.cli.fleet_tables import fleet_name, fleet_view
 from maveriq.cli.intents import build_intent, checked
@@ -59,6 +60,9 @@ def provision(
         Path | None, typer.Option(help="CSV of requests: arrival, prompt and output tokens, as Azure's traces.")
     ] = None,
     histogram: Annotated[Path | None, typer.Option(help="JSON: edges, distribution and request rate.")] = None,
+    served: Annotated[
+        str | None, typer.Option(help="A deployment that `ps` says is asked otherwise than planned: what it served.")
+    ] = None,
     melange_config: Annotated[
         Path | None, typer.Option("--melange-config", help="Mélange's JSON, workload and GPUs; answers in its format.")
     ] = None,
@@ -127,7 +131,8 @@ def provision(
         "running": None if running is None else _running(running, url),
     }  # fmt: skip
     request = _request(
-        trace, histogram, melange_config, catalogue, checked(FleetTerms, terms, _OPTIONS), sources,
+        trace, histogram if served is None else _served(served, histogram, url), melange_config, catalogue,
+        checked(FleetTerms, terms, _OPTIONS), sources,
         {
             "only": tuple(only or ()), "request_rate_per_s": rate, "peak_window_s": peak_window_s, "buckets": buckets,
             "unnormalised": unnormalised, "curve": plot is not None,
@@ -137,14 +142,14 @@ def provision(
 
 
 def _request(
-    trace: Path | None, histogram: Path | None, melange: Path | None, catalogue: Path | None, terms: FleetTerms,
-    sources: LawSources | None, plain: dict[str, object],
+    trace: Path | None, histogram: Path | Histogram | None, melange: Path | None, catalogue: Path | None,
+    terms: FleetTerms, sources: LawSources | None, plain: dict[str, object],
 ) -> ProvisioningRequest:  # fmt: skip
     body: dict[str, object] = {
         **plain,
         "trace": None if trace is None else read_text(trace, "--trace"),
         "melange": None if melange is None else read_text(melange, "--melange-config"),
-        "histogram": None if histogram is None else _file_of(Histogram, histogram, "--histogram"),
+        "histogram": _file_of(Histogram, histogram, "--histogram") if isinstance(histogram, Path) else histogram,
         "catalogue": None if catalogue is None else _file_of(Catalogue, catalogue, "--catalogue"),
         "terms": terms,
         "law": sources,
@@ -181,6 +186,17 @@ def _show(fleet: Fleet, plot: Path | None, output: Path | None, top: int, consol
     for path, what in ((plot, "shows cost by request rate, and who serves what"), (output, "holds it as JSON")):
         if path is not None:
             console.print(f"[green]✓[/] {path} {what}")
+
+
+def _served(target: str, histogram: Path | None, url: str) -> Histogram:
+    """What a deployment answered, of which it was last said that it is asked otherwise than planned."""
+    if histogram is not None:
+        raise CommandFailed("--histogram and --served both say the workload", field="--served", exit_code=2)
+    drifted = find(target, Api(url).deployments()).traffic_drifted
+    if drifted is None:
+        problem = f"{target} is asked as it was planned, or was deployed without --histogram or --trace"
+        raise CommandFailed(problem, field="--served", code="not_drifted")
+    return drifted.served
 
 
 def _running(source: str, url: str) -> dict[str, object]:

@@ -67,7 +67,11 @@ def deployments(found: Sequence[Deployment]) -> RenderableType:
         )
     return Group(
         table,
-        *(Text(line, style="yellow") for each in found for line in (*_waiting(each), *_off_prediction(each))),
+        *(
+            Text(line, style="yellow")
+            for each in found
+            for line in (*_waiting(each), *_off_prediction(each), *_off_traffic(each))
+        ),
         *(Text(line, style="dim") for each in found for line in _routed(each)),
     )
 
@@ -92,6 +96,15 @@ def _off_prediction(deployment: Deployment) -> Iterator[str]:
         what = f"{str(deployment.deployment_id)[:8]} {missed.what.removesuffix('_ms')}"
         took = f"{duration(missed.measured_ms)} at batch {missed.batch}"
         yield f"{what} takes {took}, predicted were {between}: planned for again"
+
+
+def _off_traffic(deployment: Deployment) -> Iterator[str]:
+    drifted = deployment.traffic_drifted
+    if drifted is not None and deployment.state is State.READY:
+        start, served = str(deployment.deployment_id)[:8], drifted.served
+        faster = f"{digits(served.request_rate_per_s)} requests/s, planned were {digits(drifted.planned_per_s)}"
+        command = f"maveriq provision {deployment.intent.model} --served {start} --from running"
+        yield f"{start} answers {faster}; {drifted.moved:.0%} of them have other sizes than planned: {command}"
 
 
 def columns(*titles: str, right: Sequence[int] = ()) -> Table:

@@ -17,8 +17,10 @@ from maveriq.contracts.calibration import (
     Residuals,
     RunSample,
     Scope,
+    ServedRequests,
     ServedTime,
     ServiceTimed,
+    TrafficDrifted,
 )
 from maveriq.contracts.defragmentation import (
     DefragmentationProgressed,
@@ -246,6 +248,7 @@ __all__ = [
     "Sampling",
     "Scope",
     "ServedBy",
+    "ServedRequests",
     "ServedTime",
     "ServiceTimed",
     "Slo",
@@ -256,6 +259,7 @@ __all__ = [
     "SweepDue",
     "Timing",
     "TokenLogprob",
+    "TrafficDrifted",
     "Usage",
     "Value",
     "Variant",

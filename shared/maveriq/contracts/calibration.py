@@ -9,6 +9,7 @@ from pydantic import Field
 from maveriq.contracts.accuracy import LayerPrecisions
 from maveriq.contracts.facts import ModelFacts
 from maveriq.contracts.gpu import NODE_PATTERN
+from maveriq.contracts.histogram import Histogram
 from maveriq.contracts.message import DoorMessage, Message, Value
 from maveriq.contracts.model import Precision
 
@@ -172,8 +173,16 @@ class ServedTime(Value):
     count: int = Field(gt=0, description="Passes that the medians are of.")
 
 
+class ServedRequests(Value):
+    """Requests of about one size that were answered in full."""
+
+    input_tokens: int = Field(gt=0, description="Mean prompt.")
+    output_tokens: int = Field(gt=0, description="Mean answer.")
+    count: int = Field(gt=0)
+
+
 class ServiceTimed(Message):
-    """What a replica's passes took since it was last said. Bounded: few kinds, medians only."""
+    """What a replica's passes took, and whom it answered, since it was last said. Bounded: few kinds, medians only."""
 
     topic: ClassVar[str] = "service.timed.v1"
 
@@ -190,7 +199,8 @@ class ServiceTimed(Message):
     mix: tuple[tuple[Precision, int], ...] = Field(
         default=(), description="How many of its layers have which precision; empty: all have `precision`."
     )
-    times: tuple[ServedTime, ...] = Field(min_length=1, max_length=32)
+    times: tuple[ServedTime, ...] = Field(default=(), max_length=32)
+    requests: tuple[ServedRequests, ...] = Field(default=(), max_length=64)
 
 
 class PredictionMissed(Message):
@@ -206,3 +216,18 @@ class PredictionMissed(Message):
     measured_ms: float
     predicted_ms: float
     interval_ms: tuple[float, float]
+
+
+class TrafficDrifted(Message):
+    """A deployment is asked lastingly otherwise than its workload's histogram says: faster, or for other sizes.
+
+    Nothing changes by itself: what runs goes on, and whoever owns it decides.
+    """
+
+    topic: ClassVar[str] = "traffic.drifted.v1"
+
+    deployment_id: UUID
+    planned_per_s: float = Field(gt=0, description="Requests a second that it was planned for.")
+    moved: float = Field(ge=0, le=1, description="Share of the requests that are of other sizes than planned.")
+    served: Histogram = Field(description="What was served, by the buckets that were planned for.")
+    over_s: float = Field(gt=0, description="Of the last stretch, which this is of.")

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from maveriq.contracts.calibration import Calibration, PredictionMissed
+from maveriq.contracts.calibration import Calibration, PredictionMissed, TrafficDrifted
 from maveriq.contracts.fingerprint import Fingerprint
 from maveriq.contracts.intent import Intent
 from maveriq.contracts.message import DoorMessage, Message, Value
@@ -200,6 +200,9 @@ class Deployment(Value):
     calibrations: tuple[Calibration, ...] = Field(default=(), description="That its latest plan rests on.")
     prediction_missed: PredictionMissed | None = Field(
         default=None, description="The latest time that it was served otherwise than predicted, and planned for again."
+    )
+    traffic_drifted: TrafficDrifted | None = Field(
+        default=None, description="The latest time that it was asked lastingly otherwise than it was planned for."
     )
     plan: Plan | None = None
     placements: tuple[Placement, ...] = Field(default=(), description="At most one a replica: the latest.")

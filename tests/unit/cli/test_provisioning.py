@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from maveriq.cli import reading
-from maveriq.contracts import Gpu, GpuState, InventoryChanged, ModelFacts, State
+from maveriq.contracts import Gpu, GpuState, Histogram, InventoryChanged, ModelFacts, State, TrafficDrifted
 from maveriq.contracts.provisioning import Catalogue, Fleet
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
 from tests.unit.cli.plans import FULL, PICTURES, begins_as_it_should
-from tests.unit.cli.records import FIRST, deployment
+from tests.unit.cli.records import FIRST, deployment, listed
 from tests.unit.planner.measurements import FACTS, MODEL, calibration
 
 Call = Callable[..., Called]
@@ -168,3 +168,26 @@ def test_the_catalogues_schema_knows_every_field_that_the_page_names() -> None:
     gpu: Any = Catalogue.model_fields["gpus"].annotation
     for field in (*Catalogue.model_fields, *gpu.__args__[0].model_fields):
         assert f"`{field}`" in page, field
+
+
+def test_what_a_deployment_is_asked_for_now_is_named_by_ps_and_planned_for(
+    ingress: ScriptedIngress, call: Call, file: File
+) -> None:
+    served = Histogram.model_validate(HISTOGRAM | {"request_rate_per_s": 60})
+    drifted = TrafficDrifted(deployment_id=FIRST, planned_per_s=30, moved=0.25, served=served, over_s=600)
+    ready = deployment(State.READY)
+    ingress.answer("GET /v1/deployments", listed(ready.model_copy(update={"traffic_drifted": drifted})))
+    told = " ".join(call("ps").out.split())
+    assert "60 requests/s, planned were 30; 25% of them have other sizes than planned" in told
+    assert f"maveriq provision {ready.intent.model} --served {str(FIRST)[:8]} --from running" in told
+    rows = {"gpus": GPUS, "input_edges": HISTOGRAM["input_edges"], "output_edges": HISTOGRAM["output_edges"]}
+    catalogue = file("catalogue.json", rows)
+    found = call("provision", "--served", str(FIRST)[:8], "--catalogue", catalogue, "--json")
+    assert found.code == 0, found.err
+    assert Fleet.model_validate_json(found.out).request_rate_per_s == pytest.approx(60)
+    sizes = file("sizes.json", HISTOGRAM)
+    twice = call("provision", "--served", str(FIRST)[:8], "--histogram", sizes)
+    assert twice.code == 2 and "--served" in twice.err
+    ingress.answer("GET /v1/deployments", listed(ready))
+    calm = call("provision", "--served", str(FIRST)[:8])
+    assert calm.code == 1 and "asked as it was planned" in calm.err

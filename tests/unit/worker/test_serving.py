@@ -111,6 +111,8 @@ async def test_a_request_is_answered_chunk_by_chunk_and_the_last_has_usage_and_t
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (PROMPT_TOKENS, 3)
     assert last.timing is not None
     assert [c.finish_reason for c in scene.heard.chunks[:-1]] == [None, None]
+    (answered,) = scene.serving.sizes.take()
+    assert (answered.input_tokens, answered.output_tokens, answered.count) == (PROMPT_TOKENS, 3, 1)
 
 
 async def test_one_step_is_one_message_a_client(broker: InProcessBroker) -> None:
