@@ -19,15 +19,15 @@ class KeptReadings:
     def __init__(self, redis: Any) -> None:
         """Args: redis: a `redis.asyncio.Redis`."""
         self._redis = redis
-        self._key = f"readings:{_digest()}"
+        self.key = f"readings:{_digest()}"
 
     async def get(self, source: str, changed_ns: int) -> Reading | None:
-        text = await self._redis.hget(self._key, f"{changed_ns}|{source}")
+        text = await self._redis.hget(self.key, f"{changed_ns}|{source}")
         return None if text is None else Reading.model_validate_json(text)
 
     async def keep(self, source: str, changed_ns: int, reading: Reading) -> None:
-        await self._redis.hset(self._key, f"{changed_ns}|{source}", reading.model_dump_json())
-        await self._redis.expire(self._key, _KEEP_S)
+        await self._redis.hset(self.key, f"{changed_ns}|{source}", reading.model_dump_json())
+        await self._redis.expire(self.key, _KEEP_S)
 
 
 def _digest() -> str:

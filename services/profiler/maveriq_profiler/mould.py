@@ -79,7 +79,7 @@ class Mould:
         self._woken, self._wakes = socket.socketpair()
         for each in (self._woken, self._wakes):
             each.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _heeded)
         signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
 
     def serve(self) -> Order | None:
@@ -137,6 +137,10 @@ class Mould:
             if pid:
                 self._children.remove(child)
                 child.tell_end(status)
+
+
+def _heeded(number: int, frame: object) -> None:
+    """A signal with a handler is written to the wake-up socket, which is all that is wanted of it."""
 
 
 def last_words(said: bytes) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from maveriq.cli.api import CommandFailed
 
-KEPT = ("fingerprint", "calibration-")  # what the profiler measured: alone it outlives the cluster that wrote it
+KEPT = ("fingerprint", "calibration-", "readings:")  # what the profiler found out alone outlives the cluster
 CLEAR = """
 local deleted = 0
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -26,7 +26,7 @@ return deleted
 def embedded_redis(folder: Path) -> Generator[str, None, None]:
     """The URL of a private server that lives as long as the block.
 
-    Fingerprints and calibrations are kept in `folder` from one run to the next. Whatever else a former run
+    Fingerprints, calibrations and what configs said are kept in `folder` from one run to the next. Whatever else a former run
     left is cleared: its broker is gone, so its deployments are too. A second cluster at the same time
     keeps nothing.
 
