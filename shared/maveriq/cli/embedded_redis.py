@@ -26,9 +26,9 @@ return deleted
 def embedded_redis(folder: Path) -> Generator[str, None, None]:
     """The URL of a private server that lives as long as the block.
 
-    Fingerprints, calibrations and what configs said are kept in `folder` from one run to the next. Whatever else a former run
-    left is cleared: its broker is gone, so its deployments are too. A second cluster at the same time
-    keeps nothing.
+    Fingerprints, calibrations and what configs said are kept in `folder` from one run to the next. Whatever else
+    a former run left is cleared: its broker is gone, so its deployments are too. A second cluster at the same
+    time keeps nothing.
 
     Raises:
         CommandFailed: the wheel is not installed, or the server does not start.
