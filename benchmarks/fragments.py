@@ -7,7 +7,8 @@ Random clusters of 8, 64 and 512 GPUs of one and of four types, each GPU empty o
 deployments of published models that all fit at once: `bound` is the length of the stream, proved by the placement that
 it was drawn with. Ours is the allocator's own decision; the others are MaverIQ's greedy (from its description), even
 pipelines, and whole GPUs. Nobody knows what comes next, and nothing is moved. `before_refusal`: deployments placed
-before the first that was refused. `ms_median`: one decision of ours, all pipeline degrees.
+before the first that was refused. `ms_median`: one decision of ours, all pipeline degrees. `replicas_ms`: one decision
+for 2 to 16 replicas at once, on 64 and 512 GPUs of one and of four types.
 `--instances`: your own clusters and streams (their form: `fragments_files.py`); `--write` shows the random ones so.
 
 `--load 1.0` fills clusters as far as the random hand gets, nine tenths: there a large model that comes last can find no
@@ -21,6 +22,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from random import Random
 from statistics import mean, median
@@ -35,6 +37,8 @@ RESULT = Path(__file__).parent / "results" / "fragments.json"
 RULES: dict[str, Rule] = {"ours": Ours(), "maveriq": MaverIQ(), "even": Even(), "whole_gpu": WholeGpu()}
 ROUNDS = {8: 10, 64: 3, 512: 1}  # of each number of GPUs, types and load
 NUM_FLEET_GPUS = 10_000
+REPLICAS = (2, 4, 8, 16)
+LIMIT_MS = 50.0
 
 
 def main() -> None:
@@ -44,7 +48,7 @@ def main() -> None:
     options.add_argument("--load", type=float, action="append", help="share of the free bytes (default: 0.7, 0.8, 0.9)")
     options.add_argument("--instances", type=Path, help="clusters and streams from a file; see fragments_files.py")
     options.add_argument("--write", type=Path, help="write the random instances as such a file, and do no more")
-    options.add_argument("--pack", action="store_true", help="only the time of one decision on 10,000 GPUs")
+    options.add_argument("--pack", action="store_true", help="only the times of decisions")
     options.add_argument("--json", action="store_true")
     options.add_argument("--save", action="store_true", help=f"write {RESULT.name} too")
     chosen = options.parse_args()
@@ -57,6 +61,7 @@ def main() -> None:
         report["instances"] = [entry.row() for entry in entries]
         report["summary"] = summary(report["instances"])
     report["pack_ms"] = {str(NUM_FLEET_GPUS): pack_ms(chosen.seed)}
+    report["replicas_ms"] = {str(number): replicas_ms(chosen.seed, number) for number in REPLICAS}
     if chosen.save:
         RESULT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report) if chosen.json else table(report))
@@ -181,6 +186,26 @@ def pack_ms(seed: int) -> float:
     return round(median(times), 2)
 
 
+def replicas_ms(seed: int, num_replicas: int) -> dict[str, float]:
+    """Of decisions that seat so many replicas, and of those that find no seats for all."""
+    ours = Ours()
+    placed: list[float] = []
+    refused: list[float] = []
+    for gpus, types in product((64, 512), (1, 4)):
+        instance = draw(Random(f"{seed}/replicas/{gpus}/{types}"), gpus, types, 0.5)
+        there = ours.snapshot(instance.nodes, {gpu.name: gpu.free_bytes for node in instance.nodes for gpu in node})
+        for deployment in instance.stream[:20]:
+            plan = ours.plan(deployment)
+            begun = perf_counter()
+            choice = ours.decide(plan, there, TYPES, num_replicas)
+            (refused if choice is None else placed).append(1000 * (perf_counter() - begun))
+    return {
+        "placed": len(placed), "median": round(median(placed), 2), "max": round(max(placed), 2),
+        "over_50": sum(ms > LIMIT_MS for ms in placed),
+        "refused": len(refused), "refused_max": round(max(refused, default=0.0), 2),
+    }  # fmt: skip
+
+
 def machine() -> dict[str, Any]:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
@@ -203,6 +228,7 @@ def table(report: Mapping[str, Any]) -> str:
             bound = f"{mean(bounds):6.1f}" if bounds else f"{'?':>6}"
             lines.append(f"{group[0]:5} {group[1]:5} {group[2] or '?':>5} {bound} {placed}")
         lines += ["", *(f"{key}: {value}" for key, value in report["summary"].items())]
+    lines += ["", *(f"{number} replicas: {told}" for number, told in report["replicas_ms"].items())]
     lines += ["", f"one decision on {NUM_FLEET_GPUS} GPUs: {report['pack_ms'][str(NUM_FLEET_GPUS)]} ms"]
     return "\n".join(lines)
 

@@ -41,8 +41,11 @@ class Ours:
     def plan(self, deployment: Deployment) -> Plan:
         return _plan(deployment)
 
-    def decide(self, plan: Plan, nodes: Sequence[Node], types: Iterable[str]) -> Choice | None:
-        return choose(plan, nodes, manner=Manner(speeds=dict.fromkeys(sorted(types), 1.0)))
+    def decide(
+        self, plan: Plan, nodes: Sequence[Node], types: Iterable[str], num_replicas: int | None = None
+    ) -> Choice | None:
+        manner = Manner(speeds=dict.fromkeys(sorted(types), 1.0))
+        return choose(plan, nodes, num_replicas=num_replicas, manner=manner)
 
 
 class MaverIQ:
