@@ -3,10 +3,10 @@
 Given 4 to 15 rows and a large fp32 weight, MKL takes longer for the whole product than for its parts; why is not known.
 What is multiplied is the weight as it was loaded, so this costs no memory; with other counts of rows nothing changes.
 
-A bf16 weight is brought into the order that oneDNN reads it in at each product, unless it is kept in that order: then a
-product of few rows takes a quarter to a third less time. fp32 weights gain nothing so with one row, and lose a little.
+A bf16 weight is brought into the order that oneDNN reads at each product, unless it is kept in that order: products of
+few rows then take less time. fp32 weights gain nothing so with one row, and lose a little.
 
-`benchmarks/torch_engine.py` shows what a batch of eight gains over one, in either precision.
+`benchmarks/cpu_linear.py` shows what either brings, `benchmarks/torch_engine.py` what a batch of eight gains over one.
 """
 
 # torch, transformers and safetensors are typed in part only.
