@@ -76,11 +76,18 @@ class Children:
         async with self._starting:
             if self._control is None or self._mould is None or self._mould.returncode is not None:
                 await self._start()
-            assert self._control is not None, "it was started"
             ours, theirs = socket.socketpair()
             with theirs:
-                socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+                try:
+                    self._hand_over(theirs)
+                except BrokenPipeError:  # it was killed just now
+                    await self._start()
+                    self._hand_over(theirs)
         return await asyncio.open_unix_connection(sock=ours, limit=_LINE_LIMIT_BYTES)
+
+    def _hand_over(self, connection: socket.socket) -> None:
+        assert self._control is not None, "it was started"
+        socket.send_fds(self._control, [b"+"], [connection.fileno()])
 
     async def _start(self) -> None:
         self._let_go()
