@@ -213,7 +213,8 @@ def room_words(plan: Plan) -> Iterator[Text]:
     """Whether what was free holds what is shown first, where somebody looked."""
     fit, kept = plan.num_fitting, len(plan.candidates)
     if fit == 0:
-        yield Text("none of these fits what is free now: a deploy waits until memory comes back", style="yellow")
+        told = "none of these fits what is free now: a deploy waits for memory, or fails where all of it is too little"
+        yield Text(told, style="yellow")
     elif fit is not None and fit < kept:
         first = "the first fits" if fit == 1 else f"the first {fit} fit"
         yield Text(f"{first} what is free now, the others need more; each group is ranked by itself", style="dim")

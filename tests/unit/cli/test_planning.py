@@ -178,7 +178,7 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_asked(
 
 
 def test_a_plan_says_what_of_it_fits_what_is_free(ingress: ScriptedIngress, call: Call) -> None:
-    for num_fitting, told in ((0, "a deploy waits"), (1, "the first fits what is free now"), (None, None)):
+    for num_fitting, told in ((0, "a deploy waits for memory"), (1, "the first fits what is free now"), (None, None)):
         plans(ingress, FULL.model_copy(update={"num_fitting": num_fitting}))
         for options in ((), ("--explain",)):
             out = " ".join(call("plan", "tiny", *options).out.split())
