@@ -64,12 +64,8 @@ def runs(python: Path) -> bool:
 
 
 def pip(*arguments: str, required: bool = True) -> bool:
-    """Install; where it is not `required`, failing is an answer and prints nothing.
-
-    Modules are compiled when they are first imported: most never are.
-    """
-    options = ("--quiet", "--no-compile", "--disable-pip-version-check")
-    command = [str(PYTHON), "-m", "pip", "install", *options, *arguments]
+    """Install; where it is not `required`, failing is an answer and prints nothing."""
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     print("pip install", *(Path(a).name if a.startswith("/") else a for a in arguments), flush=True)
     done = subprocess.run(command, check=False, capture_output=not required, text=True)
     if required and done.returncode:
