@@ -61,7 +61,7 @@ def use_cpu_kernels(model: nn.Module, device: torch.device, *, head: nn.Module |
     """
     if device.type != "cpu":
         return
-    blocks, packs = torch.backends.mkl.is_available(), _packs()  # type: ignore[no-untyped-call]
+    blocks, packs = torch.backends.mkl.is_available(), packs_bf16()  # type: ignore[no-untyped-call]
     for module in model.modules():
         if type(module) is not nn.Linear:
             continue
@@ -75,7 +75,8 @@ def _gains_by_blocks(weight: torch.Tensor) -> bool:
     return weight.dtype == torch.float32 and weight.shape[0] % BLOCK == 0 and weight.nbytes >= LEAST_BYTES
 
 
-def _packs() -> bool:
+def packs_bf16() -> bool:
+    """Whether this build of torch, on this processor, multiplies packed bf16 weights."""
     return torch.backends.mkldnn.is_available() and bool(_ONEDNN._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
 
 

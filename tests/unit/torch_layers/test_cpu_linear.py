@@ -5,15 +5,13 @@ import torch
 from torch import nn
 
 from maveriq.torch_layers import weight_bytes
-from maveriq.torch_layers.cpu_linear import BLOCK, BlockedLinear, PackedLinear, use_cpu_kernels
+from maveriq.torch_layers.cpu_linear import BLOCK, BlockedLinear, PackedLinear, packs_bf16, use_cpu_kernels
 
 CPU = torch.device("cpu")
 LARGE = (576, 1024)  # in and out features: 2.25 MiB
 SHAPES = [(1, 1), (3, 1), (4, 1), (8, 1), (1, 9), (2, 7), (15, 1), (16, 1), (4, 8)]
 
-packs = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN multiplies bf16 on no processor as old as this"
-)
+packs = pytest.mark.skipif(not packs_bf16(), reason="no oneDNN here, or a processor on which it multiplies no bf16")
 
 
 @pytest.mark.parametrize("bias", [True, False])
