@@ -1,16 +1,11 @@
-"""What a worker and an engine's own process say to each other: pickled, each with its length before it.
-
-Both ends are this very package, joined by a socket pair that nobody else has.
-"""
+"""What a worker and an engine's own process say to each other, over a private socket (stage_link.py)."""
 
 import asyncio
-import pickle
 from dataclasses import dataclass
 
 from maveriq.contracts import InferenceError
 from maveriq_worker.engine import Generation, Launch, Produced, StageStats
-
-_LENGTH_BYTES = 8
+from maveriq_worker.stage_link import Gone, frame, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +51,14 @@ class Step:
 Frame = Start | Ask | Abort | Stop | Started | Failure | Step
 
 
-def write_frame(writer: asyncio.StreamWriter, frame: Frame) -> None:
-    body = pickle.dumps(frame, pickle.HIGHEST_PROTOCOL)
-    writer.write(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
+def write_frame(writer: asyncio.StreamWriter, said: Frame) -> None:
+    writer.write(frame(said))
 
 
 async def read_frame(reader: asyncio.StreamReader) -> Frame | None:
     """The next frame; None where the other side is gone."""
     try:
-        length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
-        frame: Frame = pickle.loads(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, ConnectionError):
+        said: Frame = await read(reader)
+    except Gone:
         return None
-    return frame
+    return said
