@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from maveriq_profiler.children import Children, Hear
-from maveriq_profiler.ended import Ended
+from maveriq_profiler.exit_status import ExitStatus
 from maveriq_profiler.kept_readings import KeptReadings
 from maveriq_profiler.measuring import ChildProbe, ModelUnreadable
 from maveriq_profiler.orders import Line, Order, Reading
@@ -32,12 +32,12 @@ class Reader:
     def __init__(self) -> None:
         self.num_read = 0
 
-    async def run(self, module: str, order: str, hear: Hear) -> Ended:
+    async def run(self, module: str, order: str, hear: Hear) -> ExitStatus:
         self.num_read += 1
         source = cast(Any, Order.model_validate_json(order).order).source
         line = Line(unreadable="it has no layers") if "bad" in source else Line(reading=READING)
         await hear(line.model_dump_json().encode())
-        return Ended(code=0)
+        return ExitStatus(code=0)
 
 
 async def times_read(redis: Redis, *sources: str) -> int:

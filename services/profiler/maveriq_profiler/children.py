@@ -1,4 +1,4 @@
-"""Has orders carried out, each in a process of its own, forked from one that has torch imported already (mould.py).
+"""Has orders carried out, each in a process of its own, forked from one that has imported torch (fork_server.py).
 
 That one starts with the first order and ends when nothing was ordered for a while: it holds some 300 MiB.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from maveriq_profiler.ended import END, Ended
+from maveriq_profiler.exit_status import END, ExitStatus
 
 IDLE_S = 60.0
 _LINE_LIMIT_BYTES = 64 * 2**20  # a config with its lists, or all samples, on one line
@@ -32,14 +32,14 @@ class Children:
         self._modules: Sequence[str] = TORCH if engine == "torch" else ()
         self._threads = threads
         self._idle_s = idle_s
-        self._mould: asyncio.subprocess.Process | None = None
+        self._server: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._is_ready = False
         self._starting = asyncio.Lock()
         self._num_running = 0
         self._ending: asyncio.TimerHandle | None = None
 
-    async def run(self, module: str, order: str, hear: Hear) -> Ended:
+    async def run(self, module: str, order: str, hear: Hear) -> ExitStatus:
         """Give one line to the module's `main` in a new process, which is killed if this is cancelled.
 
         Args:
@@ -67,14 +67,14 @@ class Children:
         """Nothing is left running."""
         self._stay()
         self._let_go()
-        if self._mould is not None:
+        if self._server is not None:
             with suppress(ProcessLookupError):
-                self._mould.kill()  # it may have torch to import before it would look
-            await self._mould.wait()
+                self._server.kill()  # it may have torch to import before it would look
+            await self._server.wait()
 
     async def _begun(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with self._starting:
-            if self._control is None or self._mould is None or self._mould.returncode is not None:
+            if self._control is None or self._server is None or self._server.returncode is not None:
                 await self._start()
             ours, theirs = socket.socketpair()
             with theirs:
@@ -94,8 +94,8 @@ class Children:
         self._control, theirs = socket.socketpair()
         self._is_ready = False
         with theirs:
-            self._mould = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "maveriq_profiler.mould", str(theirs.fileno()), *self._modules,
+            self._server = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "maveriq_profiler.fork_server", str(theirs.fileno()), *self._modules,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, env=_environment(self._threads),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # a Ctrl-C is for the profiler, which ends this one
@@ -120,13 +120,13 @@ class Children:
             self._control = None
 
 
-async def _heard(reader: asyncio.StreamReader, hear: Hear) -> Ended:
+async def _heard(reader: asyncio.StreamReader, hear: Hear) -> ExitStatus:
     async for text in reader:
         _, last, ended = text.partition(END)
         if last:
-            return Ended.model_validate_json(ended)
+            return ExitStatus.model_validate_json(ended)
         await hear(text)
-    return Ended(code=None)
+    return ExitStatus(code=None)
 
 
 async def _to_nobody(line: bytes) -> None:

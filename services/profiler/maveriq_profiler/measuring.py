@@ -9,7 +9,7 @@ import structlog
 
 from maveriq.contracts import BYTES_PER_ELEMENT, FULL_PRECISIONS, Fingerprint, Precision, RunSample, Sample, rig_name
 from maveriq_profiler.children import Children
-from maveriq_profiler.ended import Ended
+from maveriq_profiler.exit_status import ExitStatus
 from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Limits, grid_for
 from maveriq_profiler.kept_readings import KeptReadings
@@ -153,7 +153,7 @@ class ChildProbe:
             raise ProbeFailed(f"{item.key} on {self.rig.gpu_type}: {problem}")
         return line.ran.samples
 
-    async def _run(self, order: Order) -> tuple[Line, Ended]:
+    async def _run(self, order: Order) -> tuple[Line, ExitStatus]:
         """The child's last line, and how it ended."""
         last = Line()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from maveriq_profiler.children import Children
-from maveriq_profiler.ended import Ended
+from maveriq_profiler.exit_status import ExitStatus
 
 DOINGS = """
 import os, time
@@ -60,7 +60,7 @@ class Heard:
         return int(self.lines[0].split()[0])
 
     @property
-    def mould_pid(self) -> int:
+    def server_pid(self) -> int:
         return int(self.lines[0].split()[1])
 
 
@@ -76,7 +76,7 @@ async def soon_gone(*pids: int) -> bool:
     return False
 
 
-async def begun(children: Children, order: str) -> tuple[Heard, "asyncio.Task[Ended]"]:
+async def begun(children: Children, order: str) -> tuple[Heard, "asyncio.Task[ExitStatus]"]:
     heard = Heard()
     running = asyncio.create_task(children.run("doings", order, heard.hear))
     await heard.first.wait()
@@ -85,9 +85,9 @@ async def begun(children: Children, order: str) -> tuple[Heard, "asyncio.Task[En
 
 async def test_each_order_has_a_process_of_its_own_forked_from_one_and_gone_at_the_end(empty: Children) -> None:
     first, second = Heard(), Heard()
-    assert await empty.run("doings", "return", first.hear) == Ended(code=0)
-    assert await empty.run("doings", "return", second.hear) == Ended(code=0)
-    assert first.pid != second.pid and first.mould_pid == second.mould_pid
+    assert await empty.run("doings", "return", first.hear) == ExitStatus(code=0)
+    assert await empty.run("doings", "return", second.hear) == ExitStatus(code=0)
+    assert first.pid != second.pid and first.server_pid == second.server_pid
     assert is_gone(first.pid) and is_gone(second.pid)
     assert first.lines[0].split()[2] == second.lines[0].split()[2], "no file is handed on from one to the next"
 
@@ -108,7 +108,7 @@ async def test_a_line_cut_short_is_not_heard(empty: Children) -> None:
 
 async def test_the_end_is_told_though_a_process_below_lives_on(empty: Children) -> None:
     async with asyncio.timeout(4):
-        assert await empty.run("doings", "fork", Heard().hear) == Ended(code=0)
+        assert await empty.run("doings", "fork", Heard().hear) == ExitStatus(code=0)
 
 
 async def test_whoever_gives_up_leaves_nothing_running_and_disturbs_no_other(empty: Children) -> None:
@@ -137,24 +137,24 @@ async def test_whoever_gives_up_or_ends_waits_for_no_import(
     assert heard.lines == []
 
 
-async def test_a_mould_that_is_killed_takes_its_children_along_and_is_replaced(empty: Children) -> None:
+async def test_a_fork_server_that_is_killed_takes_its_children_along_and_is_replaced(empty: Children) -> None:
     heard, running = await begun(empty, "sleep")
-    os.kill(heard.mould_pid, signal.SIGKILL)
-    assert await running == Ended(code=None)
+    os.kill(heard.server_pid, signal.SIGKILL)
+    assert await running == ExitStatus(code=None)
     assert await soon_gone(heard.pid)
     after = Heard()
-    assert await empty.run("doings", "return", after.hear) == Ended(code=0)
-    assert after.mould_pid != heard.mould_pid
+    assert await empty.run("doings", "return", after.hear) == ExitStatus(code=0)
+    assert after.server_pid != heard.server_pid
 
 
-async def test_the_mould_ends_when_it_was_idle_for_a_while(empty: Children) -> None:
+async def test_the_fork_server_ends_when_it_was_idle_for_a_while(empty: Children) -> None:
     brief = Children(threads=1, engine="trtllm", idle_s=0.05)  # beside the fixture's, for its environment
     heard, again = Heard(), Heard()
     await brief.run("doings", "return", heard.hear)
-    assert await soon_gone(heard.mould_pid)
-    assert await brief.run("doings", "return", again.hear) == Ended(code=0)
+    assert await soon_gone(heard.server_pid)
+    assert await brief.run("doings", "return", again.hear) == ExitStatus(code=0)
     await brief.close()
-    assert is_gone(again.mould_pid)
+    assert is_gone(again.server_pid)
 
 
 def test_a_profiler_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
@@ -167,9 +167,9 @@ def test_a_profiler_that_is_killed_leaves_nothing_running(tmp_path: Path) -> Non
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True) as profiler:
         assert profiler.stdout is not None
-        pid, mould_pid, _ = map(int, profiler.stdout.readline().split())
+        pid, server_pid, _ = map(int, profiler.stdout.readline().split())
         profiler.kill()
     until = time.monotonic() + 5
-    while not (is_gone(pid) and is_gone(mould_pid)):
+    while not (is_gone(pid) and is_gone(server_pid)):
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -70,5 +70,5 @@ async def test_what_cannot_be_read_or_run_says_so(probe: ChildProbe, children: C
 async def test_what_is_imported_beforehand_starts_no_thread(probe: ChildProbe, children: Children) -> None:
     with pytest.raises(ModelUnreadable):
         await probe.read("/nowhere")
-    mould = children._mould
-    assert mould is not None and num_threads(mould.pid) == 1
+    server = children._server
+    assert server is not None and num_threads(server.pid) == 1

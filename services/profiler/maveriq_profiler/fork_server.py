@@ -1,6 +1,6 @@
-"""The process that forks one for each order: what it has imported, each of them has at once.
+"""A fork server: forks a process for each order, which has at once whatever this one has imported.
 
-python -m maveriq_profiler.mould CONTROL_FD MODULE...   imports the modules, then hears the socket (see children.py)
+python -m maveriq_profiler.fork_server CONTROL_FD MODULE...   imports the modules, then hears the socket (children.py)
 
 It has one thread and has never touched a GPU, for neither threads nor CUDA survive a fork. An order comes as a socket
 of its own over the first one: two lines, a module and what its `main` is given. The child writes lines to that socket,
@@ -20,7 +20,7 @@ from importlib import import_module
 from multiprocessing.connection import wait
 from typing import IO, NoReturn
 
-from maveriq_profiler.ended import END, Ended
+from maveriq_profiler.exit_status import END, ExitStatus
 
 _WORDS_BYTES = 16_384  # of the end of what a child said, in which its last line is
 
@@ -32,16 +32,16 @@ class Order:
     module: str
     given: str
     connection: socket.socket
-    mould_fd: int
+    server_fd: int
     """Ends with the process that forked this one."""
 
     def carry_out(self) -> None:
-        threading.Thread(target=self._end_with_mould, daemon=True).start()
+        threading.Thread(target=self._end_with_server, daemon=True).start()
         with self.connection.makefile("w") as answers:
             import_module(self.module).main(self.given, answers)
 
-    def _end_with_mould(self) -> NoReturn:
-        os.read(self.mould_fd, 1)
+    def _end_with_server(self) -> NoReturn:
+        os.read(self.server_fd, 1)
         os._exit(1)
 
 
@@ -60,7 +60,7 @@ class _Child:
     def tell_end(self, status: int) -> None:
         end = os.fstat(self.said.fileno()).st_size
         tail = os.pread(self.said.fileno(), _WORDS_BYTES, max(0, end - _WORDS_BYTES))
-        ended = Ended(code=os.waitstatus_to_exitcode(status), words=last_words(tail))
+        ended = ExitStatus(code=os.waitstatus_to_exitcode(status), words=last_words(tail))
         with suppress(OSError):  # nobody waits for it any more
             self.connection.sendall(END + ended.model_dump_json().encode() + b"\n")
             self.connection.shutdown(socket.SHUT_RDWR)  # stages of the child's may hold it open for a moment
@@ -71,11 +71,11 @@ class _Child:
         self.said.close()
 
 
-class Mould:
+class ForkServer:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._children: list[_Child] = []
-        self._mould_fd, self._alive_fd = os.pipe()  # to read, in each child, and never written to
+        self._server_fd, self._alive_fd = os.pipe()  # to read, in each child, and never written to
         self._woken, self._wakes = socket.socketpair()
         for each in (self._woken, self._wakes):
             each.setblocking(False)
@@ -91,7 +91,7 @@ class Mould:
                 if child.connection in ready:
                     child.kill()
             if self._woken in ready:
-                self._bury()
+                self._reap()
             if self._control in ready:
                 _, given, _, _ = socket.recv_fds(self._control, 1, 1)
                 if not given:
@@ -113,7 +113,7 @@ class Mould:
             self._children.append(_Child(pid, connection, said))
             return None
         self._leave(said)
-        return Order(module.strip(), given, connection, self._mould_fd)
+        return Order(module.strip(), given, connection, self._server_fd)
 
     def _leave(self, said: IO[bytes]) -> None:
         """In a child: nothing of the parent's is kept."""
@@ -128,7 +128,7 @@ class Mould:
         os.dup2(said.fileno(), 2)
         said.close()
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         with suppress(BlockingIOError):
             while self._woken.recv(4096):
                 pass
@@ -157,7 +157,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # a child's collections would write to all of it, and so copy it
     control.sendall(b"+")  # from now on orders are begun at once
-    order = Mould(control).serve()
+    order = ForkServer(control).serve()
     if order is not None:
         order.carry_out()
 

@@ -1,11 +1,11 @@
-"""How a process that measures ended, as the one that forked it says it."""
+"""How a measuring process ended, as the fork server that made it says it."""
 
 from maveriq.contracts import Value
 
 END = b"\x04"  # begins the last line of an order's answers; no JSON has it, so a line cut short by a kill is told apart
 
 
-class Ended(Value):
+class ExitStatus(Value):
     code: int | None
     """As the shell has it, of a signal its negative number. None: whoever knew has ended too."""
     words: str = ""
