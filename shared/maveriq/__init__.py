@@ -20,7 +20,8 @@ from maveriq.contracts import (
 
 if TYPE_CHECKING:
     from maveriq.client import Client, DeploymentFailedError, connect
-    from maveriq.streams import Refused, RequestFailed
+    from maveriq.inbox import RequestFailed
+    from maveriq.subscription import Refused
 
 __all__ = [
     "ChatMessage",

@@ -23,8 +23,10 @@ from maveriq.contracts import (
     Sampling,
     State,
 )
+from maveriq.inbox import RequestFailed
 from maveriq.route_book import RouteBook
-from maveriq.streams import Refused, RequestFailed, Streams, Subscription
+from maveriq.streams import Streams
+from maveriq.subscription import Refused, Subscription
 from maveriq.topology import MAX_DEADLINE_S
 
 __all__ = ["Client", "DeploymentFailedError", "Refused", "RequestFailed", "connect"]

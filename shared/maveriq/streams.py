@@ -6,10 +6,10 @@ engine step, so the way from there to the one who waits is a dictionary look-up 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Generic, TypeVar
-from uuid import UUID, uuid4
+from typing import TypeVar
+from uuid import UUID
 
 from maveriq.bus.interface import Bus, Mailbox, QueueFull, Unavailable, Unroutable
 from maveriq.contracts import (
@@ -17,7 +17,6 @@ from maveriq.contracts import (
     ChunksProduced,
     DeploymentChanged,
     ErrorCode,
-    Fault,
     InferenceError,
     Message,
     MessageRefused,
@@ -29,55 +28,14 @@ from maveriq.contracts import (
 from maveriq.inbox import Inbox, RequestFailed
 from maveriq.lengths import Lengths
 from maveriq.routing import route
+from maveriq.subscription import Refused, Subscription
 from maveriq.topology import MAX_DEADLINE_S
-
-__all__ = ["Refused", "RequestFailed", "Streams", "Subscription"]
 
 DEADLINE_GRACE_S = 5.0  # the broker's side answers an expired request; this is how much longer we wait for it
 
 MAX_KNOWN = 1_000  # deployments whose lengths are remembered
 
 M = TypeVar("M", bound=Message)
-
-
-class Refused(Exception):
-    """A message that we sent can never be handled; `faults` say what to change."""
-
-    def __init__(self, faults: tuple[Fault, ...]) -> None:
-        super().__init__("; ".join(str(fault) for fault in faults))
-        self.faults = faults
-
-
-class Subscription(Generic[M]):
-    """What is published under one routing key while it is open, and the refusals of what was sent through it."""
-
-    def __init__(self, streams: "Streams") -> None:
-        self._streams = streams
-        self._arrived: asyncio.Queue[M | Refused] = asyncio.Queue()
-        self.sent: set[str] = set()
-
-    async def publish(self, message: Message) -> None:
-        """Publish; if it is refused, this subscription raises Refused.
-
-        Raises:
-            Unroutable, QueueFull, Unavailable.
-        """
-        message_id = uuid4()
-        self.sent.add(str(message_id))
-        await self._streams.bus.publish(message, id=message_id, reply_to=self._streams.address)
-
-    def put(self, arrived: M | Refused) -> None:
-        self._arrived.put_nowait(arrived)
-
-    def __aiter__(self) -> AsyncIterator[M]:
-        return self
-
-    async def __anext__(self) -> M:
-        """The next message. Raises Refused."""
-        arrived = await self._arrived.get()
-        if isinstance(arrived, Refused):
-            raise arrived
-        return arrived
 
 
 class Streams:
@@ -205,7 +163,7 @@ class Streams:
         """What is published under the routing key (by default the topic), while the block runs."""
         assert self._mailbox is not None
         key = routing_key or message.topic
-        subscription: Subscription[Message] = Subscription(self)
+        subscription: Subscription[Message] = Subscription(self.bus, self.address)
         self._subscriptions.setdefault(key, []).append(subscription)
         try:
             await self._mailbox.bind(key)

@@ -37,7 +37,8 @@ from maveriq.contracts import (
     RequestSubmitted,
     VariantAccuracy,
 )
-from maveriq.streams import RequestFailed, Streams
+from maveriq.inbox import RequestFailed
+from maveriq.streams import Streams
 from maveriq.topology import EXCHANGE, INGRESS
 from maveriq_ingress.accuracies import Accuracies
 from maveriq_ingress.accuracy_handlers import AccuracyHandlers

@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Endpoint
 
 from maveriq.contracts import Chunk, RequestSubmitted
-from maveriq.streams import RequestFailed, Streams
+from maveriq.inbox import RequestFailed
+from maveriq.streams import Streams
 from maveriq_ingress.admission import listed
 from maveriq_ingress.bodies import deadline_s, parse, read_body
 from maveriq_ingress.changes import Changes
