@@ -16,7 +16,7 @@ from maveriq.cli.asking import takes_intent
 from maveriq.cli.batching import run_batch
 from maveriq.cli.calibrating import calibrate as calibrate_and_follow
 from maveriq.cli.calibrating import show_calibrations
-from maveriq.cli.chatting import Answering, chat_loop, complete
+from maveriq.cli.chatting import chat, infer
 from maveriq.cli.defragging import defrag
 from maveriq.cli.deploying import deploy_and_wait
 from maveriq.cli.gpu_watch import show_gpus, watch_gpus
@@ -25,7 +25,7 @@ from maveriq.cli.provisioning import provision
 from maveriq.cli.quantizing import quantize
 from maveriq.cli.registering import build_model
 from maveriq.cli.watching import release, show_deployments, show_models
-from maveriq.contracts import Intent, Precision, Priority
+from maveriq.contracts import Intent, Precision
 from maveriq.settings import BadSetting
 
 app = typer.Typer(
@@ -37,7 +37,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 out = Console(highlight=False)
-CHAT_TEMPERATURE = 0.7  # as chat programs of local models have it; at OpenAI's 1 small models ramble
 
 
 def run() -> None:
@@ -78,6 +77,7 @@ def up(
         str | None, typer.Option(help='The planner\'s: "law", "maveriq" (as published) or "aiconfigurator".')
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run this service alone; may be repeated.")] = None,
+    json: o.Json = False,
 ) -> None:
     """Run the cluster in this process, until Ctrl-C."""
     from maveriq.cli.up import run_up
@@ -91,7 +91,9 @@ def up(
         "MAVERIQ_ENGINE": engine,
         "MAVERIQ_ESTIMATOR": estimator,
     }
-    run_up(out, {name: value for name, value in given.items() if value is not None}, tuple(only or ()))
+    run_up(
+        None if json else out, {name: value for name, value in given.items() if value is not None}, tuple(only or ())
+    )
 
 
 @app.command()
@@ -164,43 +166,8 @@ def plan(
 
 app.command()(provision)
 app.command()(quantize)
-
-
-@app.command()
-def chat(
-    target: o.Target,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this and end.")] = None,
-    system: Annotated[str | None, typer.Option(help="How the model is to behave.")] = None,
-    max_tokens: o.ChatTokens = None,
-    temperature: o.Temperature = CHAT_TEMPERATURE,
-    top_p: o.TopP = None,
-    seed: o.Seed = None,
-    priority: o.PriorityOption = Priority.NORMAL,
-    url: o.Url = o.DEFAULT_URL,
-    json: o.Json = False,
-) -> None:
-    """Talk to a deployment; the answer streams."""
-    if json and message is None:
-        raise CommandFailed("needs --message: a conversation is no JSON", field="--json", exit_code=2)
-    answering = Answering(Api(url), target, _sampling(max_tokens, temperature, top_p, seed), priority)
-    chat_loop(answering, system, message, None if json else out)
-
-
-@app.command()
-def infer(
-    target: o.Target,
-    prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input.", metavar="PROMPT")],
-    max_tokens: o.MaxTokens = 128,
-    temperature: o.Temperature = 0.0,
-    top_p: o.TopP = None,
-    seed: o.Seed = None,
-    priority: o.PriorityOption = Priority.NORMAL,
-    url: o.Url = o.DEFAULT_URL,
-    json: o.Json = False,
-) -> None:
-    """Continue a text, without a chat template."""
-    answering = Answering(Api(url), target, _sampling(max_tokens, temperature, top_p, seed), priority)
-    complete(answering, sys.stdin.read() if prompt == "-" else prompt, None if json else out)
+app.command()(chat)
+app.command()(infer)
 
 
 @app.command()
@@ -274,11 +241,6 @@ def rm(
 ) -> None:
     """Release a deployment: what is queued is answered first."""
     release(Api(url), target, wait, None if json else out)
-
-
-def _sampling(max_tokens: int | None, temperature: float, top_p: float | None, seed: int | None) -> dict[str, float]:
-    given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _complain(message: str, field: str, code: str, *, in_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from maveriq.cli.answering import TIERS
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.batch_lines import (
     BatchRequest,
@@ -21,7 +22,6 @@ from maveriq.cli.batch_lines import (
     first_reason,
     read_requests,
 )
-from maveriq.cli.chatting import TIERS
 from maveriq.cli.finding import find_serving
 from maveriq.cli.reading import read_text
 from maveriq.contracts import Priority

@@ -1,109 +1,66 @@
-"""Asks a deployment and prints the answer as it comes."""
+"""`maveriq chat` and `maveriq infer`: ask a deployment and print the answer as it comes."""
 
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from maveriq.cli import options as o
+from maveriq.cli.answering import Answer, Answering
 from maveriq.cli.api import Api, CommandFailed
-from maveriq.cli.figures import duration
 from maveriq.cli.finding import find_serving
 from maveriq.contracts import Priority
 
-TIERS = {Priority.HIGH: "priority", Priority.NORMAL: "default", Priority.LOW: "flex"}
-"""As OpenAI names them."""
+CHAT_TEMPERATURE = 0.7  # as chat programs of local models have it; at OpenAI's 1 small models ramble
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One whole answer, with what the client's clock saw."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    ttft_ms: float
-    e2e_ms: float
-
-    @property
-    def tpot_ms(self) -> float | None:
-        """None for an answer of one token."""
-        more = self.completion_tokens - 1
-        return (self.e2e_ms - self.ttft_ms) / more if more > 0 else None
-
-    def figures(self) -> str:
-        pace = f", TPOT {duration(self.tpot_ms)}" if self.tpot_ms is not None else ""
-        return f"{self.completion_tokens} tokens, TTFT {duration(self.ttft_ms)}{pace}, {self.finish_reason}"
-
-    def as_json(self) -> str:
-        measured = {"ttft_ms": self.ttft_ms, "tpot_ms": self.tpot_ms, "e2e_ms": self.e2e_ms}
-        usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
-        return json.dumps({"text": self.text, "finish_reason": self.finish_reason, "usage": usage, **measured})
+def chat(
+    target: o.Target,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this and end.")] = None,
+    system: Annotated[str | None, typer.Option(help="How the model is to behave.")] = None,
+    max_tokens: o.ChatTokens = None,
+    temperature: o.Temperature = CHAT_TEMPERATURE,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    priority: o.PriorityOption = Priority.NORMAL,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Talk to a deployment; the answer streams."""
+    if json and message is None:
+        raise CommandFailed("needs --message: a conversation is no JSON", field="--json", exit_code=2)
+    answering = Answering(Api(url), target, _sampling(max_tokens, temperature, top_p, seed), priority)
+    converse(answering, system, message, None if json else Console(highlight=False))
 
 
-@dataclass(frozen=True, slots=True)
-class Answering:
-    """How the requests of one command are sent."""
-
-    api: Api
-    target: str
-    sampling: Mapping[str, float]
-    priority: Priority
-    clock: Callable[[], float] = field(default=time.perf_counter)
-
-    def ask(self, path: str, asked: Mapping[str, object], show: Callable[[str], None]) -> Answer:
-        """Send one request and hand its text to `show` as it comes. Raises CommandFailed."""
-        deployment = find_serving(self.target, self.api.deployments())
-        body = {
-            "model": str(deployment.deployment_id),
-            "stream_options": {"include_usage": True},
-            "service_tier": TIERS[self.priority],
-            **self.sampling,
-            **asked,
-        }
-        return self._read(self.api.complete(path, body), show)
-
-    def _read(self, events: Iterator[dict[str, Any]], show: Callable[[str], None]) -> Answer:
-        started = self.clock()
-        first: float | None = None
-        pieces: list[str] = []
-        usage: dict[str, int] = {}
-        finish_reason = ""
-        for event in events:
-            usage = event.get("usage") or usage
-            for choice in event.get("choices") or ():
-                delta: dict[str, Any] = choice.get("delta") or {}
-                text: str = choice.get("text") or delta.get("content") or ""
-                finish_reason = choice.get("finish_reason") or finish_reason
-                if text:
-                    first = first or self.clock()
-                    pieces.append(text)
-                    show(text)
-        ended = self.clock()
-        if not finish_reason:
-            raise CommandFailed("the stream ended before the answer did; ask again", code="interrupted")
-        return Answer(
-            text="".join(pieces),
-            finish_reason=finish_reason,
-            prompt_tokens=usage.get("prompt_tokens", 0),
-            completion_tokens=usage.get("completion_tokens", 0),
-            ttft_ms=((first or ended) - started) * 1000,
-            e2e_ms=(ended - started) * 1000,
-        )
+def infer(
+    target: o.Target,
+    prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input.", metavar="PROMPT")],
+    max_tokens: o.MaxTokens = 128,
+    temperature: o.Temperature = 0.0,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    priority: o.PriorityOption = Priority.NORMAL,
+    url: o.Url = o.DEFAULT_URL,
+    json: o.Json = False,
+) -> None:
+    """Continue a text, without a chat template."""
+    answering = Answering(Api(url), target, _sampling(max_tokens, temperature, top_p, seed), priority)
+    console = None if json else Console(highlight=False)
+    asked = {"prompt": sys.stdin.read() if prompt == "-" else prompt}
+    _end(answering.ask("/v1/completions", asked, _printer(console)), console)
 
 
-def complete(answering: Answering, prompt: str, console: Console | None) -> None:
-    """Continue a text; None prints the whole answer as JSON. Raises CommandFailed."""
-    answer = answering.ask("/v1/completions", {"prompt": prompt}, _printer(console))
-    _end(answer, console)
+def _sampling(max_tokens: int | None, temperature: float, top_p: float | None, seed: int | None) -> dict[str, float]:
+    given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def chat_loop(answering: Answering, system: str | None, message: str | None, console: Console | None) -> None:
+def converse(answering: Answering, system: str | None, message: str | None, console: Console | None) -> None:
     """Answer one message, or many until Ctrl-D. Ctrl-C ends an answer. Raises CommandFailed."""
     said = [{"role": "system", "content": system}] if system else []
     if message is not None:

@@ -1,6 +1,7 @@
 """All services side by side in this process, on one broker: the same code as in separate processes."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import entry_points
@@ -31,8 +32,9 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        host = self.env.get("MAVERIQ_HTTP_HOST", "127.0.0.1")
-        return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.env.get('MAVERIQ_HTTP_PORT', '8000')}"
+        host, port = self.env.get("MAVERIQ_HTTP_HOST", "127.0.0.1"), self.env.get("MAVERIQ_HTTP_PORT", "8000")
+        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,6 +132,8 @@ async def running_cluster(env: Mapping[str, str], only: Sequence[str] = ()) -> A
             env = {**env, "MAVERIQ_REDIS_URL": stack.enter_context(embedded_redis(cache_dir(env) / "embedded-redis"))}
         if env.get("MAVERIQ_DEVICES", "").startswith("cpu"):
             env = {"MAVERIQ_PROFILE_DEVICE": "cpu", **env}  # what the worker serves on is what is to be measured
+        if env.get("MAVERIQ_HTTP_PORT") == "0":
+            env = {**env, "MAVERIQ_HTTP_PORT": str(_free_port())}  # whoever asks ingress has to know it
         cluster = Cluster(env)
         stack.push_async_callback(cluster.stop)
         await cluster.start(runs)
@@ -155,3 +159,10 @@ def find_services(only: Sequence[str]) -> dict[str, Run]:
         except ImportError as error:
             raise CommandFailed(f"{name} cannot start: {error}", code="missing_service") from error
     return runs
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -2,27 +2,25 @@
 
 import asyncio
 import os
-import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 
 import structlog
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from maveriq.agreed_settings import cache_dir
 from maveriq.cli.api import Api, CommandFailed
 from maveriq.cli.bars import draw
 from maveriq.cli.cluster import Cluster, running_cluster
-from maveriq.cli.figures import duration, runs_as, size
-from maveriq.cli.story import Story, comparison
-from maveriq.cli.tables import candidates, failure_view, placement_line, rejections
+from maveriq.cli.figures import size
+from maveriq.cli.story import Story
+from maveriq.cli.tables import failure_view
+from maveriq.cli.telling import Measured, Teller, compared, intent_words
 from maveriq.client import Client, DeploymentFailedError, Refused, RequestFailed
 from maveriq.contracts import (
     ChatMessage,
@@ -30,17 +28,16 @@ from maveriq.contracts import (
     Intent,
     Model,
     Objective,
-    Placement,
     Precision,
     ReplicaReady,
     Sampling,
     Slo,
-    State,
     Variant,
     Workload,
 )
 from maveriq.logs import configure
-from maveriq.streams import Streams, Subscription
+from maveriq.streams import Streams
+from maveriq.subscription import Subscription
 
 DEVICES = "cpu:0=185MiB,cpu:1=120MiB,cpu:2=60MiB"
 MODEL = "SmolLM2-135M-Instruct"
@@ -59,7 +56,7 @@ INTENT = Intent(
 def run_demo(console: Console) -> None:
     """Tell the whole way on `console`. Raises CommandFailed."""
     # two minutes leave no time to calibrate the CPU: the model is measured itself
-    env = {"MAVERIQ_DEVICES": DEVICES, "MAVERIQ_HTTP_PORT": str(_free_port()), "MAVERIQ_CALIBRATE": "off", **os.environ}
+    env = {**os.environ, "MAVERIQ_DEVICES": DEVICES, "MAVERIQ_HTTP_PORT": "0", "MAVERIQ_CALIBRATE": "off"}
     log = cache_dir(env) / "demo.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as lines:
@@ -127,14 +124,14 @@ async def _intent_to_answer(story: Story, client: Client, api: Api, replicas: Su
             variants=(Variant(precision=Precision.FP32, accuracy=1.0), Variant(precision=Precision.BF16, accuracy=1.0)),
         )
     )
-    story.section("intent", _intent_words())
+    story.section("intent", intent_words(INTENT))
     story.doing("measuring what the model costs on these devices")
     teller = Teller(story, api)
     deployment = await client.deploy(INTENT, on_change=teller.on_change)
     await teller.finish(deployment)
     answer = await _ask(story, client, deployment)
     ready = await _ready(replicas, deployment)
-    story.section(f"predicted and measured  ({answer.num_tokens} tokens)", _compared(deployment, answer, ready))
+    story.section(f"predicted and measured  ({answer.num_tokens} tokens)", compared(deployment, answer, ready))
     story.doing("releasing the deployment")
     await client.release(deployment)
     gpus = [state for node in await asyncio.to_thread(api.inventory) for state in node.gpus]
@@ -148,72 +145,6 @@ async def _ready(replicas: Subscription[ReplicaReady], deployment: Deployment) -
         if ready.deployment_id == deployment.deployment_id:
             return ready
     raise AssertionError("a subscription never ends by itself")
-
-
-def _compared(deployment: Deployment, answer: "Measured", ready: ReplicaReady) -> Table:
-    placed = deployment.placements[0]
-    best = placed.candidate.prediction
-    rows = [("time to first token", best.ttft_ms, answer.ttft_ms)]
-    if answer.tpot_ms is not None:
-        rows.append(("time per output token", best.tpot_ms, answer.tpot_ms))
-    last = len(placed.stages) - 1
-    memory = placed.candidate.memory
-    for at, (stage, measured_bytes) in enumerate(zip(placed.stages, ready.stage_bytes, strict=False)):
-        kept_bytes = memory.of_stage(stage.num_layers, first=at == 0, last=at == last) - memory.runtime_bytes
-        rows.append((f"stage {at + 1}: weights and KV cache", kept_bytes, measured_bytes))
-    return comparison(rows)
-
-
-class Teller:
-    """Prints each state of the deployment with what became known in it."""
-
-    def __init__(self, story: Story, api: Api) -> None:
-        self._story = story
-        self._api = api
-        self._told: set[State] = set()
-
-    def on_change(self, deployment: Deployment) -> None:
-        if deployment.fingerprints and State.MEASURED not in self._told:
-            self._told.add(State.MEASURED)
-            self._story.section("fingerprint", _fingerprint_words(deployment, self._story.elapsed_s))
-            self._story.doing("weighing configurations")
-        if deployment.plan and State.PLANNED not in self._told:
-            self._told.add(State.PLANNED)
-            plan = deployment.plan
-            parts = [candidates(plan.candidates, deployment.intent, 5)]
-            if plan.rejected:
-                parts.append(rejections(plan, 2))
-            self._story.section(f"plan  {len(plan.candidates)} of {plan.num_considered} configurations meet it", *parts)
-            self._story.doing("reserving fragments")
-        if deployment.placements and State.RESERVED not in self._told:
-            self._told.add(State.RESERVED)
-            self._story.doing("starting one process for each stage (the first run converts the checkpoint)")
-
-    async def finish(self, deployment: Deployment) -> None:
-        """What is held and where, once it serves."""
-        nodes = await asyncio.to_thread(self._api.inventory)
-        names = {deployment.deployment_id: MODEL}
-        placed = deployment.placements[0]
-        words = Text(f"{runs_as(placed.candidate)}: {placement_line(placed)}", style="bold")
-        passed_over = _passed_over(deployment, placed)
-        self._story.section("fragments taken, engine ready", words, *passed_over, draw(nodes, names))
-
-
-def _passed_over(deployment: Deployment, placed: Placement) -> list[Text]:
-    """Why it is not the first candidate that runs, if it is not."""
-    assert deployment.plan is not None, "it was placed"
-    rank = deployment.plan.candidates.index(placed.candidate) + 1
-    if rank == 1:
-        return []
-    passed = "candidate 1 does" if rank == 2 else f"candidates 1 to {rank - 1} do"
-    return [Text(f"candidate {rank}: {passed} not fit what is free", style="dim")]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    ttft_ms: float
-    tpot_ms: float | None
-    num_tokens: int
 
 
 async def _ask(story: Story, client: Client, deployment: Deployment) -> Measured:
@@ -248,33 +179,3 @@ def _where(env: Mapping[str, str]) -> str:
     broker = "RabbitMQ" if env.get("MAVERIQ_AMQP_URL") else "a broker in memory"
     redis = "Redis" if "MAVERIQ_REDIS_URL" in os.environ else "an embedded Redis"
     return f"five services in this process, {broker}, {redis}, three CPU devices as GPUs"
-
-
-def _intent_words() -> Text:
-    slo, workload = INTENT.slo, INTENT.workload
-    assert slo.ttft_ms is not None and slo.tpot_ms is not None
-    return Text.assemble(
-        "serve ", (MODEL, "bold"), f" for prompts of {workload.input_tokens} and answers of {workload.output_tokens} ",
-        f"tokens, first token within {duration(slo.ttft_ms)}, each other within {duration(slo.tpot_ms)}, at least ",
-        "95 % of its full accuracy, as cheap as possible. ", ("No GPU, parallelism or precision is named.", "dim"),
-    )  # fmt: skip
-
-
-def _fingerprint_words(deployment: Deployment, elapsed_s: float) -> Text:
-    words = Text()
-    for number, each in enumerate(deployment.fingerprints):
-        layers = ", ".join(str(n) for n in sorted({sample.num_layers for sample in each.samples}))
-        words.append("\n" if number else "")
-        words.append(f"{each.precision!s:<5}", style="bold")
-        words.append(f"{len(each.samples)} samples of {layers} layers with random weights on {each.gpu_type}, ")
-        words.append(f"{each.cost_s:.1f} s", style="bold")
-    if sum(each.cost_s for each in deployment.fingerprints) > elapsed_s:
-        words.append("\nmeasured in an earlier run: taken from the catalogue", style="green")
-    return words
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,6 +1,7 @@
 """`maveriq up`: the cluster in the foreground, until Ctrl-C."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ from maveriq.logs import configure
 from maveriq.running import tell_misspelt
 
 
-def run_up(console: Console, given: Mapping[str, str], only: Sequence[str]) -> None:
+def run_up(console: Console | None, given: Mapping[str, str], only: Sequence[str]) -> None:
     """Serve until SIGINT or SIGTERM; nothing is left running.
 
     Args:
+        console: None tells in JSON, once it is ready, where.
         given: environment variables by option, over those that are set.
 
     Raises:
@@ -26,7 +28,8 @@ def run_up(console: Console, given: Mapping[str, str], only: Sequence[str]) -> N
     env = {**os.environ, **given}
     if not env.get("MAVERIQ_DEVICES") and (not only or "worker" in only):
         env["MAVERIQ_DEVICES"] = default_devices()
-        console.print(f"[dim]devices: {env['MAVERIQ_DEVICES']} (--devices chooses others)[/]")
+        if console is not None:
+            console.print(f"[dim]devices: {env['MAVERIQ_DEVICES']} (--devices chooses others)[/]")
     configure("up")
     tell_misspelt(env)
     asyncio.run(_serve(console, env, only))
@@ -40,7 +43,7 @@ def default_devices() -> str:
     return f"cpu:0={int(free_bytes / 2 / MIB)}MiB"
 
 
-async def _serve(console: Console, env: Mapping[str, str], only: Sequence[str]) -> None:
+async def _serve(console: Console | None, env: Mapping[str, str], only: Sequence[str]) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -51,14 +54,19 @@ async def _serve(console: Console, env: Mapping[str, str], only: Sequence[str]) 
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not serving.done():
-            console.print("[dim]stopping ...[/]")
+            if console is not None:
+                console.print("[dim]stopping ...[/]")
             serving.cancel()
         else:
             serving.result()
 
 
-async def _until_failed(console: Console, cluster: Cluster) -> None:
+async def _until_failed(console: Console | None, cluster: Cluster) -> None:
     await cluster.wait_ready()
-    what = f"ready at [bold]{cluster.url}[/]" if "ingress" in cluster.names else f"{', '.join(cluster.names)} started"
-    console.print(f"[green]✓[/] {what}; Ctrl-C stops it")
+    url = cluster.url if "ingress" in cluster.names else None
+    if console is None:
+        print(json.dumps({"url": url, "services": cluster.names}), flush=True)
+    else:
+        what = f"ready at [bold]{url}[/]" if url else f"{', '.join(cluster.names)} started"
+        console.print(f"[green]✓[/] {what}; Ctrl-C stops it")
     raise await cluster.wait_failed()
