@@ -17,6 +17,7 @@ from maveriq.contracts import (
     SweepDue,
 )
 from maveriq_allocator import keys
+from maveriq_allocator.sweeping import FORGET_S
 from tests.store.allocators import GRACE_S, Allocators, of_type, ready, report, stopped
 from tests.unit.allocator.plans import candidate, computed
 
@@ -106,6 +107,41 @@ async def test_a_node_that_fell_silent_is_told_so_with_what_is_held_there_to_the
     assert await allocators.tell(SweepDue()) == []
     (changed,) = of_type(InventoryChanged, await allocators.tell(report("a", 80, running=[order], number=3)))
     assert not changed.silent
+
+
+async def test_what_came_to_a_silent_node_after_all_was_told_is_told_too(allocators: Allocators) -> None:
+    """It was chosen before the node fell silent, and a worker died over its first report."""
+    order = await placed(allocators)
+    await allocators.tell(report("b", 80))
+    await allocators.tell(report("a", 80, running=[order], number=3))
+    await allocators.listen(GRACE_S + 6)
+    await allocators.tell(SweepDue())
+    (still,) = of_type(InventoryChanged, await allocators.tell(SweepDue()))  # b holds nothing
+    assert still.node == "a"
+    field = keys.holding("b/0", order.placement.token)
+    await allocators.redis.hset(keys.held("b"), field, 80)
+    assert [change.node for change in of_type(InventoryChanged, await allocators.tell(SweepDue()))] == ["a", "b"]
+
+
+async def test_a_node_that_was_silent_for_a_day_is_forgotten_once_nothing_is_held_there(
+    allocators: Allocators,
+) -> None:
+    order = await placed(allocators)
+    await allocators.tell(report("gone", 10))
+    await allocators.listen(FORGET_S - 1)
+    await allocators.tell(report("b", 80))
+    (lost,) = of_type(ReplicaLost, await allocators.tell(SweepDue()))
+    assert lost.token == order.placement.token
+    assert await allocators.redis.hkeys(keys.CHANGES) == ["a", "gone", "b"]
+    await allocators.listen(2)
+    await allocators.tell(SweepDue())
+    assert await allocators.redis.hkeys(keys.CHANGES) == ["a", "b"]
+    assert [key async for key in allocators.redis.scan_iter("*gone*")] == []
+    await allocators.tell(lost)
+    await allocators.tell(SweepDue())
+    assert await allocators.redis.hkeys(keys.CHANGES) == ["b"]
+    (changed,) = of_type(InventoryChanged, await allocators.tell(report("gone", 20)))
+    assert (changed.silent, changed.gpus[0].free_bytes) == (False, 20)
 
 
 async def test_within_the_grace_period_nothing_is_lost(allocators: Allocators) -> None:

@@ -76,6 +76,17 @@ async def test_a_redis_that_was_emptied_is_not_taken_for_what_it_was(redis: Stor
     assert node.gpus[0].gpu.total_bytes == 90
 
 
+async def test_a_node_that_others_reached_before_it_reported_anew_is_not_there(redis: Store) -> None:
+    """Redis was emptied; its last report is of before."""
+    inventory = Inventory(redis)
+    for name in ("a", "b"):
+        await inventory.report(reported(name, 80))
+    assert [node.name for node in await inventory.snapshot()] == ["a", "b"]
+    await redis.flushall()
+    await Inventory(redis).report(running_on_two("a", "b"))
+    assert [node.name for node in await inventory.snapshot()] == ["a"]
+
+
 async def test_nodes_that_did_not_change_are_not_read_again(redis: Store) -> None:
     inventory, reservations = Inventory(redis), Reservations(redis)
     for number in range(20):

@@ -55,11 +55,11 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
 def wire(redis: Store, settings: Settings) -> Handlers:
     inventory, holds = Inventory(redis, settings.headroom, settings.times), Holds(redis)
     reservations, line = Reservations(redis, settings.quotas), Line(redis)
-    trying = Trying(inventory, holds, line, Lessons(redis), settings.node_timeout_s, settings.strategy)
+    trying = Trying(inventory, holds, line, Lessons(redis), settings.silence_s, settings.strategy)
     return Handlers(
         inventory,
         Placing(reservations, line, trying),
-        Lending(inventory, holds, settings.node_timeout_s),
+        Lending(inventory, holds, settings.silence_s),
         Surveying(reservations, line, trying),
         Sweeping(redis, reservations, settings.times),
         Defragmenting(redis, reservations, line, trying),

@@ -146,9 +146,8 @@ class Handlers:
         return [*told, *changed, *await self.surveying.due()]
 
     async def inventory_changed(self, nodes: Sequence[str]) -> list[InventoryChanged]:
-        timeout_s = min(self.placing.trying.node_timeout_s, self.sweeping.times.grace_s)
         now = await self.inventory.nodes(nodes)
-        return [node.message(silent=now.is_silent(node, timeout_s)) for node in now]
+        return [node.message(silent=now.is_silent(node, self.placing.trying.node_timeout_s)) for node in now]
 
 
 def _next(move: Move) -> MoveRequested:

@@ -24,8 +24,8 @@ class Heartbeats:
         """
         sweeping = self.handlers.sweeping
         silent = await sweeping.silent()
-        changed = await self.handlers.inventory_changed(silent)
-        lost = [one for node in silent for one in await sweeping.lost(node, message.mark)]
+        changed = await self.handlers.inventory_changed([*silent])
+        lost = [one for node, mark in silent.items() for one in await sweeping.lost(node, mark, message.mark)]
         return [*lost, *changed, *await self.handlers.surveying.due()]
 
     async def on_replica_lost(self, message: ReplicaLost) -> Sequence[Message]:

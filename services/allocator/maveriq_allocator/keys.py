@@ -1,10 +1,11 @@
 """The names of what the allocator keeps in Redis. Nobody else writes or reads there.
 
-    maveriq:allocator:changes              hash: every node that ever reported -> a number that grows whenever what is
-                                           kept of it changes: it is read and decoded again only then
+    maveriq:allocator:changes              hash: every node that is known -> a number that grows whenever what is kept
+                                           of it changes: it is read and decoded again only then
     maveriq:allocator:node:<node>          hash: engine; gpus, the last report's as JSON; spans_nodes; number, the
                                            report's; heard_at_ms, by `watch`; headroom, bytes that
-                                           stay free on its GPUs together; for each GPU
+                                           stay free on its GPUs together; told_of, the mark of
+                                           a silence of which all was told (`tick.lua`); for each GPU
                                            limit|<gpu>: what of it is ours to hold: total - foreign - drift
                                            version|<gpu>: grows whenever its limit, or what is held on it, changes
                                            sum|<gpu>: of what is held on it; where it is missing, it is derived
@@ -14,7 +15,8 @@
                                            and no record knows; its bytes are among those held
     maveriq:allocator:node:<node>:missing  hash: token -> since when the worker's reports leave it out, by `watch`
     maveriq:allocator:node:<node>:drifted  hash: gpu -> how its memory is not as reserved, and since which report
-    maveriq:allocator:heard                sorted set: node -> when it last reported, by `watch`
+    maveriq:allocator:heard                sorted set: node -> when it last reported, by `watch`; one that was silent
+                                           for a day and holds nothing is forgotten, with all its keys
     maveriq:allocator:watch                hash: ticked_at_ms, Redis' clock; listened_ms: how long allocators listened
     maveriq:allocator:said:lost:<token>    the sweep or report that showed its loss; there for a while after it was told
     maveriq:allocator:said:late:<token>    there for a while after it was told to stop

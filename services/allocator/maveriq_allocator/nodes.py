@@ -34,15 +34,13 @@ class Nodes:
             pipeline.hgetall(keys.CHANGES)
             pipeline.hget(keys.WATCH, "listened_ms")
             changes, listened_ms = await pipeline.execute()
-        known = self._decoded
-        stale = [name for name, change in changes.items() if name not in known or known[name].change != change]
+        known = {name: one for name, one in self._decoded.items() if changes.get(name) == one.change}
+        stale = sorted(changes.keys() - known.keys())
         for start in range(0, len(stale), _NODES_A_ROUND_TRIP):
             for node in await self.of(stale[start : start + _NODES_A_ROUND_TRIP]):
                 known[node.name] = _Decoded(changes[node.name], node)
-        for gone in known.keys() - changes.keys():
-            known.pop(gone, None)
-        names = sorted(changes.keys() & known.keys())
-        return Snapshot(tuple(known[name].node for name in names), int(listened_ms or 0))
+        self._decoded = known  # another look may have been faster: what it read anew is then read once more
+        return Snapshot(tuple(known[name].node for name in sorted(known)), int(listened_ms or 0))
 
     async def of(self, names: Sequence[str]) -> Snapshot:
         """These nodes, without those that never reported."""

@@ -40,5 +40,10 @@ class Settings:
         )
 
     @property
+    def silence_s(self) -> float:
+        """After which nothing is placed on a node: not where it would be reclaimed at once."""
+        return min(self.node_timeout_s, self.grace_s)
+
+    @property
     def times(self) -> Times:
         return Times(min(MAX_SWEEP_S, self.grace_s / 6), self.grace_s)

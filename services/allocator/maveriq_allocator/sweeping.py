@@ -27,6 +27,7 @@ from maveriq_allocator.reservations import Reservations
 from maveriq_allocator.store import Store
 
 _TICK = Path(__file__).with_name("tick.lua").read_text()
+FORGET_S = 24 * 3600  # a node that was silent for longer is not coming back
 LATE_S = 30  # a worker that runs on what it was told to stop is told again after that
 LOST_S = 600  # a loss that is still held after that is told again: no backlog is so long, its message failed
 
@@ -49,14 +50,15 @@ class Sweeping:
     reservations: Reservations
     times: Times
 
-    async def silent(self) -> list[str]:
-        """Nodes whose worker was silent for the grace period, as long as something is held there, and once more."""
+    async def silent(self) -> dict[str, str]:
+        """Nodes whose worker was silent for the grace period, until all of that is told, with a mark of the silence."""
         tick = self.redis.register_script(_TICK)
         silent_ms = self.times.grace_ms + round(1e3 * self.times.sweep_s)  # what a tick's own age may hide
-        nodes: list[str] = await tick([keys.WATCH, keys.HEARD], [self.times.max_step_ms, silent_ms])
-        return nodes
+        touched = [keys.WATCH, keys.HEARD, keys.CHANGES]
+        found: list[str] = await tick(touched, [self.times.max_step_ms, silent_ms, FORGET_S * 1000, keys.node("")])
+        return dict(zip(found[::2], found[1::2], strict=True))
 
-    async def lost(self, node: str, sweep: UUID | None) -> list[ReplicaLost]:
+    async def lost(self, node: str, mark: str, sweep: UUID | None) -> list[ReplicaLost]:
         """What a silent worker held. Each is said once, and again where a sweep is handed out again, for who handled it
         may have died before it was sent."""
         told: list[ReplicaLost] = []
@@ -66,14 +68,14 @@ class Sweeping:
                 detail = f"the worker of node {node} did not report for {self.times.grace_s:.0f} s"
                 told.append(_lost(deployment_id, held, detail))
         if not holding:
-            await self.redis.zrem(keys.HEARD, node)
+            await self.redis.hset(keys.node(node), "told_of", mark)
         return told
 
     async def _held_on(self, node: str) -> list[tuple[UUID, Held]]:
         fields: list[str] = await self.redis.hkeys(keys.held(node))
         tokens = {field.rpartition("|")[2] for field in fields}
         owners = {keys.parse_token(token)[0] for token in tokens if not token.endswith("/hold")}
-        records = [(await self.reservations.load(owner)).record for owner in sorted(owners)]
+        records = [loaded.record for loaded in await self.reservations.load_all(sorted(owners))]
         return [(r.deployment_id, held) for r in records for held in r.held if held.placement.token in tokens]
 
     async def after_report(

@@ -47,3 +47,9 @@ def test_it_looks_for_silent_workers_several_times_in_a_grace_period() -> None:
     short = Settings.from_env({"MAVERIQ_REDIS_URL": "redis://h/1", "MAVERIQ_GRACE_S": "3"})
     assert short.times.sweep_s == 0.5
     assert Settings.from_env({"MAVERIQ_REDIS_URL": "redis://h/1"}).times.sweep_s == 5
+
+
+def test_nothing_is_placed_on_a_node_whose_reservations_would_be_reclaimed_at_once() -> None:
+    given = Settings.from_env({"MAVERIQ_NODE_TIMEOUT_S": "600", "MAVERIQ_GRACE_S": "30"})
+    assert given.silence_s == 30
+    assert Settings.from_env({"MAVERIQ_NODE_TIMEOUT_S": "5"}).silence_s == 5
