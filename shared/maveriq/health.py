@@ -1,4 +1,4 @@
-"""Answers `GET /healthz` and `GET /readyz` of a service: as much of HTTP as containers and probes ask for."""
+"""Answers `GET /healthz`, `/readyz` and `/metrics` of a service: as much of HTTP as probes and Prometheus ask for."""
 
 import asyncio
 import json
@@ -35,10 +35,19 @@ def state_of(path: str, *, connected: bool) -> tuple[HTTPStatus, dict[str, str]]
     if path == "/healthz":
         return HTTPStatus.OK, {"status": "alive"}
     if path != "/readyz":
-        return HTTPStatus.NOT_FOUND, {"status": "ask GET /healthz or GET /readyz"}
+        return HTTPStatus.NOT_FOUND, {"status": "ask GET /healthz, GET /readyz or GET /metrics"}
     if connected:
         return HTTPStatus.OK, {"status": "ready", "broker": "connected"}
     return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "not ready", "broker": "unreachable"}
+
+
+def metrics() -> tuple[str, bytes] | None:
+    """Content type and text of what this process tells Prometheus; None where its library is not installed."""
+    try:
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+    except ImportError:  # a producer's package needs none; services bring it
+        return None
+    return CONTENT_TYPE_LATEST, generate_latest()
 
 
 async def _answer(bus: Bus, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,9 +55,14 @@ async def _answer(bus: Bus, reader: asyncio.StreamReader, writer: asyncio.Stream
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             asked = await reader.readuntil(b"\r\n\r\n")
             path = asked.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1") if asked.startswith(b"GET ") else ""
-            status, told = state_of(path, connected=bus.connected)
-            body = json.dumps(told).encode()
-            head = f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: application/json\r\n"
+            told = metrics() if path == "/metrics" else None
+            if told is None:
+                status, state = state_of(path, connected=bus.connected)
+                told = "application/json", json.dumps(state).encode()
+            else:
+                status = HTTPStatus.OK
+            content_type, body = told
+            head = f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: {content_type}\r\n"
             writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
             await writer.drain()
     writer.close()

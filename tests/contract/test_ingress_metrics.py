@@ -1,12 +1,13 @@
-"""GET /metrics: deployments by state, missed predictions and calibrations, as Prometheus reads them."""
+"""GET /metrics: deployments by state, GPU memory, missed predictions and calibrations, as Prometheus reads them."""
 
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from maveriq.bus.inprocess import InProcessBus
-from maveriq.contracts import CalibrationUpdated, PredictionMissed
+from maveriq.contracts import CalibrationUpdated, Gpu, GpuState, Holding, InventoryChanged, PredictionMissed
 from tests.door import Door, quiet_ingress
 from tests.unit.profiler.calibrations import calibration
 
@@ -46,6 +47,22 @@ async def test_deployments_are_told_by_state_and_a_missed_prediction_is_counted(
         return await value(door, "maveriq_predictions_missed_total", what="decode_ms", **ON) == 1
 
     await door.until(counted)
+
+
+async def test_memory_is_told_by_gpu_type_and_holder_and_goes_with_its_node(door: Door) -> None:
+    gpu = Gpu(id="n1/0", gpu_type="L4", total_bytes=100, foreign_bytes=10)
+    state = GpuState(gpu=gpu, holdings=(Holding(deployment_id=uuid4(), replica=0, bytes=60),))
+    await door.bus.publish(InventoryChanged(node="n1", engine="torch", gpus=(state, state)))
+
+    async def reports(state: str) -> bool:
+        return await value(door, "maveriq_gpus", gpu_type="L4", state=state) == 2
+
+    await door.until(lambda: reports("reporting"))
+    told = [await value(door, "maveriq_gpu_bytes", gpu_type="L4", of=of) for of in ("reserved", "foreign", "free")]
+    assert told == [120, 20, 60]
+    await door.bus.publish(InventoryChanged(node="n1", engine="torch", gpus=(state, state), silent=True))
+    await door.until(lambda: reports("silent"))
+    assert await value(door, "maveriq_gpus", gpu_type="L4", state="reporting") is None
 
 
 async def test_a_calibration_tells_its_version_and_how_well_it_fits(door: Door) -> None:

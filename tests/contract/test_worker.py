@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
+from prometheus_client import REGISTRY
 
 from maveriq.bus import publish_until_kept
 from maveriq.bus.envelope import Envelope
@@ -170,6 +171,27 @@ async def test_a_placement_starts_a_replica_that_answers_requests(scene: Scene) 
     await scene.outside.submit(asked, reply_to=mailbox.address)
     await until(lambda: scene.engines[0].step() or len(client.chunks) == 3)
     assert client.chunks[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_prometheus_reads_what_each_replica_serves_for_as_long_as_it_does(scene: Scene) -> None:
+    await scene.reserve()
+    await scene.hears(ReplicaReady)
+    client = Heard()
+    mailbox = await scene.outside.mailbox(client)
+    for _ in range(2):
+        await scene.outside.submit(request(scene.deployment_id), reply_to=mailbox.address)
+    await until(lambda: len(scene.engines[0].asked) == 2)
+    of = {"deployment": str(scene.deployment_id), "replica": "0", "gpu_type": "cpu-1t", "model": "m"}
+    read = REGISTRY.get_sample_value
+    assert read("maveriq_requests_running", of) == 2
+    await until(lambda: scene.engines[0].step() or sum(c.finish_reason is not None for c in client.chunks) == 2)
+    await until(lambda: read("maveriq_requests_total", of | {"finish_reason": "length"}) == 2)
+    assert read("maveriq_output_tokens_total", of) == 6
+    assert read("maveriq_ttft_seconds_count", of) == read("maveriq_tpot_seconds_count", of) == 2
+    assert read("maveriq_predicted_seconds", of | {"what": "ttft"})
+    await scene.drain()
+    await scene.hears(ReplicaStopped)
+    assert read("maveriq_requests_running", of) is None
 
 
 async def test_a_replica_of_a_fleet_answers_its_own_types_requests_and_helps_out_others(scene: Scene) -> None:

@@ -67,7 +67,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
             *CalibrationsApi(bus, calibrations, inventories).endpoints(),
             *AccuracyApi(bus, accuracy).endpoints(),
             *DefragApi(bus, defragmentations).endpoints(),
-            *MetricsApi(handlers.metrics, calibrations, changes).endpoints(),
+            *MetricsApi(handlers.metrics, calibrations, changes, inventories).endpoints(),
             *OpenAi(streams, changes, models).endpoints(),
             *OpenAiModels(models, changes).endpoints(),
         ]

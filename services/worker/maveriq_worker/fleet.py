@@ -93,6 +93,10 @@ class Fleet:
             await replica.stop()
         self._running.clear()
 
+    def replicas(self) -> tuple[Replica, ...]:
+        """That start, serve or drain here."""
+        return tuple(self._running.values())
+
     def gpus(self) -> tuple[Gpu, ...]:
         """Every device, and what is taken of it."""
         read = self.devices.report(self.held_bytes(), self.busy_gpus())

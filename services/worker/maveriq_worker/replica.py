@@ -38,11 +38,12 @@ class Replica:
         """
         self._bus = bus
         self._engine = engine
-        self._deployment_id = deployment_id
+        self.deployment_id = deployment_id
         self.placement = placement
         self._launch = launch
         self._died = died
-        self._serving: Serving | None = None
+        self.serving: Serving | None = None
+        """None: its engine is not ready."""
         self._before: Replica | None = None
         self._started: asyncio.Future[ReplicaReady | ReplicaFailed | None]
         self._started = asyncio.get_running_loop().create_future()
@@ -64,8 +65,8 @@ class Replica:
 
     async def drain(self) -> ReplicaStopped:
         """Answer what is queued, then stop. A replica that still loads is stopped at once."""
-        if self._serving is not None and self._life is not None and not self._life.done():
-            draining = asyncio.ensure_future(self._serving.drain(DRAIN_QUIET_S, DRAIN_LIMIT_S))
+        if self.serving is not None and self._life is not None and not self._life.done():
+            draining = asyncio.ensure_future(self.serving.drain(DRAIN_QUIET_S, DRAIN_LIMIT_S))
             try:
                 await asyncio.wait({draining, self._life}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -100,16 +101,16 @@ class Replica:
         serving = opening.result()
         self._started.set_result(self._ready(time.monotonic() - began))
         detail = await self._failure(serving)
-        log.error("engine died", deployment_id=str(self._deployment_id), error=detail)
+        log.error("engine died", deployment_id=str(self.deployment_id), error=detail)
         await self._end()
         await self._died(self._failed(detail))
 
     async def _open(self) -> Serving:
         await self._engine.start(self._launch)
         slots = self.placement.candidate.configuration.max_batch
-        self._serving = Serving(self._bus, self._engine, self._deployment_id, slots, lanes=self.placement.lanes)
-        await self._serving.open()
-        return self._serving
+        self.serving = Serving(self._bus, self._engine, self.deployment_id, slots, lanes=self.placement.lanes)
+        await self.serving.open()
+        return self.serving
 
     async def _failure(self, serving: Serving) -> str:
         """Wait until the engine has died; the reason."""
@@ -125,8 +126,8 @@ class Replica:
 
     async def _end(self) -> None:
         async with self._ended:
-            if self._serving is not None:
-                await self._serving.give_back()
+            if self.serving is not None:
+                await self.serving.give_back()
             await self._engine.stop()
             if self._before is not None:
                 await self._before.stop()
@@ -135,14 +136,14 @@ class Replica:
         expected = isinstance(error, EngineFailed)
         log.error(
             "replica did not start",
-            deployment_id=str(self._deployment_id),
+            deployment_id=str(self.deployment_id),
             error=_words(error),
             exc_info=None if expected else error,
         )
 
     def _ready(self, load_s: float) -> ReplicaReady:
         return ReplicaReady(
-            deployment_id=self._deployment_id,
+            deployment_id=self.deployment_id,
             replica=self.placement.replica,
             token=self.placement.token,
             node=self.placement.node,
@@ -151,12 +152,12 @@ class Replica:
         )
 
     def _failed(self, detail: str, *, unusable: bool = False) -> ReplicaFailed:
-        return failed(self._deployment_id, self.placement, detail, unusable=unusable)
+        return failed(self.deployment_id, self.placement, detail, unusable=unusable)
 
     @property
     def is_busy(self) -> bool:
         """Its engine is at somebody's answer."""
-        return self._serving is not None and self._serving.is_busy
+        return self.serving is not None and self.serving.is_busy
 
     def timed(self) -> ServiceTimed | None:
         """What its passes took, and whom it answered, since this was last asked.
@@ -166,11 +167,11 @@ class Replica:
         times, facts = self._engine.times(), self.placement.facts
         configuration = self.placement.candidate.configuration
         layers = Counter(each for stage in self.placement.stages for each in stage.precisions)
-        requests = () if self._serving is None else self._serving.sizes.take()
+        requests = () if self.serving is None else self.serving.sizes.take()
         if not (times or requests) or facts is None:
             return None
         return ServiceTimed(
-            deployment_id=self._deployment_id,
+            deployment_id=self.deployment_id,
             node=self.placement.node,
             engine=configuration.engine,
             engine_version=engine_version(configuration.engine),
@@ -188,7 +189,7 @@ class Replica:
     @property
     def stopped(self) -> ReplicaStopped:
         return ReplicaStopped(
-            deployment_id=self._deployment_id,
+            deployment_id=self.deployment_id,
             replica=self.placement.replica,
             token=self.placement.token,
             node=self.placement.node,

@@ -15,6 +15,7 @@ from maveriq_worker.engine import Engine, EngineFailed, RequestRefused
 from maveriq_worker.lanes import Lanes
 from maveriq_worker.outbox import Outbox, Sent
 from maveriq_worker.sizes import Sizes
+from maveriq_worker.tally import Tally
 
 MAX_CANCELLED = 10_000  # ids remembered of requests that were cancelled before they got here
 LAST_CHUNKS_S = 5.0  # how long last chunks may take to be confirmed when the replica stops
@@ -50,7 +51,8 @@ class Serving:
         self._outbox = Outbox(bus, self._client_gone)
         self._answers: dict[UUID, Answer] = {}
         self._waiting: dict[Priority, deque[Answer]] = {priority: deque() for priority in Priority}
-        self._num_generating = 0
+        self.num_generating = 0
+        """Requests that the engine is at."""
         self._cancelled: OrderedDict[UUID, None] = OrderedDict()
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,6 +60,7 @@ class Serving:
         self._lanes = Lanes(bus, deployment_id, self._take, slots, lanes, self._has_room)
         self.sizes = Sizes()
         """Of what was answered in full."""
+        self.tally = Tally()
         self.failed: asyncio.Future[str] = self._loop.create_future()
         """Why the engine can serve no more. Who waits for it calls `give_back`."""
 
@@ -70,7 +73,12 @@ class Serving:
     @property
     def is_busy(self) -> bool:
         """The engine is at somebody's answer."""
-        return self._num_generating > 0
+        return self.num_generating > 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests taken that wait for a slot."""
+        return sum(map(len, self._waiting.values()))
 
     async def drain(self, quiet_s: float, limit_s: float) -> None:
         """Answer what is queued until nothing came for `quiet_s`, or for `limit_s` at most; then what is in hand."""
@@ -111,8 +119,7 @@ class Serving:
 
     def _has_room(self) -> bool:
         """Whether a request that came now would begin now."""
-        waiting = sum(map(len, self._waiting.values()))
-        return self._num_generating + waiting < self._slots and not self.failed.done()
+        return self.num_generating + self.num_waiting < self._slots and not self.failed.done()
 
     def _take(self, delivery: RequestDelivery) -> None:
         """A request arrived."""
@@ -143,10 +150,10 @@ class Serving:
     def _fill_slots(self) -> None:
         """High before normal before low, each in order of arrival."""
         for queue in self._waiting.values():
-            while queue and self._num_generating < self._slots and not self.failed.done():
+            while queue and self.num_generating < self._slots and not self.failed.done():
                 answer = queue.popleft()
                 answer.generating = True
-                self._num_generating += 1
+                self.num_generating += 1
                 answer.task = self._spawn(self._answer(answer), answer)
 
     async def _answer(self, answer: Answer) -> None:
@@ -203,6 +210,7 @@ class Serving:
         if sent is Sent.UNSURE:
             await answer.delivery.requeue()
         else:
+            self.tally.add(last)
             await answer.delivery.ack()
         self._forget(answer)
 
@@ -239,7 +247,7 @@ class Serving:
     def _free_slot(self, answer: Answer) -> None:
         if answer.generating:
             answer.generating = False
-            self._num_generating -= 1
+            self.num_generating -= 1
             self._fill_slots()
             self._lanes.note()
 
