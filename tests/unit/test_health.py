@@ -1,4 +1,4 @@
-"""Where it is given a port, a service tells over HTTP whether it lives, whether the broker answers it, and its metrics."""
+"""A service that is given a port tells there whether it lives, whether the broker answers it, and its metrics."""
 
 import asyncio
 import socket
