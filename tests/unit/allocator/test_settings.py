@@ -50,6 +50,6 @@ def test_it_looks_for_silent_workers_several_times_in_a_grace_period() -> None:
 
 
 def test_nothing_is_placed_on_a_node_whose_reservations_would_be_reclaimed_at_once() -> None:
-    given = Settings.from_env({"MAVERIQ_NODE_TIMEOUT_S": "600", "MAVERIQ_GRACE_S": "30"})
+    given = Settings("redis://h/1", node_timeout_s=600, grace_s=30)
     assert given.silence_s == 30
-    assert Settings.from_env({"MAVERIQ_NODE_TIMEOUT_S": "5"}).silence_s == 5
+    assert Settings("redis://h/1", node_timeout_s=5).silence_s == 5
