@@ -105,6 +105,9 @@ PRODUCER_HEARS = (
     ModelRegistered, DeploymentChanged, ChunksProduced, MessageRefused, AccuracyProgressed, AccuracyMeasured,
 )  # fmt: skip
 
+# Beside what it consumes from its queues a service may listen on a mailbox, where what it misses costs time alone:
+# ingress hears DeploymentChanged, a worker RequestCancelled, a profiler of a CPU PlacementReserved and how starts end.
+
 INGRESS = Service(
     "ingress",
     consumes=(

@@ -280,9 +280,7 @@ async def test_an_intent_is_measured_for_at_once_and_the_model_under_way_is_run_
     calibrating.cancel()
     await end(calibrating, 0.2)
     assert probe.ran == [items[0], *items] and last.num_done == len(items)
-    assert any(
-        "the model of an intent is measured first" in news.problem for news in cluster.all(CalibrationProgressed)
-    )
+    assert any("a deployment is on its way" in news.problem for news in cluster.all(CalibrationProgressed))
     assert cluster.held_bytes() == 0
 
 

@@ -43,6 +43,7 @@ from maveriq_profiler.rig_seen import RigSeen
 from maveriq_profiler.rigs import Rigs
 from maveriq_profiler.samples import Samples
 from maveriq_profiler.settings import Settings
+from maveriq_profiler.starts import Starts
 from maveriq_profiler.traffic_watch import TrafficWatch
 from maveriq_profiler.watching import Watching
 
@@ -61,6 +62,8 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
     ready = asyncio.Event()
     try:
         handlers = wire(redis, partial(publish_until_kept, bus), probe, settings, devices_of(rig, pynvml))
+        if rig.device == "cpu":  # starts and measurements take each other's time there
+            await Starts(handlers.calibrating.turns, rig.gpu_type).open(bus)
 
         async def calibrate() -> None:
             await ready.wait()

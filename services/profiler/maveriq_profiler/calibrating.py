@@ -103,7 +103,7 @@ class Calibrating:
             await self.samples.begin(self.pool, uuid4(), self.budget_s)
         while True:
             try:
-                await self.turns.after_intents()
+                await self.turns.after_deployments()
                 self._asked.clear()
                 run = await self.samples.run(self.pool)
                 if run is not None and not run.ended:

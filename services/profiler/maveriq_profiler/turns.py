@@ -1,4 +1,4 @@
-"""Whose turn it is to measure: what an intent waits for goes first, and a calibration's model is stopped for it.
+"""Whose turn it is: what a deployment waits for goes first, and a calibration's model is stopped for it.
 
 It is run again afterwards: a producer's seconds are dearer than a machine's.
 """
@@ -12,40 +12,49 @@ T = TypeVar("T")
 
 
 class GaveWay(Exception):
-    """It was stopped for an intent; to be done again when there is none."""
+    """It was stopped for a deployment; to be done again when none is on its way."""
 
 
 class Turns:
     def __init__(self) -> None:
-        self._num_intents = 0
+        self._awaited: set[object] = set()
         self._any, self._none = asyncio.Event(), asyncio.Event()
         self._none.set()
+
+    def begin(self, what: object) -> None:
+        """A deployment waits for this. Again is harmless."""
+        self._awaited.add(what)
+        self._none.clear()
+        self._any.set()
+
+    def end(self, what: object) -> None:
+        """It waits no more. Again is harmless."""
+        self._awaited.discard(what)
+        if not self._awaited:
+            self._any.clear()
+            self._none.set()
 
     @contextmanager
     def of_intent(self) -> Generator[None]:
         """While an intent's model is measured."""
-        self._num_intents += 1
-        self._none.clear()
-        self._any.set()
+        what = object()
+        self.begin(what)
         try:
             yield
         finally:
-            self._num_intents -= 1
-            if not self._num_intents:
-                self._any.clear()
-                self._none.set()
+            self.end(what)
 
-    async def after_intents(self) -> None:
-        """Returns when no intent's model is measured."""
+    async def after_deployments(self) -> None:
+        """Returns when none is waited for."""
         await self._none.wait()
 
     async def giving_way(self, work: Coroutine[Any, Any, T]) -> T:
-        """Raises GaveWay: an intent came, and the work was cancelled."""
+        """Raises GaveWay: a deployment came, and the work was cancelled."""
         working, wanted = asyncio.ensure_future(work), asyncio.ensure_future(self._any.wait())
         try:
             await asyncio.wait({working, wanted}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                raise GaveWay("the model of an intent is measured first")
+                raise GaveWay("a deployment is on its way and goes first")
             return working.result()
         finally:
             for task in (working, wanted):
