@@ -72,6 +72,19 @@ def test_every_setting_is_one_that_is_read(profile: tuple[str, ...]) -> None:
         assert set_here <= NAMES, name
 
 
+def test_prometheus_reads_every_service_where_it_answers_and_the_broker() -> None:
+    assert set(services("metrics")) - set(services()) == {"prometheus"}
+    jobs = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]
+    read = {name: one["port"] for job in jobs for one in job.get("dns_sd_configs", ()) for name in one["names"]}
+    ours = {name: service for name, service in services("gpu").items() if "build" in service}
+    for name, service in ours.items():
+        settings = service["environment"]
+        assert read.pop(name) == int(settings.get("MAVERIQ_HTTP_PORT", settings["MAVERIQ_HEALTH_PORT"])), name
+        assert settings["MAVERIQ_HTTP_HOST"] == "0.0.0.0"
+    assert read == {}
+    assert "rabbitmq" in {job["job_name"] for job in jobs}
+
+
 def test_what_asks_for_no_password_is_open_to_this_machine_alone() -> None:
-    for name, service in services("gpu").items():
+    for name, service in services("gpu", "metrics").items():
         assert {port["host_ip"] for port in service.get("ports", ())} <= {"127.0.0.1"}, name
