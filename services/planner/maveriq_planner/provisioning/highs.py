@@ -19,7 +19,6 @@ _RELAXED: dict[str, float | str] = {
     "solver": "simplex",
     "simplex_dual_edge_weight_strategy": 1,  # Devex: a third faster than the default on small models solved often
 }
-_STATUS = {True: highspy.HighsBasisStatus.kBasic, False: highspy.HighsBasisStatus.kLower}
 _SOLVED = highspy.HighsModelStatus.kOptimal
 
 
@@ -44,7 +43,8 @@ class Relaxation:
 
     def __init__(self, model: Model) -> None:
         self._whole = np.arange(model.num_whole, dtype=np.int32)
-        self._solver = _begun(model)
+        self._solver = _solver(**_RELAXED)
+        self._solver.passModel(_lp(model))
 
     def add(self, rows: Sequence[Row]) -> None:
         _add(self._solver, rows)
@@ -69,7 +69,8 @@ class Minimum:
 
 def minimum(model: Model) -> Minimum | None:
     """Of a plain linear programme."""
-    solver = _begun(model)
+    solver = _solver(**_RELAXED)
+    solver.passModel(_lp(model))
     solver.run()
     if solver.getModelStatus() != _SOLVED:
         return None
@@ -113,19 +114,6 @@ def _solver(**options: float | str) -> highspy.Highs:
     solver.setOptionValue("output_flag", False)
     for name, value in options.items():
         solver.setOptionValue(name, value)
-    return solver
-
-
-def _begun(model: Model) -> highspy.Highs:
-    """For relaxations, at the basis that the model says."""
-    solver = _solver(**_RELAXED)
-    solver.passModel(_lp(model))
-    if model.basis is not None:
-        basis = highspy.HighsBasis()
-        basis.col_status = [_STATUS[is_basic] for is_basic in model.basis.columns.tolist()]
-        basis.row_status = [_STATUS[is_basic] for is_basic in model.basis.rows.tolist()]
-        basis.valid = True
-        solver.setBasis(basis)
     return solver
 
 

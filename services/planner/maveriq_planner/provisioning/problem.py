@@ -12,13 +12,12 @@ rows, in y and z alone, a search adds those that it meets broken.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 Indices = NDArray[np.int32]
 Entries = tuple[NDArray[np.intp], NDArray[np.intp], Array]
 """Rows, columns and values."""
@@ -77,14 +76,6 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Basis:
-    """Where a simplex begins: which columns and rows are basic, as many as there are rows."""
-
-    columns: Flags
-    rows: Flags
-
-
-@dataclass(frozen=True, slots=True)
 class Model:
     """Columns: y [U], z [U] with spares, starts and stops [P] with a change, then x."""
 
@@ -99,7 +90,6 @@ class Model:
     values: Array
     num_whole: int
     """The first columns, which must be whole: y, then z."""
-    basis: Basis | None = None
 
 
 def model_of(problem: Problem, *, losses: bool = False, budget: float = np.inf) -> Model:
@@ -134,30 +124,7 @@ def model_of(problem: Problem, *, losses: bool = False, budget: float = np.inf) 
     upper = np.full(x_at + len(units) * len(scenarios), np.inf)
     upper[:num_units] = np.minimum(highest, problem.caps[problem.pools])
     upper[z_at:change_at] = 1.0
-    model = rows.model(np.concatenate(cost), upper, change_at)
-    if losses or problem.change is not None:  # with a change, what one more costs depends on how many there are
-        return model
-    return replace(model, basis=_each_to_its_cheapest(problem, model, units == _cheapest(problem)[buckets]))
-
-
-def _cheapest(problem: Problem) -> NDArray[np.intp]:
-    """[B]: the unit that serves each bucket at least cost."""
-    best: NDArray[np.intp] = _priced(problem).argmin(axis=0)
-    return best
-
-
-def _each_to_its_cheapest(problem: Problem, model: Model, chosen: Flags) -> Basis:
-    """What would be best if nothing bounded y: dual feasible whatever does, so that few steps are left.
-
-    Args:
-        chosen: of the columns of x.
-    """
-    columns = np.zeros(len(model.cost), dtype=np.bool_)
-    columns[: problem.num_units] = True
-    columns[len(model.cost) - len(chosen) :] = chosen
-    rows = np.ones(len(model.row_lower), dtype=np.bool_)
-    rows[: sum(problem.load.shape)] = False
-    return Basis(columns, rows)
+    return rows.model(np.concatenate(cost), upper, change_at)
 
 
 def _add_serving(
@@ -234,18 +201,12 @@ def most_needed(problem: Problem) -> Array:
 
 def _useful(problem: Problem) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pairs of unit and bucket, without those so dear that a whole fleet's cost serves a millionth of the bucket."""
-    priced = _priced(problem)
+    priced = np.maximum(problem.price, 1e-9)[:, None] * problem.load
     best = priced.min(axis=0)
     enough = best.sum() + problem.price.sum() * (1 + problem.spare)
     keep = np.isfinite(priced) & ((priced * _NEGLIGIBLE_SHARE <= enough) | (priced <= best))
     units, buckets = np.nonzero(keep)
     return units, buckets
-
-
-def _priced(problem: Problem) -> Array:
-    """[U, B]; what costs nothing still has an order."""
-    priced: Array = np.maximum(problem.price, 1e-9)[:, None] * problem.load
-    return priced
 
 
 class Rows:
