@@ -67,7 +67,7 @@ async def test_a_claim_is_renewed_while_it_is_used_and_a_dead_profilers_ends(red
         await asyncio.sleep(0.5)
         async with Samples(redis).claimed(POOL, "a") as theirs:
             assert not theirs
-    await redis.set(f"calibration-claim:{POOL.name}|b", "of the dead", px=50)
+    await redis.set(f"maveriq:profiler:calibration-claim:{POOL.name}|b", "of the dead", px=50)
     await asyncio.sleep(0.1)
     async with Samples(redis).claimed(POOL, "b") as ours:
         assert ours

@@ -71,7 +71,7 @@ async def test_a_claim_is_renewed_for_as_long_as_the_measurement_takes(redis: Re
 
 
 async def test_a_profiler_killed_in_the_middle_holds_nobody_up_for_longer_than_its_claim(redis: Redis) -> None:
-    await redis.set("fingerprint-claim:shape:" + KEY.field, "of the dead", px=200)
+    await redis.set("maveriq:profiler:fingerprint-claim:shape:" + KEY.field, "of the dead", px=200)
     one = Measurement()
     one.may_end.set()
     assert await Catalog(redis, poll_s=0.01).get_or_measure(KEY, one) == fingerprint(rig())

@@ -1,4 +1,4 @@
-"""Measurements of accuracy, asked for and done, in Redis: ingress:accuracy:<id>, kept for a week after the last."""
+"""Measurements of accuracy, asked for and done, in Redis for a week after the last: maveriq:ingress:accuracy:<id>."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -66,4 +66,4 @@ def folded(record: AccuracyRecord, news: AccuracyProgressed | AccuracyMeasured) 
 
 
 def _key(accuracy_id: UUID) -> str:
-    return f"ingress:accuracy:{accuracy_id}"
+    return f"maveriq:ingress:accuracy:{accuracy_id}"

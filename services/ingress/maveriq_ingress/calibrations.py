@@ -1,10 +1,10 @@
 """What is known of each GPU type's calibration, and how far one under way is, in Redis.
 
-ingress:calibrations                set: <engine>|<gpu type>
-ingress:calibration:<one of them>   hash: rank, when it was fitted; text, Calibration as JSON
-ingress:calibration-progress:<id>   hash: rig, where it was asked for over HTTP; rank, how far it is; text,
-                                    CalibrationProgressed as JSON. Kept for a day
-ingress:calibration-latest          hash: rig -> its latest calibration
+maveriq:ingress:calibrations                set: <engine>|<gpu type>
+maveriq:ingress:calibration:<one of them>   hash: rank, when it was fitted; text, Calibration as JSON
+maveriq:ingress:calibration-progress:<id>   hash: rig, where it was asked for over HTTP; rank, how far it is; text,
+                                            CalibrationProgressed as JSON. Kept for a day
+maveriq:ingress:calibration-latest          hash: rig -> its latest calibration
 
 Messages are handled side by side and may come again, so what is newer is decided by what they say, in Redis.
 """
@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 
 from maveriq.contracts import Calibration, CalibrationProgressed, CalibrationRequested, CalibrationUpdated
 
-NAMES = "ingress:calibrations"
-LATEST = "ingress:calibration-latest"
+NAMES = "maveriq:ingress:calibrations"
+LATEST = "maveriq:ingress:calibration-latest"
 KEEP_S = 24 * 3600  # after its last news
 END = 1_000_000  # models that no programme has
 
@@ -81,8 +81,8 @@ class Calibrations:
 
 
 def _known(name: str) -> str:
-    return f"ingress:calibration:{name}"
+    return f"maveriq:ingress:calibration:{name}"
 
 
 def _progress(calibration_id: UUID) -> str:
-    return f"ingress:calibration-progress:{calibration_id}"
+    return f"maveriq:ingress:calibration-progress:{calibration_id}"

@@ -75,4 +75,4 @@ class DefragApi:
 
 
 def _key(defragmentation_id: str) -> str:
-    return f"ingress:defragmentation:{defragmentation_id}"
+    return f"maveriq:ingress:defragmentation:{defragmentation_id}"

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from maveriq.contracts import InventoryChanged, Value
 
-KEY = "ingress:inventory"
+KEY = "maveriq:ingress:inventory"
 FORGET_AFTER = timedelta(days=1)  # a node that was silent for longer is not coming back; allocators forget it too
 
 

@@ -9,7 +9,7 @@ from redis.exceptions import WatchError
 
 from maveriq.contracts import Model, Value
 
-KEY = "ingress:models"
+KEY = "maveriq:ingress:models"
 
 
 class Registration(Value):

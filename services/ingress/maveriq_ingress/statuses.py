@@ -1,7 +1,7 @@
 """The deployments' records, in Redis. Many ingress processes may fold facts into one record at once: none is lost.
 
-`ingress:deployment:<id>` holds one record; the hash `ingress:deployments` names them all, with the time of the
-last change of each, so that a reader need only read what changed.
+`maveriq:ingress:deployment:<id>` holds one record; the hash `maveriq:ingress:deployments` names them all, with the
+time of the last change of each, so that a reader need only read what changed.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from redis.exceptions import WatchError
 from maveriq.contracts import Deployment, IntentAccepted, State
 from maveriq_ingress.folding import Fact, Record, fold
 
-INDEX = "ingress:deployments"
+INDEX = "maveriq:ingress:deployments"
 KEEP_ENDED_S = 7 * 24 * 3600  # how long an ended deployment can still be looked up
 
 
 def key_of(deployment_id: UUID) -> str:
-    return f"ingress:deployment:{deployment_id}"
+    return f"maveriq:ingress:deployment:{deployment_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Borrows GPU memory of the allocator to measure in: asked for, kept while it is used, and given back.
 
-memory-held:<hold>   the allocator's latest answer, as JSON. Profilers of one GPU type share a queue, so any of them
-                     may hear the answer to another's question.
+maveriq:profiler:memory-held:<hold>   the allocator's latest answer, as JSON. Profilers of one GPU type share a queue,
+                                      so any of them may hear the answer to another's question.
 """
 
 import asyncio
@@ -118,4 +118,4 @@ class Borrowing:
 
 
 def _answer(hold_id: UUID) -> str:
-    return f"memory-held:{hold_id}"
+    return f"maveriq:profiler:memory-held:{hold_id}"

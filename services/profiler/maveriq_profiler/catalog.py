@@ -1,5 +1,6 @@
 """Fingerprints in Redis: each is measured once, by whichever profiler gets there first.
 
+Keys, below `maveriq:profiler:`:
 fingerprints:<shape key>            hash: field -> Entry; a field names all that a fingerprint depends on
 fingerprint-claim:<shape key>:<field>   token of the profiler that measures now; it expires unless renewed, so a
                                     profiler killed in the middle keeps nobody waiting for long
@@ -152,8 +153,8 @@ def latest(entries: Iterable[Entry]) -> tuple[Fingerprint, ...]:
 
 
 def _shape(shape_key: str) -> str:
-    return f"fingerprints:{shape_key}"
+    return f"maveriq:profiler:fingerprints:{shape_key}"
 
 
 def _claim(key: Key) -> str:
-    return f"fingerprint-claim:{key.shape_key}:{key.field}"
+    return f"maveriq:profiler:fingerprint-claim:{key.shape_key}:{key.field}"

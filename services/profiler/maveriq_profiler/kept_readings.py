@@ -1,6 +1,7 @@
 """What local sources' configs said, in Redis: reading one takes seconds, and each start of a profiler would again.
 
-readings:<digest of the code that reads>   hash: source and when it was changed -> Reading. Goes a month after the last
+maveriq:profiler:readings:<digest of the code that reads>   hash: source and when it was changed -> Reading. Goes a
+month after the last
 """
 
 import hashlib
@@ -19,7 +20,7 @@ class KeptReadings:
     def __init__(self, redis: Any) -> None:
         """Args: redis: a `redis.asyncio.Redis`."""
         self._redis = redis
-        self.key = f"readings:{_digest()}"
+        self.key = f"maveriq:profiler:readings:{_digest()}"
 
     async def get(self, source: str, changed_ns: int) -> Reading | None:
         text = await self._redis.hget(self.key, f"{changed_ns}|{source}")

@@ -1,6 +1,7 @@
 """Measures again what others disturbed, one at a time, once nobody uses the device. In Redis:
 
-fingerprints-disturbed:<pool>   hash: key of a fingerprint -> Disturbed; it goes when it was measured undisturbed
+maveriq:profiler:fingerprints-disturbed:<pool>   hash: key of a fingerprint -> Disturbed; it goes when it was measured
+                                                 undisturbed
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -120,4 +121,4 @@ class Remeasuring:
 
     @property
     def _due(self) -> str:
-        return f"fingerprints-disturbed:{self.pool.name}"
+        return f"maveriq:profiler:fingerprints-disturbed:{self.pool.name}"

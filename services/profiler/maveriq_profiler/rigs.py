@@ -1,7 +1,7 @@
 """Which rigs measure, in Redis: each profiler says every few seconds that it is there.
 
-profiler-rigs          set of the names of rigs that were ever heard of
-profiler-rig:<name>    the rig, as JSON; it expires unless said again, so a rig that left is not waited for
+maveriq:profiler:rigs          set of the names of rigs that were ever heard of
+maveriq:profiler:rig:<name>    the rig, as JSON; it expires unless said again, so a rig that left is not waited for
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from maveriq_profiler.rig_seen import RigSeen
 
-_NAMES = "profiler-rigs"
+_NAMES = "maveriq:profiler:rigs"
 
 
 class Rigs:
@@ -45,7 +45,7 @@ class Rigs:
 
 
 def _key(name: str) -> str:
-    return f"profiler-rig:{name}"
+    return f"maveriq:profiler:rig:{name}"
 
 
 def _text(name: bytes | str) -> str:

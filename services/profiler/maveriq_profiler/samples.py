@@ -1,5 +1,6 @@
-"""What was measured and served on each GPU type, and its calibration, in Redis. A pool is named by `Pool.name`.
+"""What was measured and served on each GPU type, and its calibration, in Redis.
 
+Keys, all below `maveriq:profiler:`; a pool is named by `Pool.name`:
 calibration-measured:<pool>    hash: key -> Outcome; a key names a run of the programme, or a fingerprint
 calibration-served:<pool>      hash: kind -> folding.Served
 calibration-run:<pool>         hash: calibration_id, budget_s, spent_s, ended ('1')
@@ -24,6 +25,7 @@ from maveriq_profiler.pool import Outcome, Pool
 
 MAX_KINDS = 512  # of served passes kept for a pool: a fit of so many samples takes less than a second
 _FINGERPRINT = "fingerprint|"
+_POOLS = "maveriq:profiler:calibration-pools"
 
 _KEEP = """
 if (redis.call('hget', KEYS[1], 'version') or '0') ~= ARGV[1] then return 0 end
@@ -57,12 +59,12 @@ class Samples:
         """A new run takes the place of the one before; what failed is tried again."""
         for key, outcome in (await self.outcomes(pool)).items():
             if outcome.problem:
-                await self._redis.hdel(_measured(pool), key)
+                await self._redis.hdel(_key("measured", pool.name), key)
         fields = {"calibration_id": str(calibration_id), "budget_s": str(budget_s), "spent_s": "0", "ended": ""}
-        await self._redis.hset(_run(pool), mapping=fields)
+        await self._redis.hset(_key("run", pool.name), mapping=fields)
 
     async def run(self, pool: Pool) -> Run | None:
-        found = await self._texts(_run(pool))
+        found = await self._texts(_key("run", pool.name))
         if "calibration_id" not in found:
             return None
         return Run(
@@ -71,47 +73,47 @@ class Samples:
 
     async def want(self, pool: Pool, precisions: Collection[Precision]) -> None:
         if precisions:
-            await self._redis.sadd(_wanted(pool), *(str(precision) for precision in precisions))
+            await self._redis.sadd(_key("wanted", pool.name), *(str(precision) for precision in precisions))
 
     async def wanted(self, pool: Pool) -> set[Precision]:
         """What `want` was told at any time."""
-        return {Precision(_text(name)) for name in await self._redis.smembers(_wanted(pool))}
+        return {Precision(_text(name)) for name in await self._redis.smembers(_key("wanted", pool.name))}
 
     async def end(self, pool: Pool, calibration_id: UUID) -> None:
         """Unless another has taken its place."""
         now = await self.run(pool)
         if now is not None and now.calibration_id == calibration_id:
-            await self._redis.hset(_run(pool), "ended", "1")
+            await self._redis.hset(_key("run", pool.name), "ended", "1")
 
     async def outcomes(self, pool: Pool) -> dict[str, Outcome]:
         """Of all runs and fingerprints, by key."""
-        found = await self._texts(_measured(pool))
+        found = await self._texts(_key("measured", pool.name))
         return {key: Outcome.model_validate_json(text) for key, text in found.items()}
 
     async def keep_outcome(self, pool: Pool, key: str, outcome: Outcome) -> None:
         """The first kept counts, should two have measured after all."""
-        if await self._redis.hsetnx(_measured(pool), key, outcome.model_dump_json()):
-            await self._redis.hincrbyfloat(_run(pool), "spent_s", outcome.cost_s)
+        if await self._redis.hsetnx(_key("measured", pool.name), key, outcome.model_dump_json()):
+            await self._redis.hincrbyfloat(_key("run", pool.name), "spent_s", outcome.cost_s)
 
     async def replace_outcome(self, pool: Pool, key: str, outcome: Outcome) -> None:
         """Measured again: what it cost is no run's."""
-        await self._redis.hset(_measured(pool), key, outcome.model_dump_json())
+        await self._redis.hset(_key("measured", pool.name), key, outcome.model_dump_json())
 
     async def keep_fingerprint(self, pool: Pool, key: str, samples: tuple[RunSample, ...], cost_s: float) -> None:
         """Of one that was measured twice the one that the catalogue has."""
         outcome = Outcome(samples=samples, cost_s=cost_s)
-        await self._redis.hset(_measured(pool), f"{_FINGERPRINT}{key}", outcome.model_dump_json())
+        await self._redis.hset(_key("measured", pool.name), f"{_FINGERPRINT}{key}", outcome.model_dump_json())
 
     @asynccontextmanager
     async def claimed(self, pool: Pool, key: str, *, again: bool = False) -> AsyncGenerator[bool, None]:
         """Whether the run is ours to measure: nobody else measures it now, and nobody has, or it is due again."""
-        name, token = f"calibration-claim:{pool.name}|{key}", uuid4().hex
+        name, token = _key("claim", f"{pool.name}|{key}"), uuid4().hex
         if not await self._redis.set(name, token, nx=True, px=self._claim_ms):
             yield False
             return
         renewing = asyncio.create_task(self._renew(name, token))
         try:
-            yield again or not await self._redis.hexists(_measured(pool), key)
+            yield again or not await self._redis.hexists(_key("measured", pool.name), key)
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
@@ -125,27 +127,27 @@ class Samples:
     async def fold_in(self, pool: Pool, news: Mapping[str, Served]) -> None:
         """Two at once may lose the weight of one report, which is one of many."""
         for kind, new in news.items():
-            text = await self._redis.hget(_served(pool), kind)
+            text = await self._redis.hget(_key("served", pool.name), kind)
             folded = new if text is None else mixed(Served.model_validate_json(text), new)
-            await self._redis.hset(_served(pool), kind, folded.model_dump_json())
-        if await self._redis.hlen(_served(pool)) > MAX_KINDS:
+            await self._redis.hset(_key("served", pool.name), kind, folded.model_dump_json())
+        if await self._redis.hlen(_key("served", pool.name)) > MAX_KINDS:
             kinds = await self.served(pool)
             oldest = sorted(kinds, key=lambda kind: kinds[kind].last_seen)[: len(kinds) - MAX_KINDS]
-            await self._redis.hdel(_served(pool), *oldest)
+            await self._redis.hdel(_key("served", pool.name), *oldest)
 
     async def served(self, pool: Pool) -> dict[str, Served]:
-        found = await self._texts(_served(pool))
+        found = await self._texts(_key("served", pool.name))
         return {kind: Served.model_validate_json(text) for kind, text in found.items()}
 
     async def calibration(self, pool: Pool) -> Calibration | None:
-        text = await self._redis.hget(_fitted(pool), "calibration")
+        text = await self._redis.hget(_key("fitted", pool.name), "calibration")
         return None if text is None else Calibration.model_validate_json(text)
 
     async def calibrations(self) -> tuple[Calibration, ...]:
         """Of every engine and GPU type the latest fitted: an older engine version's says nothing of what runs now."""
         latest: dict[tuple[str, str], Calibration] = {}
-        for name in await self._redis.smembers("calibration-pools"):
-            text = await self._redis.hget(f"calibration-fitted:{_text(name)}", "calibration")
+        for name in await self._redis.smembers(_POOLS):
+            text = await self._redis.hget(_key("fitted", _text(name)), "calibration")
             if text is not None:
                 one = Calibration.model_validate_json(text)
                 known = latest.get((one.engine, one.gpu_type))
@@ -155,7 +157,7 @@ class Samples:
 
     async def keep_calibration(self, pool: Pool, calibration: Calibration) -> bool:
         """False: another was kept meanwhile under this version."""
-        touched = [_fitted(pool), "calibration-pools"]
+        touched = [_key("fitted", pool.name), _POOLS]
         before, text = calibration.version - 1, calibration.model_dump_json()
         return bool(
             await self._redis.eval(_KEEP, len(touched), *touched, str(before), calibration.version, text, pool.name)
@@ -163,7 +165,7 @@ class Samples:
 
     async def may_refit(self, pool: Pool, every_s: float) -> bool:
         """True at most once in so long, of all profilers."""
-        return bool(await self._redis.set(f"calibration-refit:{pool.name}", "1", nx=True, px=int(every_s * 1e3)))
+        return bool(await self._redis.set(_key("refit", pool.name), "1", nx=True, px=int(every_s * 1e3)))
 
     async def _texts(self, key: str) -> dict[str, str]:
         found = cast("dict[Any, Any]", await self._redis.hgetall(key))
@@ -175,24 +177,8 @@ def is_fingerprint(key: str) -> bool:
     return key.startswith(_FINGERPRINT)
 
 
-def _measured(pool: Pool) -> str:
-    return f"calibration-measured:{pool.name}"
-
-
-def _served(pool: Pool) -> str:
-    return f"calibration-served:{pool.name}"
-
-
-def _run(pool: Pool) -> str:
-    return f"calibration-run:{pool.name}"
-
-
-def _wanted(pool: Pool) -> str:
-    return f"calibration-wanted:{pool.name}"
-
-
-def _fitted(pool: Pool) -> str:
-    return f"calibration-fitted:{pool.name}"
+def _key(what: str, name: str) -> str:
+    return f"maveriq:profiler:calibration-{what}:{name}"
 
 
 def _text(value: bytes | str) -> str:

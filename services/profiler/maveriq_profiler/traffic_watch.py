@@ -1,5 +1,6 @@
-"""Which deployments are asked otherwise than planned, and for how long. Kept in Redis while they are served:
+"""Which deployments are asked otherwise than planned, and for how long. Kept in Redis while they are served.
 
+Keys, below `maveriq:profiler:`:
 deployment-traffic:<id>    hash: "row,column" of the workload's histogram -> requests served; since: seconds
 deployment-drifted:<id>    stretches in a row that drifted
 """
@@ -30,7 +31,7 @@ class TrafficWatch:
         histogram = workload.histogram
         if histogram is None or not report.requests:
             return None
-        now, key = self._now().timestamp(), f"deployment-traffic:{report.deployment_id}"
+        now, key = self._now().timestamp(), f"maveriq:profiler:deployment-traffic:{report.deployment_id}"
         await self._redis.hsetnx(key, _SINCE, now)
         for each in report.requests:
             row, column = bucket_of(each, histogram)
@@ -62,4 +63,4 @@ def _counts(kept: dict[str, str]) -> dict[Bucket, int]:
 
 
 def _drifted(deployment_id: UUID) -> str:
-    return f"deployment-drifted:{deployment_id}"
+    return f"maveriq:profiler:deployment-drifted:{deployment_id}"

@@ -1,5 +1,6 @@
-"""Which deployments are served as predicted. Kept in Redis while they are served:
+"""Which deployments are served as predicted. Kept in Redis while they are served.
 
+Keys, below `maveriq:profiler:`:
 deployment-planned:<id>   FingerprintMeasured, as JSON: what its plan rests on, so that it can be planned for again
 deployment-missed:<id>    hash: node -> reports in a row that lay outside the predicted interval
 """
@@ -42,8 +43,8 @@ class Watching:
 
 
 def _planned(deployment_id: UUID) -> str:
-    return f"deployment-planned:{deployment_id}"
+    return f"maveriq:profiler:deployment-planned:{deployment_id}"
 
 
 def _missed(deployment_id: UUID) -> str:
-    return f"deployment-missed:{deployment_id}"
+    return f"maveriq:profiler:deployment-missed:{deployment_id}"

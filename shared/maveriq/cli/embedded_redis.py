@@ -10,7 +10,8 @@ from pathlib import Path
 
 from maveriq.cli.api import CommandFailed
 
-KEPT = ("fingerprint", "calibration-", "readings:")  # what the profiler found out alone outlives the cluster
+KEPT = tuple(f"maveriq:profiler:{what}" for what in ("fingerprint", "calibration-", "readings:"))
+"""What the profiler found out; it alone outlives the cluster."""
 CLEAR = """
 local deleted = 0
 for _, key in ipairs(redis.call('KEYS', '*')) do
