@@ -207,3 +207,17 @@ async def test_where_only_the_fleet_does_a_replica_that_dies_is_its_part_again_o
     assert waiting.num_missing == 1
     (due,) = of_type(PlacementRequested, await allocator.tell(reported("s", 80, 80, gpu_type=SMALL)))
     assert types(of_type(PlacementReserved, await allocator.tell(due))) == [SMALL]
+
+
+async def test_a_part_that_failed_for_memory_is_estimated_higher_when_it_is_placed_next(allocator: Allocator) -> None:
+    await allocator.tell(reported("s", 80, 80, gpu_type=SMALL))
+    await allocator.tell(reported("l", 160, gpu_type=LARGE))
+    orders = await place(allocator, only_fleet())
+    short = next(order for order in orders if order.node == "s")
+    told = failed(short, "CUDA out of memory").model_copy(update={"out_of_memory": True})
+    assert of_type(DeploymentFailed, await allocator.tell(told))
+    for order in orders:
+        await allocator.tell(stopped(order))
+    again = only_fleet().model_copy(update={"deployment_id": UUID(int=7)})
+    (failure,) = of_type(DeploymentFailed, await allocator.tell(again))
+    assert "is 8 B higher after 1 failure(s) for memory" in failure.detail

@@ -22,8 +22,10 @@ class Lessons:
         return lesson
 
     async def of(self, plan: PlanComputed) -> dict[str, Lesson]:
-        """By key, of the candidates of a plan."""
-        return await self._read(sorted({lesson_key(plan.admission.model, each) for each in plan.plan.candidates}))
+        """By key, of the candidates of a plan and of its fleet's parts."""
+        parts = () if plan.plan.fleet is None else plan.plan.fleet.parts
+        placed = (*plan.plan.candidates, *parts)
+        return await self._read(sorted({lesson_key(plan.admission.model, each) for each in placed}))
 
     async def taught(self, plan: PlanComputed) -> PlanComputed:
         return taught(plan, await self.of(plan))
