@@ -23,7 +23,7 @@ from maveriq.cli.figures import (
     shape,
     size,
 )
-from maveriq.cli.routes_view import no_fleet_words
+from maveriq.cli.routes_view import ONLY_FLEET, no_fleet_words
 from maveriq.cli.tables import candidates, columns, fleet_view, provisional, room_words
 from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Plan, Rejection
 
@@ -45,14 +45,11 @@ BEST = {
 
 def explanation(plan: Plan, intent: Intent, shown: int) -> Group:
     """The whole story, `shown` rows of each kind at most."""
-    best = plan.candidates[0]
-    parts: list[RenderableType] = [
-        _titled("asked"), asked(intent), Text(),
-        _titled("chosen", f"{counted_shape(best)} on {gpus_of(best)}"),
-        *_split(best), _expected(best), *provisional(best), Text(),
-        _titled("why", f"{BEST[intent.objective]} of all that meet the intent{_room(plan)}"),
-        *reasons(plan, intent.objective), *room_words(plan),
-    ]  # fmt: skip
+    parts: list[RenderableType] = [_titled("asked"), asked(intent)]
+    for best in plan.candidates[:1] or plan.offered:
+        parts += [Text(), _titled("chosen", f"{counted_shape(best)} on {gpus_of(best)}")]
+        parts += [*_split(best), _expected(best), *provisional(best)]
+    parts += [Text(), *_why(plan, intent)]
     if plan.fleet is not None:
         parts += [Text(), _titled("fleet", "GPU types that share the requests by size; placed where all of it fits")]
         parts += fleet_view(plan.fleet)
@@ -60,7 +57,7 @@ def explanation(plan: Plan, intent: Intent, shown: int) -> Group:
         parts += [Text(), Text(no_fleet_words(intent), style="yellow")]
     if plan.front:
         words = "none other is as good in latency, memory, price and accuracy"
-        parts += [Text(), _titled("front", words), candidates(plan.front, intent, shown, best)]
+        parts += [Text(), _titled("front", words), candidates(plan.front, intent, shown, plan.offered[0])]
     if plan.rejected:
         parts += [Text(), _titled("rejected", "nearest miss of each kind first"), *_rejected(plan, shown)]
     tally = f"{plan.num_considered} configurations considered; {len(plan.candidates)} that meet it are kept"
@@ -101,6 +98,15 @@ def asked(intent: Intent) -> Table:
         table.add_row(f"  {name}", words)
     table.show_header = False
     return table
+
+
+def _why(plan: Plan, intent: Intent) -> Iterator[RenderableType]:
+    if plan.candidates:
+        yield _titled("why", f"{BEST[intent.objective]} of all that meet the intent{_room(plan)}")
+        yield from reasons(plan, intent.objective)
+        yield from room_words(plan)
+    else:
+        yield _titled("why", ONLY_FLEET)
 
 
 def reasons(plan: Plan, objective: Objective) -> Iterator[RenderableType]:

@@ -36,7 +36,7 @@ def show_plan(
         print(plan.model_dump_json())
         return
     console.print(Text())
-    view = explanation if explain and plan.candidates else plan_view
+    view = explanation if explain else plan_view
     console.print(view(plan, deployment.intent, top))
     if plot is not None:
         console.print(f"\n[green]✓[/] {plot} shows the front of {len(plan.offered)} candidates")

@@ -204,8 +204,8 @@ def plan_view(plan: Plan, intent: Intent, shown: int) -> Group:
     parts += provisional(plan.offered[0])
     if plan.rejected:
         parts += [Text(), rejections(plan, shown)]
-    tally = f"{plan.num_considered} configurations considered"
-    parts += [Text(), Text(f"{tally}, best {len(plan.candidates)} kept, ranked by {intent.objective}", style="dim")]
+    kept = f", best {len(plan.candidates)} kept, ranked by {intent.objective}" if plan.candidates else ""
+    parts += [Text(), Text(f"{plan.num_considered} configurations considered{kept}", style="dim")]
     return Group(*parts)
 
 

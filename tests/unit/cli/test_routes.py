@@ -103,3 +103,4 @@ def test_a_plan_that_is_a_fleet_alone_is_shown_drawn_and_explained(
         assert called.code == 0, called.err
         assert "no configuration of one GPU type meets it" in " ".join(called.out.split())
         assert "up to 1000 in, 500 out" in called.out
+        assert called.out.count("90 % interval of the mean") == (2 if options == ("--explain",) else 0)  # one a part
