@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from maveriq.contracts import ModelFacts
-from maveriq.torch_layers import CannotRun, DecoderParts, check_runs, kv_head_dim, num_kv_heads
+from maveriq.torch_layers import CannotRun, DecoderParts, check_runs, kv_head_dim, matrices_of, num_kv_heads
 from maveriq_profiler.cutting import Unreadable, architecture, build, parts_of, read_config, with_layers
 from maveriq_profiler.layer import mlp_of, parallel_attention
 from maveriq_profiler.orders import Reading
 
-_NOT_COST = ("architecture", "shape_key", "num_layers", "max_context_tokens", "tied_embeddings", "tied_params")
+_NOT_COST = (
+    "architecture", "shape_key", "num_layers", "max_context_tokens", "tied_embeddings", "tied_params", "matrices",
+)  # fmt: skip
 
 
 def read(source: str) -> Reading:
@@ -63,6 +65,7 @@ def facts_of(config: Any) -> ModelFacts:
         num_experts=mlp.num_experts,
         experts_per_token=mlp.experts_per_token,
         expert_params=mlp.expert_params,
+        matrices=matrices_of(layers[0]),
     )
     return facts.model_copy(update={"shape_key": _shape_key(facts, config)})
 

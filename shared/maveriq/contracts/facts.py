@@ -30,3 +30,7 @@ class ModelFacts(Value):
     num_experts: int = Field(default=0, ge=0, description="Of each layer's mixture; 0: one dense MLP.")
     experts_per_token: int = Field(default=0, ge=0)
     expert_params: int = Field(default=0, ge=0, description="Of one expert; `layer_params` counts all of them.")
+    matrices: tuple[tuple[int, int], ...] = Field(
+        default=(),
+        description="Output and input features of one layer's linear modules; empty: as the others let expect.",
+    )

@@ -36,9 +36,11 @@ def matrix_bytes(out_features: int, in_features: int, precision: Precision) -> i
 
 
 def layer_matrices(facts: ModelFacts) -> tuple[tuple[int, int], ...]:
-    """Output and input features of what the torch engine quantises in one layer; matrices that a model fuses count
-    the same apart.
+    """Output and input features of what the torch engine quantises in one layer: as they were read, else as they
+    mostly are; matrices that a model fuses count the same apart.
     """
+    if facts.matrices:
+        return facts.matrices
     hidden, wide = facts.hidden_size, facts.intermediate_size
     queries, keys = facts.num_heads * facts.head_dim, facts.num_kv_heads * facts.head_dim
     attention = ((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries))

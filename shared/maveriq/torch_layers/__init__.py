@@ -8,9 +8,10 @@ from maveriq.torch_layers.decoder_parts import DecoderParts, Uncuttable, find_la
 from maveriq.torch_layers.dtypes import DTYPES
 from maveriq.torch_layers.kv_heads import kv_copies, kv_head_dim, num_kv_heads
 from maveriq.torch_layers.quantised_linear import Int4Linear, Int8Linear
-from maveriq.torch_layers.quantising import Unquantisable, quantise, quantised_bytes, weight_bytes
+from maveriq.torch_layers.quantising import Unquantisable, matrices_of, quantise, weight_bytes
 from maveriq.torch_layers.runnable import CannotRun, check_runs, on_meta
 from maveriq.torch_layers.stage_core import StageCore
+from maveriq.torch_layers.text_half import loader_of, text_half
 
 __all__ = [
     "DTYPES",
@@ -28,11 +29,13 @@ __all__ = [
     "find_parts",
     "kv_copies",
     "kv_head_dim",
+    "loader_of",
     "materialise_buffers",
+    "matrices_of",
     "num_kv_heads",
     "on_meta",
     "quantise",
-    "quantised_bytes",
+    "text_half",
     "use_cpu_kernels",
     "weight_bytes",
     "with_copies",

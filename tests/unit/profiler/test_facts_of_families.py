@@ -7,11 +7,19 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from maveriq import law
+from maveriq.contracts import Precision
+from maveriq.law.weights import TORCH_QUANTISED
+from maveriq.torch_layers import quantise, weight_bytes
 from maveriq_profiler.cutting import Unreadable, layers_of
 from maveriq_profiler.facts import facts_of
 from tests.unit.profiler.families import FAMILIES
 from tests.unit.profiler.test_facts import DECODERS
 
+LATENT = DECODERS["LlamaForCausalLM"] | {
+    "model_type": "minicpm3", "kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4, "v_head_dim": 10, "num_key_value_heads": 4,
+}  # fmt: skip
 CONFIGS: Any = AutoConfig
 MODELS: Any = AutoModelForCausalLM
 DOCS = Path(__file__).parents[3] / "docs" / "models.md"
@@ -128,12 +136,17 @@ def test_what_decides_cost_decides_the_shape_key() -> None:
     assert key("GPTNeoXForCausalLM") != key("GPT-NeoX, one after the other")
 
 
+@pytest.mark.parametrize("precision", TORCH_QUANTISED)
+@pytest.mark.parametrize("name", [*SMALL, "latent attention"])
+def test_a_quantised_layer_takes_the_bytes_that_the_law_says(name: str, precision: Precision) -> None:
+    config = CONFIGS.for_model(**SMALL.get(name, LATENT))
+    layer = layers_of(MODELS.from_config(config), 3)[0]
+    quantise(layer, precision)
+    assert weight_bytes(layer) == law.layer_weight_bytes(facts_of(config), "torch", precision, 4.0)
+
+
 def test_latent_attention_keeps_one_vector_for_all_heads() -> None:
-    latent = DECODERS["LlamaForCausalLM"] | {
-        "model_type": "minicpm3", "kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 4, "v_head_dim": 10, "num_key_value_heads": 4,
-    }  # fmt: skip
-    facts = facts_of(CONFIGS.for_model(**latent))
+    facts = facts_of(CONFIGS.for_model(**LATENT))
     assert 2 * facts.num_kv_heads * facts.head_dim == 16 + 4
 
 

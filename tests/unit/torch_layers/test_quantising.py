@@ -10,7 +10,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralDecoderLayer
 
 from maveriq import law
 from maveriq.contracts import Precision
-from maveriq.torch_layers import Int4Linear, Int8Linear, Unquantisable, quantise, quantised_bytes, weight_bytes
+from maveriq.torch_layers import Int4Linear, Int8Linear, Unquantisable, quantise, weight_bytes
 from tests.unit.torch_layers.shapes import facts_of
 
 QUANTISED = (Precision.INT8, Precision.INT4)
@@ -86,11 +86,9 @@ def test_a_layer_takes_the_bytes_that_the_law_says(hidden: int, precision: Preci
         num_key_value_heads=hidden // 16, attention_bias=True, mlp_bias=True,
     )  # fmt: skip
     layer = LlamaDecoderLayer(config, 0)
-    with torch.device("meta"):
-        expected = quantised_bytes(LlamaDecoderLayer(config, 0), precision)
     told = law.layer_weight_bytes(facts_of(config, layer), "torch", precision, 4.0)
     quantise(layer, precision)
-    assert weight_bytes(layer) == expected == told
+    assert weight_bytes(layer) == told
 
 
 @pytest.mark.parametrize("precision", QUANTISED)
