@@ -6,7 +6,6 @@ Each split of each model is a replica of its own, with its real processes; a pas
 import asyncio
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -28,7 +27,7 @@ from maveriq_profiler.engine_stage import build_for_engine
 from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
 from maveriq_profiler.stage_chain import Chain, ChainSpec, Run
-from maveriq_worker.stage_processes import StageProcesses, StagesFailed, _environment
+from maveriq_worker.stage_processes import StageProcesses, StagesFailed
 from maveriq_worker.torch_steps import SamplerSpec, StageSpec, Submit
 
 Split = tuple[int, ...]
@@ -116,7 +115,7 @@ class Replicas:
         checkpoint = self._checkpoint(model)
         if not checkpoint.exists():
             await asyncio.to_thread(write_checkpoint, model, checkpoint)
-        engine = Replica(OneMicroBatch())
+        engine = Replica(StageProcesses((str(_PIPELINE),)))
         self._stack.push_async_callback(engine.stop)
         replica: Replica | Double = engine
         try:
@@ -191,20 +190,6 @@ class Double:
         times = partial(Run, point.batch, point.input_tokens, context_tokens=self._context_tokens)
         prefill = await asyncio.to_thread(self._chain.times_ms, times(num_steps=0))
         return prefill, await asyncio.to_thread(self._chain.times_ms, times(num_steps=STEPS))
-
-
-class OneMicroBatch(StageProcesses):
-    """Stages whose scheduler does not divide a batch."""
-
-    async def _spawn(self, specs: tuple[StageSpec, ...], fds: list[int]) -> None:
-        how = "forked" if all(spec.device == "cpu" for spec in specs) else "afresh"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, str(_PIPELINE), how, *map(str, fds),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-            pass_fds=fds, env=_environment(specs[0].threads), start_new_session=True,
-        )  # fmt: skip
-        assert process.stderr is not None
-        self._process, self._listening = process, asyncio.ensure_future(self._listen(process.stderr))
 
 
 def write_checkpoint(model: FullModel, folder: Path) -> None:

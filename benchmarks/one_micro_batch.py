@@ -17,4 +17,4 @@ def one_group(*, max_batch: int, num_groups: int, eos_ids: Collection[int]) -> S
 if __name__ == "__main__":
     torch_pipeline.Scheduler = one_group  # type: ignore[assignment, attr-defined]
     how, *numbers = sys.argv[1:]
-    torch_pipeline.lead([int(number) for number in numbers], afresh=how == "afresh")
+    torch_pipeline.lead([int(number) for number in numbers], spawn=how == "spawn")

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,11 @@ class _Link:
 class StageProcesses:
     """All stages of one replica: one process started here, which starts the others. The first is the one to talk to."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Sequence[str] = ("-m", "maveriq_worker.torch_pipeline")) -> None:
+        """Args:
+        program: what Python runs.
+        """
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._links: list[_Link] = []
         self._said = b""
@@ -112,9 +117,9 @@ class StageProcesses:
         self._process = self._listening = None
 
     async def _spawn(self, specs: tuple[StageSpec, ...], fds: list[int]) -> None:
-        how = "forked" if all(spec.device == "cpu" for spec in specs) else "afresh"
+        how = "fork" if all(spec.device == "cpu" for spec in specs) else "spawn"
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "maveriq_worker.torch_pipeline", how, *map(str, fds),
+            sys.executable, *self._program, how, *map(str, fds),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
             pass_fds=fds, env=_environment(specs[0].threads),
             start_new_session=True,  # so that all of them can be ended together

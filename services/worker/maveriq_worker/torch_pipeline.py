@@ -1,10 +1,10 @@
-"""Runs the stages of one replica: `python -m maveriq_worker.torch_pipeline forked|afresh <worker fd of each stage>`.
+"""Runs the stages of one replica: `python -m maveriq_worker.torch_pipeline fork|spawn <worker fd of each stage>`.
 
 The first stage leads: it takes requests from the worker, decides each step, and tells the worker what a step brought.
 The others do as told. Steps and chosen tokens travel over a ring of sockets, activations over torch.distributed.
 A step runs ahead of its activations, so that each stage has asked for them before they are there.
 This process is the first stage. The others are forked from it once torch and transformers are imported, so that a
-replica pays for that once, in time and in memory. Where a GPU is used they start afresh: CUDA does not survive a fork.
+replica pays for that once, in time and in memory. Where a GPU is used they are spawned: CUDA does not survive a fork.
 """
 
 import gc
@@ -168,7 +168,7 @@ def run(worker: Link, ring: Ring | None) -> None:
         Leader(stage, transport, scheduler, worker, ring, core).run()
 
 
-def lead(worker_fds: list[int], *, afresh: bool) -> None:
+def lead(worker_fds: list[int], *, spawn: bool) -> None:
     """Start the other stages, then be the first."""
     pairs = [pair() for _ in worker_fds]  # each from a stage to the next
     ranks: dict[int, int] = {}
@@ -178,7 +178,7 @@ def lead(worker_fds: list[int], *, afresh: bool) -> None:
             for other_fd in (worker_fds[0], *worker_fds[rank + 1 :]):  # those before are closed already
                 os.close(other_fd)
             before, after = _ring_fds(pairs, rank)
-            follow(worker_fd, before, after, afresh=afresh)
+            follow(worker_fd, before, after, spawn=spawn)
         os.close(worker_fd)
         ranks[pid] = rank
     before, after = _ring_fds(pairs, 0)
@@ -201,9 +201,9 @@ def _ring(before_fd: int, after_fd: int) -> Ring:
     return Ring(*(Link(socket.socket(fileno=fd)) for fd in (before_fd, after_fd)))
 
 
-def follow(worker_fd: int, before_fd: int, after_fd: int, *, afresh: bool) -> NoReturn:
+def follow(worker_fd: int, before_fd: int, after_fd: int, *, spawn: bool) -> NoReturn:
     """Be any stage but the first; never returns."""
-    if afresh:
+    if spawn:
         fds = (worker_fd, before_fd, after_fd)
         for fd in fds:
             os.set_inheritable(fd, True)
@@ -252,5 +252,5 @@ def _end_with_the_worker(watching: threading.Thread | None) -> None:
 if __name__ == "__main__":
     how, *numbers = sys.argv[1:]
     if how == "follow":
-        follow(*map(int, numbers), afresh=False)
-    lead([int(number) for number in numbers], afresh=how == "afresh")
+        follow(*map(int, numbers), spawn=False)
+    lead([int(number) for number in numbers], spawn=how == "spawn")
