@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from maveriq.contracts import VariantAccuracy
 from maveriq.contracts.accuracy import layers_label
-from maveriq.torch_layers import DTYPES, quantise
+from maveriq.torch_layers import DTYPES, loader_of, materialise_buffers, quantise, text_half
 from maveriq_profiler.accuracy import MIN_TOKENS, PART_TOKENS, Score, Window, compared, windows
 from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, LayersLost, Step, Subject
 from maveriq_profiler.cutting import Unreadable, layers_of
@@ -70,17 +70,21 @@ def load(source: str, dtype: torch.dtype, device: str | None = None) -> Any:
     Raises:
         CannotRun.
     """
-    models: Any = AutoModelForCausalLM
     where, options = _place(source)
     there = {} if device in (None, "cpu") else {"device_map": device}
     try:
-        model, loading = models.from_pretrained(where, dtype=dtype, output_loading_info=True, **options, **there)
+        loader = loader_of(AutoConfig.from_pretrained(where, **options))
+        model, loading = loader.from_pretrained(where, dtype=dtype, output_loading_info=True, **options, **there)
     except _CANNOT as error:
         why = f"{source} cannot be loaded here ({_first_line(error)})"
         raise CannotRun(f"{why}; measure it where it can, or enter its accuracy") from error
     if missing := sorted(loading["missing_keys"]):
         raise CannotRun(f"{source} lacks weights: {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}")
-    return model
+    if model.config.get_text_config(decoder=True) is model.config:
+        return model
+    text = text_half(model, dtype)  # of one that sees or hears too, as it is served
+    materialise_buffers(text, text, model.device)
+    return text
 
 
 def score(

@@ -8,7 +8,6 @@ own, because that takes a while and the peak of its memory ends with it.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import asyncio
-import copy
 import fcntl
 import hashlib
 import json
@@ -170,32 +169,19 @@ def _alone(lock: Path) -> Generator[None]:
 
 def _write(found: Path, precision: Precision, folder: Path) -> None:
     import torch
-    from transformers import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-        AutoTokenizer,
-        GenerationConfig,
-    )
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from maveriq.torch_layers import loader_of, text_half
 
     dtype = getattr(torch, _DTYPE_NAMES[precision])
     where, options = (found.parent, {"gguf_file": found.name}) if found.is_file() else (found, {})
-    writes_only = type(AutoConfig.from_pretrained(where, **options)) in MODEL_FOR_CAUSAL_LM_MAPPING
-    reader: Any = AutoModelForCausalLM if writes_only else AutoModelForImageTextToText
-    loaded = reader.from_pretrained(where, dtype=dtype, **options)
+    loader = loader_of(AutoConfig.from_pretrained(where, **options))
+    loaded = loader.from_pretrained(where, dtype=dtype, **options)
     config, generation = loaded.config.get_text_config(decoder=True), loaded.generation_config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # what was read is dequantised, and save_pretrained refuses it otherwise
     config.dtype = dtype
-    with torch.device("meta"):
-        plain: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    if type(plain) is type(loaded):
-        plain.load_state_dict(loaded.state_dict(), assign=True)
-    else:  # one that sees or hears too
-        plain.base_model.load_state_dict(loaded.get_decoder().state_dict(), assign=True)
-        plain.set_output_embeddings(copy.deepcopy(loaded.get_output_embeddings()))  # tied as the text's config says
-    plain.tie_weights()
+    plain = text_half(loaded, dtype)
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
     if generation is None or generation.eos_token_id is None:
         generation = GenerationConfig.from_model_config(config)
