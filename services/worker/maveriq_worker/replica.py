@@ -13,7 +13,7 @@ from maveriq.contracts import Placement, ReplicaFailed, ReplicaReady, ReplicaSto
 from maveriq.engine_version import engine_version
 from maveriq.topology import MAX_DEADLINE_S
 from maveriq_worker.engine import CheckpointUnusable, Engine, EngineFailed, Launch
-from maveriq_worker.memory_words import is_out_of_memory
+from maveriq_worker.out_of_memory import is_out_of_memory
 from maveriq_worker.serving import Serving
 
 DRAIN_QUIET_S = 0.5  # the queues give nothing more: several times what a redelivery takes

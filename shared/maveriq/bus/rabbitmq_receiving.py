@@ -16,9 +16,9 @@ from maveriq.bus.envelope import Envelope
 from maveriq.bus.interface import PUBLISH_TIMEOUT_S, Unroutable
 from maveriq.bus.queues import DeclaredOtherwise, QueueSpec
 from maveriq.bus.rabbitmq_channel import TROUBLE, LastingChannel
+from maveriq.bus.rabbitmq_fast_path import FastPath
 from maveriq.bus.rabbitmq_frames import arguments, attempt, envelope
 from maveriq.bus.rabbitmq_sending import until_done
-from maveriq.bus.rabbitmq_short_way import ShortWay
 from maveriq.topology import EXCHANGE, QUEUE_LENGTH
 
 
@@ -205,12 +205,12 @@ class RabbitMqMailbox:
         await channel.queue_declare(self._address, exclusive=True, auto_delete=True, arguments=bound)
         for key in self._keys:
             await channel.queue_bind(self._address, EXCHANGE, key)
-        ShortWay(channel, self._receive)
+        FastPath(channel, self._receive)
         await channel.basic_consume(self._address, _elsewhere, no_ack=True)
 
 
 async def _elsewhere(message: DeliveredMessage) -> None:
-    raise AssertionError("a mailbox's messages take the short way")
+    raise AssertionError("a mailbox's messages take the fast path")
 
 
 async def dismantle(channel: Channel, queue: str, receive: Callable[[Envelope, int], Awaitable[None]]) -> None:

@@ -18,7 +18,7 @@ from maveriq.bus.rabbitmq_frames import unpack
 log = structlog.get_logger()
 
 
-class ShortWay:
+class FastPath:
     """Takes the deliveries out of one channel's frames; a channel's frames of one message follow one another."""
 
     def __init__(self, channel: Channel, receive: Callable[[Envelope], None]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maveriq_worker.memory_words import is_out_of_memory
+from maveriq_worker.out_of_memory import is_out_of_memory
 
 
 @pytest.mark.parametrize(
