@@ -8,7 +8,7 @@ from maveriq.torch_layers.decoder_parts import DecoderParts, Uncuttable, find_la
 from maveriq.torch_layers.dtypes import DTYPES
 from maveriq.torch_layers.kv_heads import kv_copies, kv_head_dim, num_kv_heads
 from maveriq.torch_layers.quantised_linear import Int4Linear, Int8Linear
-from maveriq.torch_layers.quantising import Unquantisable, matrices_of, quantise, weight_bytes
+from maveriq.torch_layers.quantising import Unquantisable, matrices_of, quantise, quantised_bytes, weight_bytes
 from maveriq.torch_layers.runnable import CannotRun, check_runs, on_meta
 from maveriq.torch_layers.stage_core import StageCore
 from maveriq.torch_layers.text_half import loader_of, text_half
@@ -35,6 +35,7 @@ __all__ = [
     "num_kv_heads",
     "on_meta",
     "quantise",
+    "quantised_bytes",
     "text_half",
     "use_cpu_kernels",
     "weight_bytes",

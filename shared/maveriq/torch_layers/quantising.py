@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from maveriq.contracts import FULL_PRECISIONS, Precision
-from maveriq.law.weights import TORCH_QUANTISED, kept_in
+from maveriq.law.weights import TORCH_QUANTISED, kept_in, matrix_bytes
 from maveriq.torch_layers.quantised_linear import Int4Linear, Int8Linear
 
 _TRANSPOSED = "Conv1D"  # transformers' linear layer of GPT-2: its weight is [in, out]
@@ -65,6 +65,15 @@ def matrices_of(layer: nn.Module) -> tuple[tuple[int, int], ...]:
     """Output and input features of what is quantised in `layer`, which may be on the meta device."""
     shapes = (_weight(linear).shape for _, _, linear in _linears(layer))
     return tuple((rows, columns) for rows, columns in shapes)
+
+
+def quantised_bytes(layer: nn.Module, precision: Precision) -> int:
+    """What `layer`, which may be on the meta device, takes once it is quantised."""
+    if precision in FULL_PRECISIONS:
+        return weight_bytes(layer)
+    weights = [_weight(linear) for _, _, linear in _linears(layer)]
+    packed = sum(matrix_bytes(len(weight), weight.shape[1], precision) for weight in weights)
+    return weight_bytes(layer) - sum(weight.nbytes for weight in weights) + packed
 
 
 def weight_bytes(*modules: nn.Module) -> int:
