@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from json.encoder import encode_basestring
-from uuid import UUID
 
 from maveriq.bus import RequestDelivery
 from maveriq.contracts import (
@@ -118,15 +117,7 @@ class Answer:
 
 def generation(request: RequestSubmitted) -> Generation:
     """A request as the engine sees it."""
-    sampling = request.sampling
-    if sampling.seed is None:
-        sampling = sampling.model_copy(update={"seed": seed_of(request.request_id)})
-    return Generation(request.request_id, request.prompt, request.messages, sampling)
-
-
-def seed_of(request_id: UUID) -> int:
-    """The seed of a request that names none: another attempt, on another replica too, yields the same tokens."""
-    return request_id.int % 2**63
+    return Generation(request.request_id, request.prompt, request.messages, request.sampling)
 
 
 LATE = InferenceError(

@@ -65,7 +65,11 @@ class Generation:
     prompt: str | Sequence[int] | None
     messages: Sequence[ChatMessage] | None
     sampling: Sampling
-    """Its seed is set: the same request yields the same tokens again."""
+
+    @property
+    def seed(self) -> int:
+        """The request's own; else of its id: another attempt, on another replica too, yields the same tokens."""
+        return self.request_id.int % 2**63 if self.sampling.seed is None else self.sampling.seed
 
     @property
     def num_chars(self) -> int:

@@ -142,10 +142,9 @@ class TorchEngine:
         room = self._context_tokens - len(token_ids)
         if room < 1:
             raise self._too_long(generation, f"{len(token_ids)}")
-        seed = generation.request_id.int % 2**63 if sampling.seed is None else sampling.seed
         submit = Submit(
             next(self._keys), token_ids, min(sampling.max_tokens or room, room), sampling.ignore_eos,
-            SamplerSpec(sampling.temperature, sampling.top_p, seed, sampling.logprobs),
+            SamplerSpec(sampling.temperature, sampling.top_p, generation.seed, sampling.logprobs),
         )  # fmt: skip
         return submit, _Answer(AnswerText(self._prompts.decode, sampling.stop), len(token_ids))
 

@@ -74,7 +74,7 @@ class TrtLlmEngine:
                 "send a shorter prompt, or deploy with a larger workload.context_tokens",
             )
         wanted = generation.sampling
-        arguments = sampling_arguments(wanted, min(room, wanted.max_tokens or room))
+        arguments = sampling_arguments(wanted, generation.seed, min(room, wanted.max_tokens or room))
         try:
             result = self._llm.generate_async(
                 prompt, sampling_params=self._api.SamplingParams(**arguments), streaming=True

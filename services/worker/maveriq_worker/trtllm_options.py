@@ -170,15 +170,15 @@ def graph_batch_sizes(max_batch: int) -> list[int]:
     return sorted(sizes)
 
 
-def sampling_arguments(sampling: Sampling, max_tokens: int) -> dict[str, object]:
+def sampling_arguments(sampling: Sampling, seed: int, max_tokens: int) -> dict[str, object]:
     """SamplingParams of one request."""
-    chosen: dict[str, object] = {"max_tokens": max_tokens, "ignore_eos": sampling.ignore_eos}
+    chosen: dict[str, object] = {
+        "max_tokens": max_tokens, "ignore_eos": sampling.ignore_eos, "seed": seed % 2**64  # unsigned there
+    }  # fmt: skip
     if sampling.temperature == 0:
         chosen["top_k"] = 1  # greedy, whichever way a version reads a temperature of 0
     else:
         chosen |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    if sampling.seed is not None:
-        chosen["seed"] = sampling.seed % 2**64  # unsigned there
     if sampling.stop:
         chosen["stop"] = list(sampling.stop)
     if sampling.logprobs is not None:

@@ -56,14 +56,13 @@ class SteppedEngine:
             raise RequestRefused(ErrorCode.CONTEXT_EXCEEDED, "prompt", "too long", "send less")
         if generation.prompt == "bug":
             raise ZeroDivisionError("a bug in the engine")
-        wanted, seed = generation.sampling.max_tokens or 3, generation.sampling.seed
-        assert seed is not None, "the worker sets it"
+        wanted = generation.sampling.max_tokens or 3
         try:
             for n in range(wanted):
                 self.asked[generation.request_id] = asyncio.get_running_loop().create_future()
                 if not await self.asked[generation.request_id]:
                     raise EngineFailed("killed")
-                token = n + seed % 1000
+                token = n + generation.seed % 1000
                 yield Produced(
                     (token,), f"t{token} ", PROMPT_TOKENS, None, FinishReason.LENGTH if n == wanted - 1 else None
                 )

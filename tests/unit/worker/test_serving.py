@@ -20,7 +20,6 @@ from maveriq.contracts import (
     RequestCancelled,
     RequestSubmitted,
 )
-from maveriq_worker.answering import seed_of
 from maveriq_worker.serving import Serving
 from tests.unit.worker.engine_double import PROMPT_TOKENS, Heard, SteppedEngine, request, until
 
@@ -102,7 +101,7 @@ class serving_scene:
 async def test_a_request_is_answered_chunk_by_chunk_and_the_last_has_usage_and_timing(scene: Scene) -> None:
     asked = await scene.submit(tokens=3)
     await scene.steps_until(lambda: len(scene.heard.chunks) == 3)
-    first = seed_of(asked.request_id) % 1000
+    first = asked.request_id.int % 2**63 % 1000
     assert [c.token_ids for c in scene.heard.chunks] == [(first,), (first + 1,), (first + 2,)]
     assert [c.index for c in scene.heard.chunks] == [0, 1, 2]
     last = scene.heard.chunks[-1]
@@ -172,7 +171,7 @@ async def test_a_seed_that_is_given_is_kept_and_one_that_is_not_comes_from_the_r
     await scene.producer.submit(given, reply_to=scene.mailbox.address)
     derived = await scene.submit()
     await until(lambda: len(scene.engine.generations) == 2)
-    assert [g.sampling.seed for g in scene.engine.generations] == [-5, seed_of(derived.request_id)]
+    assert [g.seed for g in scene.engine.generations] == [-5, derived.request_id.int % 2**63]
 
 
 async def test_a_refused_request_is_answered_with_the_reason_and_not_given_to_another(scene: Scene) -> None:

@@ -278,7 +278,7 @@ def test_cuda_graphs_are_few_and_reach_the_largest_batch() -> None:
 
 
 def test_greedy_sampling_names_no_temperature_and_seeds_are_unsigned() -> None:
-    assert sampling_arguments(Sampling(temperature=0, seed=-1, ignore_eos=True), 4) == {
+    assert sampling_arguments(Sampling(temperature=0, ignore_eos=True), -1, 4) == {
         "max_tokens": 4, "ignore_eos": True, "top_k": 1, "seed": 2**64 - 1,
     }  # fmt: skip
 
