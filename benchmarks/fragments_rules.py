@@ -4,6 +4,7 @@ All see the same bytes, models, pipeline degrees and nodes, and none may span no
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from time import thread_time
 from typing import Protocol
 
 from fragments_streams import DEGREES, TYPES, Deployment, Gpu
@@ -45,7 +46,7 @@ class Ours:
         self, plan: Plan, nodes: Sequence[Node], types: Iterable[str], num_replicas: int | None = None
     ) -> Choice | None:
         manner = Manner(speeds=dict.fromkeys(sorted(types), 1.0))
-        return choose(plan, nodes, num_replicas=num_replicas, manner=manner)
+        return choose(plan, nodes, num_replicas=num_replicas, manner=manner, clock=thread_time)
 
 
 class MaverIQ:

@@ -33,7 +33,7 @@ from maveriq.running import relax_gc
 from maveriq_allocator.__main__ import wire
 from maveriq_allocator.choosing import choose
 from maveriq_allocator.inventory import Inventory
-from maveriq_allocator.lifecycle import Held, Phase, Record
+from maveriq_allocator.record import Held, Phase, Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
 from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import connect

@@ -27,7 +27,7 @@ from maveriq.contracts import (
 from maveriq.topology import ALLOCATOR
 from maveriq_allocator import keys
 from maveriq_allocator.__main__ import bound, wire
-from maveriq_allocator.lifecycle import Record
+from maveriq_allocator.record import Record
 from maveriq_allocator.settings import Settings
 from maveriq_allocator.store import connect
 from maveriq_allocator.waiting import PATIENCE_S

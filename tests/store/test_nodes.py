@@ -9,7 +9,7 @@ from maveriq.contracts import MemoryRequested, NodeReported, Running, Stage
 from maveriq_allocator import keys
 from maveriq_allocator.holds import Holds, Place
 from maveriq_allocator.inventory import Inventory
-from maveriq_allocator.lifecycle import Record
+from maveriq_allocator.record import Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
 from maveriq_allocator.store import Store, connect
 from tests.store.test_reservations import holding

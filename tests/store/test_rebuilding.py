@@ -16,7 +16,7 @@ from maveriq.contracts import (
     ReplicaFailed,
 )
 from maveriq_allocator.inventory import Inventory
-from maveriq_allocator.lifecycle import Record
+from maveriq_allocator.record import Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
 from tests.store.allocators import Allocators, of_type, ready, report, stopped
 from tests.store.test_reservations import holding

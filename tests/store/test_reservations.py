@@ -11,7 +11,7 @@ from maveriq_allocator import keys, lifecycle
 from maveriq_allocator.choosing import Choice, Seat
 from maveriq_allocator.holds import Holds, Place
 from maveriq_allocator.inventory import Inventory
-from maveriq_allocator.lifecycle import Record
+from maveriq_allocator.record import Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
 from maveriq_allocator.store import Store, connect
 from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed, reported

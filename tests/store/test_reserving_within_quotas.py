@@ -19,8 +19,8 @@ from maveriq.contracts import (
 )
 from maveriq_allocator import lifecycle
 from maveriq_allocator.inventory import Inventory
-from maveriq_allocator.lifecycle import Record
 from maveriq_allocator.quotas import OverQuota, parse_headroom, parse_quotas
+from maveriq_allocator.record import Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
 from maveriq_allocator.store import Store, connect
 from tests.store.allocators import Allocators, of_type, report, stopped

@@ -8,7 +8,7 @@ without being held by such a record is another replica of it, unless it was lost
 from uuid import UUID
 
 from maveriq.contracts import Admission, Intent, Placement, Plan, PlanComputed
-from maveriq_allocator.lifecycle import REPLANNED, Held, Phase, Record
+from maveriq_allocator.record import REPLANNED, Held, Phase, Record
 from maveriq_allocator.waiting import all_of
 
 FIRST_NUMBER = 1_000_000_000  # seconds since the epoch, in 2001; no deployment is placed so often

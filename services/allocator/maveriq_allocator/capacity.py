@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 
-from maveriq.contracts import Candidate, PlanComputed
+from maveriq.contracts import Candidate, Plan, PlanComputed
+from maveriq_allocator.budget import Budget, Clock, budgets
 from maveriq_allocator.choosing import Manner, Node, choose, shortage
-from maveriq_allocator.parts import choose_with_fleet
+from maveriq_allocator.parts import FLEET, chosen_with_fleet
 from maveriq_allocator.teaching import Lesson, lesson_key
 from maveriq_allocator.words import readable
 
 NUM_NAMES_TOLD = 8
 
 
-def could_ever(plan: PlanComputed, emptied: Sequence[Node], num_replicas: int | None, start: int) -> bool:
+def could_ever(
+    plan: PlanComputed, emptied: Sequence[Node], num_replicas: int | None, start: int, clock: Clock | None = None
+) -> bool:
     """Whether it would fit if nothing of ours were held; also where nobody can tell, because no node that has the
-    engine and the GPU types of some candidate has ever reported.
+    engine and the GPU types of some candidate has ever reported, or there was no time to look at everything.
 
     Args:
         emptied: every node known, silent ones too.
@@ -22,10 +25,21 @@ def could_ever(plan: PlanComputed, emptied: Sequence[Node], num_replicas: int | 
     for candidate in _from(plan, start):
         if any((candidate.configuration.engine, gpu_type) not in known for gpu_type in Manner().types(candidate)):
             return True
-    if plan.plan.candidates:
-        return choose(plan.plan, emptied, num_replicas=num_replicas, start=start) is not None
-    parts = [""] if num_replicas is None else [part.configuration.gpu_type for part in plan.plan.offered]
-    return any(choose_with_fleet(plan.plan, emptied, num_replicas=num_replicas, part=part) for part in parts)
+    was_short = False
+    for budget in budgets(clock):
+        if _fits(plan.plan, emptied, num_replicas, start, budget):
+            return True
+        was_short = budget.was_short
+    return was_short
+
+
+def _fits(plan: Plan, nodes: Sequence[Node], num_replicas: int | None, start: int, budget: Budget) -> bool:
+    """Any candidate; of a fleet alone any part that a replica may be of, or all of it."""
+    of_fleet = not plan.candidates
+    parts = {part.configuration.gpu_type for part in plan.offered} if of_fleet and num_replicas is not None else {""}
+    start = FLEET if of_fleet else start
+    found = (chosen_with_fleet(plan, nodes, num_replicas, start, Manner(), part, budget) for part in sorted(parts))
+    return any(choice is not None for choice in found)
 
 
 def why_not(

@@ -1,20 +1,22 @@
 """Which candidate a deployment gets. Pure: a plan and what is free in, one choice for all replicas out.
 
-The first candidate that fits wins: the planner ranked them.
+The first candidate that fits wins: the planner ranked them. One that found no seats in the time there is may still have
+some: whatever comes after it then proves nothing (gap 1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from maveriq.contracts import Candidate, Intent, Plan, Strategy
+from maveriq_allocator.budget import Budget, Clock, budgets
 from maveriq_allocator.fleet import Fleet, Node
-from maveriq_allocator.seating import Manner, seat_all
-from maveriq_allocator.seats import Seat
+from maveriq_allocator.manner import Manner
+from maveriq_allocator.seating import seat_all
+from maveriq_allocator.seats import Seat, unproven
 from maveriq_allocator.shortages import shortage
 from maveriq_allocator.strategies import Preference
-from maveriq_allocator.together import Budget
 
-__all__ = ["Choice", "Manner", "Node", "Seat", "choose", "manner_of", "shortage"]
+__all__ = ["Choice", "Manner", "Node", "Seat", "choose", "chosen", "manner_of", "shortage"]
 
 
 def manner_of(intent: Intent, default: Strategy) -> Manner:
@@ -38,28 +40,43 @@ class Choice:
 
 
 def choose(
-    plan: Plan, nodes: Sequence[Node], *, num_replicas: int | None = None, start: int = 0, manner: Manner | None = None
-) -> Choice | None:
+    plan: Plan, nodes: Sequence[Node], *, num_replicas: int | None = None, start: int = 0,
+    manner: Manner | None = None, clock: Clock | None = None,
+) -> Choice | None:  # fmt: skip
     """Seats for all replicas, or for none: None where no candidate from rank `start` on fits.
-
-    A replica is mixed of the GPU types that its candidate allows only where no candidate fits on its own type.
 
     Args:
         num_replicas: None: as many as each candidate says.
+        clock: by which the decision is made in time.
     """
-    manner = manner or Manner()
-    fleets, budget = _Fleets(nodes, manner.preference), Budget()
-    for is_mixed in (False, True) if manner.speeds is None else (False,):
-        for rank in range(start, len(plan.candidates)):
-            candidate = plan.candidates[rank]
-            how = _mixed(candidate, manner) if is_mixed else manner
-            if how is None:
-                continue
-            fleet = fleets.of(candidate.configuration.engine, how.types(candidate))
-            seats = seat_all(candidate, plan.facts.num_layers, fleet, num_replicas or candidate.replicas, how, budget)
-            if seats is not None:
-                return Choice(rank, seats)
+    tries = (chosen(plan, nodes, num_replicas, start, manner or Manner(), budget) for budget in budgets(clock))
+    return next((choice for choice in tries if choice is not None), None)
+
+
+def chosen(
+    plan: Plan, nodes: Sequence[Node], num_replicas: int | None, start: int, manner: Manner, budget: Budget
+) -> Choice | None:
+    """The same with so much to look at, and no more."""
+    fleets = _Fleets(nodes, manner.preference)
+    for rank, how in _ways(plan, start, manner):
+        candidate, was_short = plan.candidates[rank], budget.was_short
+        fleet = fleets.of(candidate.configuration.engine, how.types(candidate))
+        seats = seat_all(candidate, plan.facts.num_layers, fleet, num_replicas or candidate.replicas, how, budget)
+        if seats is not None:
+            return Choice(rank, unproven(seats) if was_short else seats)
     return None
+
+
+def _ways(plan: Plan, start: int, manner: Manner) -> Iterator[tuple[int, Manner]]:
+    """Candidates in the order in which they are tried.
+
+    A replica is mixed of the GPU types that its candidate allows only where no candidate fits on its own type.
+    """
+    ranks = range(start, len(plan.candidates))
+    yield from ((rank, manner) for rank in ranks)
+    if manner.speeds is None:
+        mixed = ((rank, _mixed(plan.candidates[rank], manner)) for rank in ranks)
+        yield from ((rank, how) for rank, how in mixed if how is not None)
 
 
 def _mixed(candidate: Candidate, manner: Manner) -> Manner | None:

@@ -13,8 +13,8 @@ from uuid import UUID
 from maveriq.contracts import DeploymentKept, KeptReplica, PlanComputed
 from maveriq_allocator import moving
 from maveriq_allocator.adopting import FIRST_NUMBER
-from maveriq_allocator.lifecycle import REPLANNED, Held, Phase, Record
 from maveriq_allocator.parts import FLEET, part_of
+from maveriq_allocator.record import REPLANNED, Held, Phase, Record
 from maveriq_allocator.waiting import Missing, Waiting, all_of
 
 _DETAIL = "its record was lost and made again; workers are asked what of it runs"

@@ -11,16 +11,15 @@ each of them, and then nothing is proven, nor where `Bounds` end the search or l
 that are most likely in the way, the nodes that they are on and the freest others are looked at.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Protocol
-from uuid import UUID
 
-from maveriq.contracts import Candidate, ModelFacts, Plan, Stage
+from maveriq.contracts import Stage
 from maveriq_allocator.choosing import Node, choose
+from maveriq_allocator.goals import Goal
+from maveriq_allocator.movable import Movable, Moved, Place
 from maveriq_allocator.packing import Fragment
-from maveriq_allocator.waiting import without
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,106 +35,11 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Movable:
-    """A replica that serves."""
-
-    deployment_id: UUID
-    replica: int
-    token: str
-    candidate: Candidate
-    facts: ModelFacts
-    node: str
-    stages: tuple[Stage, ...]
-
-    @property
-    def gpus(self) -> frozenset[str]:
-        return frozenset(gpu for stage in self.stages for gpu in stage.gpus)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(stage.reserved_bytes * len(stage.gpus) for stage in self.stages)
-
-    @property
-    def plan(self) -> Plan:
-        return Plan(facts=self.facts, candidates=(self.candidate,), num_considered=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    node: str
-    stages: tuple[Stage, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    what: Movable
-    to: Place
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
     moves: tuple[Moved, ...] | None
     """None: no set of moves that was tried reaches the goal."""
     is_fewest: bool
     """No smaller set does; of None: no set within the bounds."""
-
-
-class Goal(Protocol):
-    def is_met(self, nodes: Sequence[Node], staying: Sequence[Movable]) -> bool:
-        """Whether it is reached with so much free, and these replicas where they were."""
-        ...
-
-    def allows(self, nodes: Sequence[Node]) -> list[Node]:
-        """What moves may go to."""
-        ...
-
-    def needs(self, movable: Movable) -> bool:
-        """Whether it must move."""
-        ...
-
-    def nearness(self, movable: Movable, free_bytes: Mapping[str, int]) -> float:
-        """Less: the more likely it is in the way; `free_bytes` by node."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Seated:
-    """A plan has seats."""
-
-    plan: Plan
-    num_replicas: int | None = None
-    start: int = 0
-
-    def is_met(self, nodes: Sequence[Node], staying: Sequence[Movable]) -> bool:
-        return choose(self.plan, nodes, num_replicas=self.num_replicas, start=self.start) is not None
-
-    def allows(self, nodes: Sequence[Node]) -> list[Node]:
-        return list(nodes)
-
-    def needs(self, movable: Movable) -> bool:
-        return False
-
-    def nearness(self, movable: Movable, free_bytes: Mapping[str, int]) -> float:
-        return -float(free_bytes.get(movable.node, 0) + movable.num_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Emptied:
-    """A GPU is held by none of the replicas."""
-
-    gpu: str
-
-    def is_met(self, nodes: Sequence[Node], staying: Sequence[Movable]) -> bool:
-        return all(self.gpu not in movable.gpus for movable in staying)
-
-    def allows(self, nodes: Sequence[Node]) -> list[Node]:
-        return without(nodes, frozenset({self.gpu}))
-
-    def needs(self, movable: Movable) -> bool:
-        return self.gpu in movable.gpus
-
-    def nearness(self, movable: Movable, free_bytes: Mapping[str, int]) -> float:
-        return 0.0 if self.needs(movable) else 1.0
 
 
 def fewest(nodes: Sequence[Node], movable: Sequence[Movable], goal: Goal, bounds: Bounds | None = None) -> Found:

@@ -16,9 +16,11 @@ from maveriq.contracts import (
 )
 from maveriq_allocator import keys, moving
 from maveriq_allocator.choosing import choose
-from maveriq_allocator.defrag import Bounds, Emptied, Found, Goal, Movable, Moved, Place, Seated, fewest
-from maveriq_allocator.lifecycle import Phase, Record
+from maveriq_allocator.defrag import Bounds, Found, fewest
+from maveriq_allocator.goals import Emptied, Goal, Seated
 from maveriq_allocator.line import Line
+from maveriq_allocator.movable import Movable, Moved, Place
+from maveriq_allocator.record import Phase, Record
 from maveriq_allocator.reservations import Outcome, Reservations
 from maveriq_allocator.situation import Situation
 from maveriq_allocator.store import Store
@@ -121,7 +123,11 @@ class Defragmenting:
             goal = f"make room for {intent.model} {str(waiter.deployment_id)[:8]}"
             mine = told.model_copy(update={"goal": goal, "waiter": waiter.deployment_id})
             found = await self._found(
-                mine, situation, movable, Seated(waiter.plan.plan, waiter.num_replicas, waiter.start), bounds
+                mine,
+                situation,
+                movable,
+                Seated(waiter.plan.plan, waiter.num_replicas, waiter.start, time.thread_time),
+                bounds,
             )
             if not found.problem:
                 if asked.apply:
@@ -175,7 +181,9 @@ class Defragmenting:
             replace(n, fragments=tuple(replace(f, free_bytes=f.free_bytes + freed.get(f.gpu, 0)) for f in n.fragments))
             for n in situation.free()
         ]
-        choice = choose(waiter.plan.plan, nodes, num_replicas=waiter.num_replicas, start=waiter.start)
+        choice = choose(
+            waiter.plan.plan, nodes, num_replicas=waiter.num_replicas, start=waiter.start, clock=time.thread_time
+        )
         if choice is not None:
             gpus = frozenset(gpu for seat in choice.seats for stage in seat.stages for gpu in stage.gpus)
             await self.line.keep_claim(Claim(waiter.deployment_id, waiter.place, gpus))

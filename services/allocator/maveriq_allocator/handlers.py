@@ -25,9 +25,9 @@ from maveriq_allocator import adopting, copies, lifecycle, moving
 from maveriq_allocator.defragmenting import Defragmenting
 from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lending import Lending
-from maveriq_allocator.lifecycle import Move, Stray
 from maveriq_allocator.node_state import Snapshot
 from maveriq_allocator.placing import Placing
+from maveriq_allocator.record import Move, Stray
 from maveriq_allocator.surveying import Surveying
 from maveriq_allocator.sweeping import Sweeping
 from maveriq_allocator.trying import Loss

@@ -8,8 +8,8 @@ from maveriq.bus import Handler
 from maveriq.contracts import Message, PlacementConfirmed, ReplicaLost, SweepDue
 from maveriq_allocator import adopting, lifecycle
 from maveriq_allocator.handlers import Handlers
-from maveriq_allocator.lifecycle import Record, Stray
 from maveriq_allocator.placing import MAX_STALE, Overtaken
+from maveriq_allocator.record import Record, Stray
 from maveriq_allocator.reservations import Outcome
 from maveriq_allocator.trying import Loss
 

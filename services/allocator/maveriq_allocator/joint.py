@@ -20,7 +20,6 @@ from maveriq_allocator.packing import Fragment
 from maveriq_allocator.screening import Shape
 
 MAX_WAYS = 256  # to choose a replica's GPUs on a node: of eight GPUs, all shapes
-MAX_SECONDS = 0.25  # that a node may take: eight GPUs and two stages take as much; what was found by then counts
 MAX_SOLVED = 3  # times; the solver may take a millionth of a layer more than a GPU has, which is then asked of it again
 TOLERANCE = 4e-6  # layers, several times the solver's
 
@@ -37,12 +36,16 @@ class _Share:
     lasts: int
 
 
-def pack_many(shape: Shape, fragments: Sequence[Fragment], most: int) -> list[tuple[Stage, ...]]:
-    """As many replicas as fit beside one another, and no more than `most`; none where there are too many ways."""
+def pack_many(shape: Shape, fragments: Sequence[Fragment], most: int, seconds: float) -> list[tuple[Stage, ...]]:
+    """As many replicas as fit beside one another, and no more than `most`; none where there are too many ways.
+
+    Args:
+        seconds: of the first solution; others take as much together.
+    """
     ways = _ways(shape, fragments)
     if not ways or most < 1:
         return []
-    counts = _Programme(shape, fragments, ways, most).solve()
+    counts = _Programme(shape, fragments, ways, most).solve(seconds)
     replicas: list[tuple[Stage, ...]] = []
     for way, num_replicas, shares in counts:
         for stages in _dealt(num_replicas, shares, shape.most_layers):
@@ -87,10 +90,10 @@ class _Programme:
         """The row of each GPU's bytes."""
         self._constrain()
 
-    def solve(self) -> list[tuple[Way, int, list[_Share]]]:
+    def solve(self, seconds: float) -> list[tuple[Way, int, list[_Share]]]:
         """The ways that are used."""
         for number in range(MAX_SOLVED):
-            found = self._solved(MAX_SECONDS / 2**number)
+            found = self._solved(seconds / 2**number)
             held = self._held(found)
             over = [gpu for gpu, num_bytes in held.items() if num_bytes > self._fragments[gpu].free_bytes]
             if not over:

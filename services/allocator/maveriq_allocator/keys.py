@@ -23,7 +23,7 @@
     maveriq:allocator:tenant:<tenant>      hash: deployment -> bytes and GPUs that it holds
     maveriq:allocator:holds                hash: hold -> where it is (`holds.Place`)
     maveriq:allocator:holds:ends           sorted set: hold -> when it ends unless asked for again, ms by Redis' clock
-    maveriq:allocator:deployment:<id>      hash: version; record (`lifecycle.Record`); plan (`PlanComputed`); copy:
+    maveriq:allocator:deployment:<id>      hash: version; record (`record.Record`); plan (`PlanComputed`); copy:
                                            rounds and mark of its latest copy on the broker
     maveriq:allocator:line                 sorted set: deployment -> its place among those that wait for memory
     maveriq:allocator:line:claim           hash: GPUs kept for one that waited long (`waiting.Claim`)

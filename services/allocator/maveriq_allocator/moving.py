@@ -7,8 +7,8 @@ starts needs no other.
 
 from uuid import UUID
 
-from maveriq_allocator.defrag import Place
-from maveriq_allocator.lifecycle import Held, Move, Phase, Record
+from maveriq_allocator.movable import Place
+from maveriq_allocator.record import Held, Move, Phase, Record
 
 MAX_KEPT = 32  # moves remembered of a deployment: a message about one comes soon or never
 

@@ -10,10 +10,10 @@ from uuid import UUID
 
 from maveriq.contracts import PlanComputed
 from maveriq_allocator import lifecycle
-from maveriq_allocator.lifecycle import Record
 from maveriq_allocator.line import Line
 from maveriq_allocator.parts import FLEET
 from maveriq_allocator.quotas import OverQuota
+from maveriq_allocator.record import Record
 from maveriq_allocator.reservations import Loaded, Outcome, Reservations
 from maveriq_allocator.trying import Attempt, Loss, Trying
 

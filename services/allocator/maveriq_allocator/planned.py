@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from maveriq.contracts import Candidate, PlannedStage, Stage
+from maveriq_allocator.budget import Budget
 from maveriq_allocator.feasibility import check
 from maveriq_allocator.fleet import Flags, Fleet, Ints
 from maveriq_allocator.packing import Fragment
 from maveriq_allocator.planned_joint import pack_planned
 from maveriq_allocator.seats import UNPROVEN, Seat
 from maveriq_allocator.selection import NEVER
-from maveriq_allocator.together import Budget
 
 
 def planned_types(candidate: Candidate) -> frozenset[str]:
@@ -120,20 +120,20 @@ class _Seating:
         lacking = num_replicas - len(found)
         gains = {at: int(most) - len(by_node.get(at, [])) for at, most in enumerate(self._most(fleet))}
         for index in sorted(gains, key=lambda index: -gains[index]):
-            if lacking < 1 or gains[index] < 1 or budget.num_joint < 1:
+            if lacking < 1 or gains[index] < 1 or not (seconds := budget.joint_s()):
                 break
-            budget.num_joint -= 1
             before = by_node.get(index, [])
-            seats = list(self._packed(fleet, index, len(before) + min(lacking, gains[index])))
+            seats = list(self._packed(fleet, index, len(before) + min(lacking, gains[index]), seconds))
             if len(seats) > len(before):
                 by_node[index] = seats
                 lacking -= len(seats) - len(before)
+        budget.is_late()  # where the solver had no time to end, that is why
         return found if lacking else [seat for seats in by_node.values() for seat in seats]
 
-    def _packed(self, fleet: Fleet, index: int, most: int) -> Iterator[Seat]:
+    def _packed(self, fleet: Fleet, index: int, most: int, seconds: float) -> Iterator[Seat]:
         """Of what is free on the node, each takes its share."""
         left, spare_bytes = fleet.usable(index), fleet.nodes[index].spare_bytes
-        for gpus in pack_planned(self._stages, left, most):
+        for gpus in pack_planned(self._stages, left, most, seconds):
             stages = self._on(gpus)
             self._check(stages, left, spare_bytes)
             spare_bytes -= self._needed_bytes

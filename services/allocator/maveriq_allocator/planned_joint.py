@@ -18,22 +18,25 @@ from maveriq.contracts import PlannedStage
 from maveriq_allocator.packing import Fragment
 
 MAX_GPUS = 32  # of a node: more are not decided at once
-MAX_SECONDS = 0.25  # that a node may take; what was found by then counts
 
 Ints = NDArray[np.int64]
 
 
 def pack_planned(
-    stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: int
+    stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: int, seconds: float
 ) -> list[tuple[Fragment, ...]]:
-    """For as many replicas as fit beside one another, and no more than `most`, the GPU of each stage."""
+    """For as many replicas as fit beside one another, and no more than `most`, the GPU of each stage.
+
+    Args:
+        seconds: for a solution; what was found by then counts.
+    """
     if most < 1 or not len(stages) <= len(fragments) <= MAX_GPUS:
         return []
-    edges = _edges(stages, fragments, most)
+    edges = _edges(stages, fragments, most, seconds)
     return [] if edges is None else [tuple(fragments[gpu] for gpu in gpus) for gpus in _matchings(edges)]
 
 
-def _edges(stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: int) -> Ints | None:
+def _edges(stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: int, seconds: float) -> Ints | None:
     """Replicas that have a stage on a GPU, [stages, GPUs]; variables are these, and the number of replicas."""
     num_stages, num_gpus = len(stages), len(fragments)
     count = num_stages * num_gpus
@@ -59,7 +62,7 @@ def _edges(stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: 
     found = milp(
         np.array([0.0] * count + [-1.0]), constraints=LinearConstraint(matrix, low, high),
         integrality=np.ones(count + 1, dtype=np.int64), bounds=Bounds(0, np.array([*possible, float(most)])),
-        options={"time_limit": MAX_SECONDS},
+        options={"time_limit": seconds},
     )  # fmt: skip
     if found.x is None:
         return None

@@ -17,9 +17,9 @@ from maveriq.contracts import DeploymentKept, Placement, PlanComputed
 from maveriq_allocator import keys
 from maveriq_allocator.grouping import GroupedScript
 from maveriq_allocator.inventory import taken
-from maveriq_allocator.lifecycle import Record
 from maveriq_allocator.node_state import NodeState
 from maveriq_allocator.quotas import NO_QUOTA, OverQuota, Quotas
+from maveriq_allocator.record import Record
 from maveriq_allocator.store import Store
 
 _RECORD = TypeAdapter(Record)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from maveriq.contracts import Candidate, StageMemory
 from maveriq_allocator.evenness import capacity
 from maveriq_allocator.fleet import Fleet, Node
+from maveriq_allocator.manner import Manner
 from maveriq_allocator.planned_shortages import headroom_in_the_way, planned_short, planned_wanted
-from maveriq_allocator.seating import Manner, num_seated
+from maveriq_allocator.seating import num_seated
 from maveriq_allocator.words import names, readable
 
 NUM_NODES_TOLD = 3

@@ -6,6 +6,7 @@ try is idempotent.
 """
 
 import asyncio
+import time
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -58,7 +59,9 @@ class Surveying:
                 reasons[lack] = await self.trying.reason(waiter.plan, facing, waiter.num_replicas, waiter.start)
             line.append(replace(waiter, detail=reasons[lack]))
         now = await self.line.now()
-        return await asyncio.to_thread(survey, line, situation.free(), situation.emptied(), now, claim)
+        return await asyncio.to_thread(
+            survey, line, situation.free(), situation.emptied(), now, claim, time.thread_time
+        )
 
     async def _line(self) -> list[tuple[UUID, Waiting, "_Known", bool]]:
         """Who waits, in order, with its plan, and whether some of it serves; who does not wait leaves the line."""

@@ -22,7 +22,7 @@ from maveriq.contracts import (
 from maveriq_allocator import adopting, keys, lifecycle
 from maveriq_allocator.drift import drifted
 from maveriq_allocator.inventory import Kept, Times
-from maveriq_allocator.lifecycle import Held, Stray
+from maveriq_allocator.record import Held, Stray
 from maveriq_allocator.reservations import Reservations
 from maveriq_allocator.store import Store
 

@@ -6,30 +6,16 @@ found, all their replicas are decided at once (`joint`), which is exact on small
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from maveriq.contracts import Stage
+from maveriq_allocator.budget import Budget
 from maveriq_allocator.fleet import Fleet
 from maveriq_allocator.joint import pack_many
 from maveriq_allocator.packing import Fragment
 from maveriq_allocator.screening import Screen, Shape
 
-MAX_JOINT = 4  # nodes whose replicas are decided at once, of all candidates: a second in all
-MAX_STATES = 200_000  # of the packings of replicas that are seated one after the other: 10-20 ms
-
 Replica = tuple[Stage, ...]
-
-
-@dataclass(slots=True)
-class Budget:
-    """Of one decision over all candidates of a plan."""
-
-    num_joint: int = MAX_JOINT
-    num_states: int = MAX_STATES
-
-    @property
-    def is_spent(self) -> bool:
-        return self.num_states <= 0
 
 
 def seated_together(
@@ -44,7 +30,9 @@ def seated_together(
     lacking = num_replicas
     for index in screen.promising():
         most = min(lacking, screen.most_on(index))
-        replicas = max(found.get(index, [])[:most], list(_levelled_many(shape, fleet.usable(index), most)), key=len)
+        replicas = found.get(index, [])[:most]
+        if len(replicas) < most and not budget.is_late():
+            replicas = max(replicas, list(_levelled_many(shape, fleet.usable(index), most)), key=len)
         if replicas:
             best[index] = replicas
             lacking -= len(replicas)
@@ -56,21 +44,21 @@ def seated_together(
 def _improved(
     shape: Shape, fleet: Fleet, screen: Screen, best: dict[int, list[Replica]], lacking: int, budget: Budget
 ) -> dict[int, list[Replica]] | None:
-    """The nodes with most to gain first."""
+    """The nodes with most to gain first, as long as they may gain enough."""
     gains = {index: screen.most_on(index) - len(best.get(index, [])) for index in screen.promising()}
-    if sum(gains.values()) < lacking:
-        return None
-    for index in sorted(gains, key=lambda index: -gains[index])[:MAX_JOINT]:
-        if gains[index] < 1 or budget.num_joint < 1:
-            break
-        budget.num_joint -= 1
+    most_first = sorted(gains, key=lambda index: -gains[index])[: budget.num_joint]
+    for at, index in enumerate(most_first):
+        if sum(gains[other] for other in most_first[at:]) < lacking or not (seconds := budget.joint_s()):
+            return None
         before = best.get(index, [])
-        replicas = pack_many(shape, fleet.usable(index), len(before) + min(lacking, gains[index]))
+        wanted = len(before) + min(lacking, gains[index])
+        replicas = pack_many(shape, fleet.usable(index), wanted, seconds)
         if len(replicas) > len(before):
             best[index] = replicas
             lacking -= len(replicas) - len(before)
         if lacking == 0:
             return best
+    budget.is_late()  # where the solver had no time to end, that is why
     return None
 
 

@@ -1,6 +1,7 @@
 """One try to seat a deployment: reads what is free, decides, and says what the record is to become. Commits nothing."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,11 +16,11 @@ from maveriq_allocator.easing import eased, in_words
 from maveriq_allocator.holds import Holds
 from maveriq_allocator.inventory import Inventory
 from maveriq_allocator.lessons import Lessons
-from maveriq_allocator.lifecycle import Held, Phase, Record
 from maveriq_allocator.line import Line
 from maveriq_allocator.node_state import NodeState
 from maveriq_allocator.parts import FLEET, choose_with_fleet, part_of
 from maveriq_allocator.quotas import OverQuota
+from maveriq_allocator.record import Held, Phase, Record
 from maveriq_allocator.situation import Situation
 from maveriq_allocator.teaching import taught
 from maveriq_allocator.waiting import Missing, Waiting, is_over, place_in_line
@@ -188,9 +189,9 @@ class Trying:
     ) -> Choice | None:  # fmt: skip
         decide = partial(
             choose_with_fleet, plan.plan, situation.free(apart_from), num_replicas=num_replicas, start=start,
-            manner=manner_of(plan.admission.intent, self.strategy), part=part,
+            manner=manner_of(plan.admission.intent, self.strategy), part=part, clock=time.thread_time,
         )  # fmt: skip
-        return await asyncio.to_thread(decide)  # a second, for a thousand replicas on a thousand nodes
+        return await asyncio.to_thread(decide)
 
     async def _wait_or_fail(self, record: Record, lack: _Lack) -> Record:
         """The record once what it lacks waits; or once it is given up, because waiting is useless or took too long."""
@@ -201,8 +202,9 @@ class Trying:
             if asked and max_wait_s == 0 and not serves:
                 raise Lent(str(record.deployment_id))
         emptied = lack.situation.emptied()
-        if not await asyncio.to_thread(could_ever, lack.plan, emptied, lack.num_replicas, lack.start):
-            told = why_not(lack.plan, emptied, lack.num_replicas, lack.start, lessons=await self.lessons.of(lack.plan))
+        wanted = (lack.plan, emptied, lack.num_replicas, lack.start)
+        if not await asyncio.to_thread(could_ever, *wanted, time.thread_time):
+            told = await asyncio.to_thread(why_not, *wanted, lessons=await self.lessons.of(lack.plan))
             return _given_up(record, lack, f"it would not fit if nothing else ran either: {told}")
         now = await self.line.now()
         waiting = _waiting(record, lack, now, serves=serves)

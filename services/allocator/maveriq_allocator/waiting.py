@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from maveriq.contracts import Candidate, GpuState, Plan, PlanComputed, Priority, Value
+from maveriq_allocator.budget import Clock
 from maveriq_allocator.choosing import Choice, Node, choose
 from maveriq_allocator.parts import choose_with_fleet
 
@@ -137,8 +138,9 @@ def has_more(before: Iterable[GpuState], after: Iterable[GpuState]) -> bool:
 
 
 def survey(
-    line: Sequence[Waiter], free: Sequence[Node], emptied: Sequence[Node], now: datetime, standing: Claim | None = None
-) -> Survey:
+    line: Sequence[Waiter], free: Sequence[Node], emptied: Sequence[Node], now: datetime, standing: Claim | None = None,
+    clock: Clock | None = None,
+) -> Survey:  # fmt: skip
     """Args:
     line: in order.
     free: what is free now.
@@ -154,37 +156,44 @@ def survey(
             continue
         kept = claim.gpus if claim is not None else frozenset[str]()
         alike = (waiter.plan.plan, waiter.num_replicas, waiter.start)
-        choice = None if alike in hopeless else _choice(waiter, without(nodes, kept))
+        choice = None if alike in hopeless else _choice(waiter, without(nodes, kept), clock)
         if choice is not None:
             due.append(waiter.deployment_id)
             nodes = _less(nodes, choice)
             continue
         hopeless.append(alike)
         if claim is None:
-            claim = _claimed(waiter, nodes, emptied, now, standing)
+            claim = _claimed(waiter, nodes, emptied, now, standing, clock)
         if _is_to_be_told(waiter, now):
             due.append(waiter.deployment_id)
     return Survey(tuple(due), claim)
 
 
 def _claimed(
-    waiter: Waiter, free: Sequence[Node], emptied: Sequence[Node], now: datetime, standing: Claim | None
+    waiter: Waiter,
+    free: Sequence[Node],
+    emptied: Sequence[Node],
+    now: datetime,
+    standing: Claim | None,
+    clock: Clock | None,
 ) -> Claim | None:
     there = {fragment.gpu for node in free for fragment in node.fragments}
     if standing is not None and standing.deployment_id == waiter.deployment_id and standing.gpus <= there:
         return standing
     if now - waiter.waiting.since < timedelta(seconds=PATIENCE_S):
         return None
-    return Claim(waiter.deployment_id, waiter.place, soonest(waiter, free, emptied))
+    return Claim(waiter.deployment_id, waiter.place, soonest(waiter, free, emptied, clock))
 
 
-def soonest(waiter: Waiter, free: Sequence[Node], emptied: Sequence[Node]) -> frozenset[str]:
+def soonest(
+    waiter: Waiter, free: Sequence[Node], emptied: Sequence[Node], clock: Clock | None = None
+) -> frozenset[str]:
     """The GPUs that it would get if only a few of the freest nodes were empty; none where all are not enough."""
     order = sorted(range(len(free)), key=lambda at: -sum(f.free_bytes for f in free[at].fragments))
     num_emptied = 1
     while order:
         chosen = set(order[:num_emptied])
-        choice = _choice(waiter, [emptied[at] if at in chosen else free[at] for at in range(len(free))])
+        choice = _choice(waiter, [emptied[at] if at in chosen else free[at] for at in range(len(free))], clock)
         if choice is not None:
             return frozenset(gpu for seat in choice.seats for stage in seat.stages for gpu in stage.gpus)
         if num_emptied >= len(order):
@@ -193,12 +202,12 @@ def soonest(waiter: Waiter, free: Sequence[Node], emptied: Sequence[Node]) -> fr
     return frozenset()
 
 
-def _choice(waiter: Waiter, nodes: Sequence[Node]) -> Choice | None:
+def _choice(waiter: Waiter, nodes: Sequence[Node], clock: Clock | None) -> Choice | None:
     plan, wanted = waiter.plan.plan, waiter.num_replicas
     if plan.candidates:
-        return choose(plan, nodes, num_replicas=wanted, start=waiter.start)
+        return choose(plan, nodes, num_replicas=wanted, start=waiter.start, clock=clock)
     parts = dict.fromkeys(missing.part for missing in waiter.waiting.missing) or [""]
-    found = (choose_with_fleet(plan, nodes, num_replicas=wanted, part=part) for part in parts)
+    found = (choose_with_fleet(plan, nodes, num_replicas=wanted, part=part, clock=clock) for part in parts)
     return next((choice for choice in found if choice is not None), None)
 
 

@@ -1,6 +1,7 @@
 """Small plans and nodes for the allocator's tests. Sizes are bytes that can be added in the head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from typing import Any
 from uuid import UUID
 
@@ -105,3 +106,8 @@ def planned(*stages: tuple[int, int] | tuple[int, int, str], engine: str = "torc
     whole = candidate(pp=len(stages), gpu_type=found[0].gpu_type, engine=engine)
     mixed = whole.configuration.model_copy(update={"variant": "mixed"})
     return whole.model_copy(update={"configuration": mixed, "stages": found})
+
+
+def late_at_once() -> Callable[[], float]:
+    """A clock by which a decision has no time, and all the patience there is."""
+    return chain([0.0], repeat(1.0)).__next__

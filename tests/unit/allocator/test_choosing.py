@@ -118,15 +118,6 @@ def test_a_node_that_is_already_nibbled_at_is_taken_before_an_empty_one() -> Non
     assert choice.seats[0].node == "b"
 
 
-def test_stages_are_as_uneven_as_the_manner_allows() -> None:
-    nodes = [node("a", 70, 15), node("b", 60, 60)]
-    free = choose(plan(candidate(pp=2)), nodes, num_replicas=1)
-    even = choose(plan(candidate(pp=2)), nodes, num_replicas=1, manner=Manner(most_uneven=1.5))
-    assert free is not None
-    assert even is not None
-    assert (free.seats[0].node, even.seats[0].node) == ("a", "b")
-
-
 def test_gpu_types_mix_where_their_speeds_are_told_and_the_fastest_node_wins() -> None:
     slow, fast = node("a", 100, gpu_type="K80").fragments, node("a2", 70, gpu_type="A6000").fragments
     nodes = [node("s", 100, gpu_type="K80"), Node("m", "torch", slow + fast)]
@@ -220,7 +211,7 @@ def test_the_node_taken_is_the_best_of_all_and_none_is_taken_only_where_none_fit
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maveriq_allocator.screening.MAX_WAYS", ways)  # 0: bounds from the cheapest GPUs
-        patch.setattr("maveriq_allocator.seating.MAX_STATES", 2**40)
+        patch.setattr("maveriq_allocator.seater.MAX_STATES", 2**40)
         choice = choose(plan(candidate(pp=pp, tp=tp, stage=stage)), there, manner=manner)
     values = {each.name: value(each) for each in there}
     fitting = [found for found in values.values() if found is not None]
@@ -249,12 +240,12 @@ def test_no_node_is_better_by_more_than_the_gap_where_only_one_is_packed(
     ]
     manner = Manner(preference=Preference(strategy), speeds={"A6000": 1.0, "K80": slow})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maveriq_allocator.seating.MAX_PACKED", 1)
+        patch.setattr("maveriq_allocator.seater.MAX_PACKED", 1)
         patch.setattr("maveriq_allocator.screening.MAX_WAYS", 0)
         patch.setattr("maveriq_allocator.screening.MAX_EXACT_WAYS", 0)
         quick = choose(plan(candidate(pp=pp, stage=stage)), there, manner=manner)
-        patch.setattr("maveriq_allocator.seating.MAX_PACKED", 8)
-        patch.setattr("maveriq_allocator.seating.MAX_STATES", 2**40)
+        patch.setattr("maveriq_allocator.seater.MAX_PACKED", 8)
+        patch.setattr("maveriq_allocator.seater.MAX_STATES", 2**40)
         best = choose(plan(candidate(pp=pp, stage=stage)), there, manner=manner)
     assert (quick is None) == (best is None)
     if quick is not None and best is not None:

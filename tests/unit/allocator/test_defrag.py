@@ -10,7 +10,9 @@ from hypothesis import strategies as some
 
 from maveriq.contracts import Stage
 from maveriq_allocator.choosing import Node, choose
-from maveriq_allocator.defrag import Bounds, Emptied, Found, Goal, Movable, Seated, fewest
+from maveriq_allocator.defrag import Bounds, Found, fewest
+from maveriq_allocator.goals import Emptied, Goal, Seated
+from maveriq_allocator.movable import Movable
 from maveriq_allocator.packing import Fragment
 from tests.unit.allocator.plans import candidate, memory, plan
 

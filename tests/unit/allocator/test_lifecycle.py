@@ -11,7 +11,8 @@ from maveriq.contracts import (
 from maveriq_allocator import lifecycle
 from maveriq_allocator.adopting import adopted, is_over
 from maveriq_allocator.choosing import choose
-from maveriq_allocator.lifecycle import MAX_STRAYS, Phase, Record, Stray
+from maveriq_allocator.lifecycle import MAX_STRAYS
+from maveriq_allocator.record import Phase, Record, Stray
 from tests.unit.allocator.plans import DEPLOYMENT, candidate, computed, node
 
 PLAN = computed(candidate(pp=1), candidate(pp=2), replicas=2)

@@ -11,15 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from maveriq.contracts import Candidate, LayerSpeed, Placement, PlannedStage, Stage, Strategy
+from maveriq_allocator.budget import JOINT_S
 from maveriq_allocator.capacity import could_ever
 from maveriq_allocator.choosing import Manner, Node, choose
-from maveriq_allocator.defrag import Emptied, Movable, fewest
+from maveriq_allocator.defrag import fewest
 from maveriq_allocator.feasibility import violations
 from maveriq_allocator.fleet import Fleet
-from maveriq_allocator.lifecycle import Held, Phase, after_checkpoint
+from maveriq_allocator.goals import Emptied
+from maveriq_allocator.lifecycle import after_checkpoint
+from maveriq_allocator.movable import Movable
 from maveriq_allocator.packing import Fragment
 from maveriq_allocator.planned import num_planned_seated
 from maveriq_allocator.planned_joint import pack_planned
+from maveriq_allocator.record import Held, Phase
 from maveriq_allocator.shortages import shortage
 from maveriq_allocator.strategies import Preference
 from maveriq_allocator.teaching import Lesson, lesson_key, taught
@@ -123,7 +127,7 @@ def test_several_replicas_are_seated_wherever_they_can_be(
         for each in nodes
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maveriq_allocator.planned_joint.MAX_SECONDS", 30.0)
+        patch.setattr("maveriq_allocator.budget.JOINT_S", 30.0)
         choice = choose(plan(wanted, num_layers=len(sizes)), nodes, num_replicas=num_replicas)
     assert (choice is not None) == (most >= num_replicas)
     held: dict[str, int] = {}
@@ -136,7 +140,7 @@ def test_replicas_are_decided_at_once_where_one_after_the_other_leaves_too_littl
     pair = planned((4, 4), (3, 4))
     fleet = Fleet([node("a", 7, 7, 7)], {"A6000"}, Preference())
     assert num_planned_seated(pair, LAYERS, fleet, 3) == 2
-    found = pack_planned(pair.stages, fragments(7, 7, 7), 5)
+    found = pack_planned(pair.stages, fragments(7, 7, 7), 5, JOINT_S)
     assert len(found) == 3
     assert all(len({f.gpu for f in gpus}) == 2 for gpus in found)
 
