@@ -32,6 +32,19 @@ class MessageRefused(Message):
     faults: tuple[Fault, ...] = Field(min_length=1)
 
 
+class QuestionRefused(Exception):
+    """A question to the planner cannot be answered; `fault` says which field is to blame and what to do."""
+
+    def __init__(self, field: str, problem: str, remedy: str, *, code: str = "invalid") -> None:
+        """
+        Args:
+            code: tells a wrong question (`invalid`) from one that nothing meets, for exit codes.
+        """
+        self.fault = Fault(field=field, problem=problem, remedy=remedy)
+        self.code = code
+        super().__init__(str(self.fault))
+
+
 _UUID = "send a UUID, e.g. 7d444840-9dc0-11d1-b245-5ffdce74fad2"
 _REMEDIES = {
     "missing": "add it",

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from maveriq.contracts.calibration import Calibration
 from maveriq.contracts.facts import ModelFacts
-from maveriq.contracts.fault import Fault
+from maveriq.contracts.fault import QuestionRefused
 from maveriq.contracts.histogram import Histogram, Matrix, check_distribution, check_edges, check_shape
 from maveriq.contracts.intent import Intent
 from maveriq.contracts.message import DoorValue, Value
@@ -19,13 +19,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-class ProvisioningRefused(Exception):
-    """The question cannot be answered; says which field is at fault and what to do."""
-
-    def __init__(self, field: str, problem: str, remedy: str, *, code: str = "invalid") -> None:
-        self.fault = Fault(field=field, problem=problem, remedy=remedy)
-        self.code = code
-        super().__init__(str(self.fault))
+class ProvisioningRefused(QuestionRefused):
+    """What `maveriq provision` asked cannot be answered."""
 
 
 class RentableGpu(DoorValue):

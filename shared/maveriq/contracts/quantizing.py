@@ -7,7 +7,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from maveriq.contracts.calibration import Calibration
 from maveriq.contracts.facts import ModelFacts
-from maveriq.contracts.fault import Fault
+from maveriq.contracts.fault import QuestionRefused
 from maveriq.contracts.intent import Workload
 from maveriq.contracts.message import DoorValue, Value
 from maveriq.contracts.model import LayerSensitivity, Model
@@ -15,13 +15,8 @@ from maveriq.contracts.model import LayerSensitivity, Model
 Matrix = tuple[tuple[float, ...], ...]
 
 
-class QuantizingRefused(Exception):
-    """The question cannot be answered; says which field is at fault and what to do."""
-
-    def __init__(self, field: str, problem: str, remedy: str, *, code: str = "invalid") -> None:
-        self.fault = Fault(field=field, problem=problem, remedy=remedy)
-        self.code = code
-        super().__init__(str(self.fault))
+class QuantizingRefused(QuestionRefused):
+    """What `maveriq quantize` asked cannot be answered."""
 
 
 class Aim(StrEnum):
