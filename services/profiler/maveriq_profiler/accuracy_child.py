@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from maveriq.contracts import VariantAccuracy
 from maveriq.contracts.accuracy import layers_label
-from maveriq.torch_layers import DTYPES, loader_of, materialise_buffers, quantise, text_half
+from maveriq.torch_layers import DTYPES, loader_of, quantise, text_half
 from maveriq_profiler.accuracy import MIN_TOKENS, PART_TOKENS, Score, Window, compared, windows
 from maveriq_profiler.accuracy_orders import AccuracyLine, AccuracyOrder, LayersLost, Step, Subject
 from maveriq_profiler.cutting import Unreadable, layers_of
@@ -80,11 +80,8 @@ def load(source: str, dtype: torch.dtype, device: str | None = None) -> Any:
         raise CannotRun(f"{why}; measure it where it can, or enter its accuracy") from error
     if missing := sorted(loading["missing_keys"]):
         raise CannotRun(f"{source} lacks weights: {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}")
-    if model.config.get_text_config(decoder=True) is model.config:
-        return model
-    text = text_half(model, dtype)  # of one that sees or hears too, as it is served
-    materialise_buffers(text, text, model.device)
-    return text
+    writes_only = model.config.get_text_config(decoder=True) is model.config
+    return model if writes_only else text_half(model, dtype)
 
 
 def score(

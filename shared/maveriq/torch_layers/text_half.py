@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from maveriq.torch_layers.computed_buffers import materialise_buffers
+
 
 def loader_of(config: Any) -> Any:
     """The class whose from_pretrained reads a checkpoint with this config."""
@@ -16,7 +18,7 @@ def loader_of(config: Any) -> Any:
 
 
 def text_half(loaded: Any, dtype: torch.dtype) -> Any:
-    """The decoder with its head, on the loaded model's weights; buffers that no checkpoint holds stay on meta.
+    """The decoder with its head, on the loaded model's weights.
 
     Args:
         loaded: by `loader_of`; may be a decoder alone.
@@ -24,6 +26,7 @@ def text_half(loaded: Any, dtype: torch.dtype) -> Any:
     models: Any = AutoModelForCausalLM
     with torch.device("meta"):
         plain: Any = models.from_config(loaded.config.get_text_config(decoder=True), dtype=dtype)
+    materialise_buffers(plain, plain, loaded.device)  # before it has weights, which this would draw anew
     if type(plain) is type(loaded):
         plain.load_state_dict(loaded.state_dict(), assign=True)
     else:
