@@ -3,7 +3,7 @@
 # torch, transformers and safetensors are typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -27,23 +27,31 @@ def load_prompts(checkpoint: Path) -> "Prompts":
     """
     try:
         with _LOADING:
-            return Prompts(checkpoint)
+            return Prompts(*_read(checkpoint))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise TokenizerFailed(
             f"the tokenizer of {checkpoint} does not load ({error}); put tokenizer.json and its configuration there"
         ) from error
 
 
+def _read(checkpoint: Path) -> tuple[Any, int]:
+    """Tokenizer and size of the vocabulary. No name here is the tokenizer's: exceptions that transformers handled keep
+    this frame, and with it what it names, until Python looks for cycles, which it does rarely here.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    config: Any = AutoConfig.from_pretrained(checkpoint).get_text_config()
+    return AutoTokenizer.from_pretrained(checkpoint), config.vocab_size
+
+
 class Prompts:
     """One checkpoint's tokenizer."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        from transformers import AutoConfig, AutoTokenizer
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
-        self.vocab_size: int = AutoConfig.from_pretrained(checkpoint).get_text_config().vocab_size
+    def __init__(self, tokenizer: Any, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self.vocab_size = vocab_size
         self._longest_chars = max(map(len, self._tokenizer.get_vocab()))
-        self.token_text = lru_cache(maxsize=16_384)(self._token_text)
+        self.token_text = token_texts(self._tokenizer)
 
     def least_tokens(self, generation: Generation) -> int:
         """That the prompt has at any rate: a huge one need not be tokenised, which takes seconds, to be refused."""
@@ -74,11 +82,6 @@ class Prompts:
         )
         return text
 
-    def _token_text(self, token_id: int) -> str:
-        """One token alone, special ones included: as log probabilities name it."""
-        text: str = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
-        return text
-
     def _render(self, generation: Generation) -> tuple[int, ...]:
         from jinja2 import TemplateError
 
@@ -104,6 +107,20 @@ class Prompts:
                 f"token id {ids[wrong]} is not in the vocabulary",
                 f"give ids from 0 to {self.vocab_size - 1}, made with this model's tokenizer",
             )  # fmt: skip
+
+
+def token_texts(tokenizer: Any) -> Callable[[int], str]:
+    """One token alone, special ones included: as log probabilities name it.
+
+    Not a method: its cache would be a cycle, and keep the tokenizer likewise.
+    """
+
+    @lru_cache(maxsize=16_384)
+    def text_of(token_id: int) -> str:
+        text: str = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        return text
+
+    return text_of
 
 
 def field_of(generation: Generation) -> str:

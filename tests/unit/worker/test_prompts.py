@@ -1,5 +1,7 @@
 """Prompts and chats to tokens, with a tokenizer of one token a byte."""
 
+import gc
+import weakref
 from pathlib import Path
 from uuid import UUID
 
@@ -73,3 +75,15 @@ def test_a_checkpoint_without_a_tokenizer_says_so(tmp_path: Path) -> None:
     save_model("Llama", tmp_path)
     with pytest.raises(TokenizerFailed, match=r"tokenizer\.json"):
         load_prompts(tmp_path)
+
+
+def test_a_tokenizer_goes_as_soon_as_nobody_has_it(folder: Path) -> None:
+    gc.disable()  # a worker looks for cycles rarely
+    try:
+        prompts = load_prompts(folder)
+        prompts.token_text(5)
+        gone = weakref.ref(prompts)
+        del prompts
+        assert gone() is None
+    finally:
+        gc.enable()
