@@ -9,7 +9,7 @@ import json
 import socket
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ import aio_pika
 import pytest
 
 from maveriq.bus.rabbitmq import RabbitMqBus
+from maveriq.cli.api import Api, CommandFailed
 from maveriq.client import Client, client_on
 from maveriq.contracts import (
     Deployment,
@@ -25,7 +26,6 @@ from maveriq.contracts import (
     Histogram,
     Intent,
     IntentAccepted,
-    InventoryChanged,
     Message,
     Objective,
     Priority,
@@ -186,9 +186,6 @@ async def cluster(rabbitmq_url: str, redis_url: str) -> AsyncIterator[Cluster]:
 
         outside = await a_bus()
         client = await stack.enter_async_context(client_on(outside))
-        known: dict[str, InventoryChanged] = {}
-        inventories = await outside.mailbox(lambda told: _note(known, told))
-        await inventories.bind(InventoryChanged.topic)
         measuring: set[asyncio.Task[None]] = set()
 
         def measure(message: Message) -> None:
@@ -208,15 +205,18 @@ async def cluster(rabbitmq_url: str, redis_url: str) -> AsyncIterator[Cluster]:
         fast.start(threads=2, devices=1)
         running += [node.serving for node in (cheap, fast) if node.serving is not None]
         stack.push_async_callback(stop)
-        await until(lambda: len(known) == 2 or any(one.done() for one in running))
-        assert not any(one.done() for one in running), [one.exception() for one in running if one.done()]
-        await asyncio.sleep(0.3)  # ingress keeps what it heard of nodes
-        yield Cluster(f"http://127.0.0.1:{port}", rabbitmq_url, cheap, fast, client)
+        url = f"http://127.0.0.1:{port}"
+        while await asyncio.to_thread(num_nodes, url) < 2:
+            assert not any(one.done() for one in running), [one.exception() for one in running if one.done()]
+            await asyncio.sleep(0.1)
+        yield Cluster(url, rabbitmq_url, cheap, fast, client)
 
 
-def _note(known: dict[str, InventoryChanged], told: Message) -> None:
-    assert isinstance(told, InventoryChanged)
-    known[told.node] = told
+def num_nodes(url: str) -> int:
+    """That ingress has heard of; it may not listen yet."""
+    with suppress(CommandFailed):
+        return len(Api(url).inventory())
+    return 0
 
 
 async def test_requests_go_to_the_type_of_their_size_overflow_to_the_next_and_survive_their_type(
