@@ -96,8 +96,17 @@ def checked(wanted: type[T], body: object, options: Mapping[str, str]) -> T:
         return wanted.model_validate(body)
     except ValidationError as error:
         first = faults(error, wanted)[0]
-        name = options.get(first.field) or options.get(first.field.split(".")[0], first.field)
-        raise CommandFailed(f"{first.problem}; {first.remedy}", field=name, code="invalid", exit_code=2) from error
+        name, inner = _option_of(first.field, options)
+        words = f"{inner}: {first.problem}" if inner and not inner.isdecimal() else first.problem
+        raise CommandFailed(f"{words}; {first.remedy}", field=name, code="invalid", exit_code=2) from error
+
+
+def _option_of(field: str, options: Mapping[str, str]) -> tuple[str, str]:
+    """The option that says a field, or what it is in, and the way from there; the field itself where none does."""
+    outer = field
+    while outer and outer not in options:
+        outer = outer.rpartition(".")[0]
+    return (options[outer], field.removeprefix(outer).lstrip(".")) if outer else (field, "")
 
 
 def _parsed(written: str) -> dict[str, Any]:

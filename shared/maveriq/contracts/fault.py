@@ -1,5 +1,6 @@
 """What was wrong with an input, and what to do about it: the same words over AMQP and HTTP."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar, get_args
@@ -45,6 +46,7 @@ class QuestionRefused(Exception):
         super().__init__(str(self.fault))
 
 
+_HOLDS = "change it so that this holds"
 _UUID = "send a UUID, e.g. 7d444840-9dc0-11d1-b245-5ffdce74fad2"
 _REMEDIES = {
     "missing": "add it",
@@ -68,9 +70,9 @@ _REMEDIES = {
     "greater_than_equal": "send {ge} or more",
     "less_than": "send less than {lt}",
     "less_than_equal": "send {le} or less",
-    "string_too_short": "send at least {min_length} characters",
+    "string_too_short": "send {min_length} or more characters",
     "string_too_long": "send at most {max_length} characters",
-    "too_short": "send at least {min_length}",
+    "too_short": "send {min_length} or more",
     "too_long": "send at most {max_length}",
     "enum": "send one of {expected}",
     "literal_error": "send one of {expected}",
@@ -92,14 +94,23 @@ def faults(error: ValidationError, known: type[BaseModel], prefix: str = "") -> 
         if item["type"] == "too_short" and any(_within(other["loc"], item["loc"]) for other in items):
             continue  # what is wrong with its items was counted as their lack
         path = tuple(part for part in item["loc"] if not isinstance(part, str) or "[" not in part)
-        field = ".".join(str(part) for part in ((prefix,) if prefix else ()) + path)
-        problem = item["msg"].removeprefix("Value error, ").replace("Tuple should", "Array should")
+        problem = item["msg"].replace("Tuple should", "Array should")
+        remedy = _REMEDIES.get(item["type"], _HOLDS).format_map(item.get("ctx", {}))
         if item["type"] == "extra_forbidden":
             problem, remedy = "unknown field", _instead_of(path, known)
-        else:
-            remedy = _REMEDIES.get(item["type"], "change it so that this holds").format_map(item.get("ctx", {}))
+        elif item["type"] == "value_error":
+            inner, problem, remedy = _of_ours(problem.removeprefix("Value error, "))
+            path += inner
+        field = ".".join(str(part) for part in ((prefix,) if prefix else ()) + path)
         found.append(Fault(field=field, problem=problem, remedy=remedy))
     return tuple(found)
+
+
+def _of_ours(words: str) -> tuple[tuple[str, ...], str, str]:
+    """Field, problem and remedy of what a validator of ours said: `[field: ]problem[; remedy]`."""
+    said = re.fullmatch(r"(?:([a-z_]+(?:\.\d+)?): )?(.*?)(?:; (.*))?", words, re.DOTALL)
+    assert said is not None, "each part may be left out"
+    return (said[1],) if said[1] else (), said[2], said[3] or _HOLDS
 
 
 def _within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:

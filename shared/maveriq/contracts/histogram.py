@@ -64,4 +64,4 @@ def check_distribution(field: str, matrix: Matrix, *, whole: bool = True) -> Non
 def check_edges(field: str, edges: tuple[float, ...] | None) -> None:
     """Raises ValueError where they are not lengths, ascending."""
     if edges is not None and (edges[:1] <= (0,) or any(b <= a for a, b in pairwise(edges)) or max(edges) > MAX_TOKENS):
-        raise ValueError(f"{field}: give lengths above 0 and up to {MAX_TOKENS}, ascending")
+        raise ValueError(f"{field}: no ascending lengths; give numbers up to {MAX_TOKENS}, each above the one before")

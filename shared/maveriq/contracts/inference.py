@@ -47,7 +47,7 @@ class RequestSubmitted(DoorMessage):
     @model_validator(mode="after")
     def _prompt_or_messages(self) -> "RequestSubmitted":
         if bool(self.prompt) == bool(self.messages):
-            raise ValueError("give exactly one of prompt and messages, not empty")
+            raise ValueError("prompt: exactly one of it and messages is needed; send one, not empty")
         return self
 
 

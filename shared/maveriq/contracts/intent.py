@@ -106,9 +106,10 @@ class Workload(DoorValue):
     @model_validator(mode="after")
     def _context_holds_the_mean(self) -> "Workload":
         if self.context_tokens is not None and self.context_tokens < self.input_tokens + self.output_tokens:
-            raise ValueError("context_tokens must hold input_tokens + output_tokens")
+            raise ValueError("context_tokens: must hold input_tokens + output_tokens; raise it, or leave it out")
         if self.histogram is not None and len(self.histogram.buckets) > MAX_BUCKETS:
-            raise ValueError(f"histogram: has {len(self.histogram.buckets)} buckets with requests, give {MAX_BUCKETS}")
+            num_buckets = len(self.histogram.buckets)
+            raise ValueError(f"histogram: has {num_buckets} buckets with requests; give at most {MAX_BUCKETS}")
         return self
 
 

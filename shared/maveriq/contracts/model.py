@@ -101,9 +101,11 @@ class LayerSensitivity(DoorValue):
     def _rectangular(self) -> "LayerSensitivity":
         for i, row in enumerate(self.layers):
             if len(row) != len(self.precisions):
-                raise ValueError(f"layers[{i}] has {len(row)} numbers and needs {len(self.precisions)}")
+                raise ValueError(
+                    f"layers.{i}: has {len(row)} numbers; give {len(self.precisions)}, one for each precision"
+                )
             if not all(0 <= lost < inf for lost in row):
-                raise ValueError(f"layers[{i}] has a number that is negative or not finite")
+                raise ValueError(f"layers.{i}: has a number that is negative or not finite")
         return self
 
 

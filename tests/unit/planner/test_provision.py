@@ -205,9 +205,13 @@ def test_what_is_wrong_is_refused_by_the_name_of_its_field(given: dict[str, Any]
         (Catalogue, {"gpus": []}, "gpus"),
         (Catalogue, {"gpus": [{"name": "L4", "price_per_hour": -1}]}, "gpus.0.price_per_hour"),
         (Catalogue, {"gpus": [{"name": "L4", "price_per_hour": 1, "memory": 3}]}, "gpus.0.memory"),
-        (Catalogue, {"gpus": [{"name": "L4", "price_per_hour": 1, "spot_price_per_hour": 1}]}, "gpus.0"),
-        (Histogram, {**EDGES, "distribution": [[0.5, 0.5], [0.5, 0.5]], "request_rate_per_s": 1}, ""),
-        (Histogram, {**EDGES, "distribution": [[1.0], [0.0]], "request_rate_per_s": 1}, ""),
+        (
+            Catalogue,
+            {"gpus": [{"name": "L4", "price_per_hour": 1, "spot_price_per_hour": 1}]},
+            "gpus.0.spot_interruptions_per_hour",
+        ),
+        (Histogram, {**EDGES, "distribution": [[0.5, 0.5], [0.5, 0.5]], "request_rate_per_s": 1}, "distribution"),
+        (Histogram, {**EDGES, "distribution": [[1.0], [0.0]], "request_rate_per_s": 1}, "distribution.0"),
         (Histogram, {**EDGES, "distribution": [[1.0, 0], [0, 0]], "request_rate_per_s": 0}, "request_rate_per_s"),
     ],
 )
