@@ -33,12 +33,6 @@ def document() -> dict[str, Any]:
     refs, schemas = models_json_schema(
         [(message, "validation") for message in MESSAGES.values()], ref_template="#/components/schemas/{model}"
     )
-    sides: list[tuple[str, str, tuple[type[Message], ...]]] = [
-        ("producer", "send", PRODUCER_SENDS),
-        ("producer", "receive", PRODUCER_HEARS),
-    ]
-    for service in SERVICES:
-        sides += [(service.name, "receive", service.consumes), (service.name, "send", service.emits)]
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -49,14 +43,7 @@ def document() -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "channels": {topic: _channel(message) for topic, message in MESSAGES.items()},
-        "operations": {
-            f"{name}.{action}.{message.topic}": {
-                "action": action,
-                "channel": {"$ref": f"#/channels/{message.topic}"},
-            }
-            for name, action, messages in sides
-            for message in messages
-        },
+        "operations": _operations(),
         "components": {
             "messages": {
                 message.__name__: {
@@ -68,6 +55,23 @@ def document() -> dict[str, Any]:
             },
             "schemas": schemas["$defs"],
         },
+    }
+
+
+def _operations() -> dict[str, Any]:
+    sides: list[tuple[str, str, tuple[type[Message], ...]]] = [
+        ("producer", "send", PRODUCER_SENDS),
+        ("producer", "receive", PRODUCER_HEARS),
+    ]
+    for service in SERVICES:
+        sides += [(service.name, "receive", service.consumes), (service.name, "send", service.emits)]
+    return {
+        f"{name}.{action}.{message.topic}": {
+            "action": action,
+            "channel": {"$ref": f"#/channels/{message.topic}"},
+        }
+        for name, action, messages in sides
+        for message in messages
     }
 
 

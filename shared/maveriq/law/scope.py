@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from maveriq.contracts import FULL_PRECISIONS, Calibration, ModelFacts, Precision
+from maveriq.contracts import FULL_PRECISIONS, Calibration, ModelFacts, Precision, Scope
 
 _REACH = 4.0  # MaverIQ's data: fitted to 6B and 7B models the law still holds for layers four times as large
 _LONGER = 4.0  # what is linear in the context, or in its square, is that at four times as much
@@ -39,6 +39,15 @@ def uncovered(
         )
     if facts.num_experts and not seen.mixtures:
         return "it has seen no mixture of experts"
+    if unseen := _unseen(seen, precision, kv_precision, tp):
+        return unseen
+    if pp > 1 and max(seen.pp_degrees) == 1:
+        return "it has seen no pipeline"
+    return ""
+
+
+def _unseen(seen: Scope, precision: Precision, kv_precision: Precision, tp: int) -> str:
+    """Which number format or TP degree is new to it; '' where none is."""
     for name, wanted, known in (
         ("precision", precision, seen.precisions),
         ("KV precision", kv_precision, seen.kv_precisions),
@@ -50,8 +59,6 @@ def uncovered(
         formats = [full for quantised, full in seen.computed_in if quantised is precision]
         if kv_precision not in formats:
             return f"it has not seen {precision} weights computed in {kv_precision}, only in {_listed(formats)}"
-    if pp > 1 and max(seen.pp_degrees) == 1:
-        return "it has seen no pipeline"
     return ""
 
 
