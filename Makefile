@@ -35,10 +35,10 @@ mypy pyright: install
 	$(BIN)/$@
 
 # Two at a time, each with servers of its own; one where servers are given, which two would share.
-TOGETHER := $(if $(MAVERIQ_TEST_AMQP_URL)$(MAVERIQ_TEST_REDIS_URL),0,2)
+TEST_PROCESSES := $(if $(MAVERIQ_TEST_AMQP_URL)$(MAVERIQ_TEST_REDIS_URL),0,2)
 
 test: lint servers ## Lint and every test, against private RabbitMQ and Redis
-	$(BIN)/pytest -n $(TOGETHER) --dist loadfile
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 servers: install
 	@scripts/servers.sh
