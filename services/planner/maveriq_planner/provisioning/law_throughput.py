@@ -54,8 +54,11 @@ def ways_to_run(law: LawSources, gpus: Sequence[RentableGpu], demand: Demand) ->
         columns = columns_of(intent, space) if speaking else None
         if columns is None:
             continue
-        for gpu, known in zip(gpus, found, strict=True):
-            for key, rate_per_s in _best(intent, columns.take(np.flatnonzero(_fits(columns, gpu, law)))):
+        fits = np.array([_fits(columns, gpu, law) for gpu in gpus])  # [G, C]
+        kept = np.flatnonzero(fits.any(axis=0))
+        rates_per_s = _rates_per_s(intent, columns.take(kept))
+        for gpu, fit, known in zip(gpus, fits[:, kept], found, strict=True):
+            for key, rate_per_s in _best(columns.take(kept[fit]), rates_per_s[fit]):
                 replicas = gpu.num_gpus // (key.tp * key.pp)
                 known.setdefault(key, np.zeros(num_buckets))[bucket] = rate_per_s * replicas
     return [_worthwhile(known, speaking, demand) for known in found]
@@ -95,16 +98,18 @@ def fullest_stage_bytes(c: Columns, num_layers: int) -> Array:
     return fullest
 
 
-def _best(intent: Intent, columns: Columns) -> Iterator[tuple[_Key, float]]:
-    """The highest rate of each configuration, over its numbers of slots; requests a second of one replica."""
-    if not len(columns):
-        return
-    rates = highest_rate_per_ms(intent.slo, columns.replicas, np.full(len(columns), np.inf)) * 1e3
-    rates = np.nan_to_num(rates)
+def _rates_per_s(intent: Intent, columns: Columns) -> Array:
+    """[C], the highest of one replica."""
+    rates_per_ms = highest_rate_per_ms(intent.slo, columns.replicas, np.full(len(columns), np.inf))
+    return np.nan_to_num(rates_per_ms) * 1e3
+
+
+def _best(columns: Columns, rates_per_s: Array) -> Iterator[tuple[_Key, float]]:
+    """The highest rate of each configuration, over its numbers of slots."""
     keys = np.stack([columns.which, columns.tp, columns.pp], axis=1)
     distinct, place = np.unique(keys, axis=0, return_inverse=True)
     best = np.zeros(len(distinct))
-    np.maximum.at(best, place.ravel(), rates)
+    np.maximum.at(best, place.ravel(), rates_per_s)
     for (which, tp, pp), rate in zip(distinct.tolist(), best.tolist(), strict=True):
         yield _Key(which, tp, pp), rate
 

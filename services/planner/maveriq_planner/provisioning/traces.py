@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import StringIO
+from math import isfinite
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def _request(row: Sequence[str], columns: tuple[int, int, int], line: int) -> tu
         found = _seconds(arrival), float(prompt), float(output)
     except (ValueError, IndexError) as error:
         raise ProvisioningRefused(FIELD, f"line {line} is no request: {','.join(row)!r}", "correct it") from error
-    if not (found[1] > 0 and found[2] >= 0) or not np.isfinite(found).all():
+    if not (found[1] > 0 and found[2] >= 0) or not all(map(isfinite, found)):
         raise ProvisioningRefused(FIELD, f"line {line} counts {prompt} prompt and {output} output tokens", "correct it")
     return found[0], found[1], max(found[2], 1.0)
 
