@@ -63,7 +63,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
     try:
         handlers = wire(redis, partial(publish_until_kept, bus), probe, settings, devices_of(rig, pynvml))
         if rig.device == "cpu":  # starts and measurements take each other's time there
-            await Starts(handlers.calibrating.turns, rig.gpu_type).open(bus)
+            await Starts(handlers.calibrating.preemption, rig.gpu_type).open(bus)
 
         async def calibrate() -> None:
             await ready.wait()

@@ -26,10 +26,10 @@ from maveriq_profiler.agenda import Agenda
 from maveriq_profiler.borrowing import Borrowing, NoMemory
 from maveriq_profiler.measuring import ProbeFailed, Rig
 from maveriq_profiler.pool import Outcome, Pool
+from maveriq_profiler.preemption import Preempted, Preemption
 from maveriq_profiler.programme import Item
 from maveriq_profiler.refitting import Refitting
 from maveriq_profiler.samples import Run, Samples
-from maveriq_profiler.turns import GaveWay, Turns
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class Calibrating:
     """Done each time that nothing was asked for `wait_s`."""
     wait_s: float = 15.0
     """Between two looks whether memory became free."""
-    turns: Turns = field(default_factory=Turns)
+    preemption: Preemption = field(default_factory=Preemption)
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -103,7 +103,7 @@ class Calibrating:
             await self.samples.begin(self.pool, uuid4(), self.budget_s)
         while True:
             try:
-                await self.turns.after_deployments()
+                await self.preemption.after_deployments()
                 self._asked.clear()
                 run = await self.samples.run(self.pool)
                 if run is not None and not run.ended:
@@ -111,8 +111,8 @@ class Calibrating:
                 else:
                     await self._wait()
                     if not self._asked.is_set():
-                        with suppress(GaveWay):
-                            await self.turns.giving_way(self.idle())
+                        with suppress(Preempted):
+                            await self.preemption.preemptible(self.idle())
             except RedisError as error:
                 log.warning("the store does not answer", error=repr(error))
                 await asyncio.sleep(self.wait_s)
@@ -135,7 +135,7 @@ class Calibrating:
         except NoMemory as error:
             await self.publish(self._told(run, agenda, problem=f"waiting: {error}"))
             await self._wait()
-        except GaveWay as error:
+        except Preempted as error:
             await self.publish(self._told(run, agenda, problem=f"waiting: {error}"))
 
     async def _agenda(self, run: Run) -> Agenda:
@@ -144,7 +144,7 @@ class Calibrating:
         return Agenda(tuple(items), await self.samples.outcomes(self.pool), run.spent_s, run.budget_s)
 
     async def _measure_one(self, run: Run, agenda: Agenda) -> None:
-        """The first item that can be measured now. Raises NoMemory: there is none; GaveWay."""
+        """The first item that can be measured now. Raises NoMemory: there is none; Preempted."""
         problem = NoMemory("others measure what is left")
         for item in agenda.next_items:
             async with self.samples.claimed(self.pool, item.key) as ours:
@@ -153,7 +153,7 @@ class Calibrating:
                 try:
                     async with self.borrowing.borrowed(item.bytes_needed, item.num_gpus) as device:
                         await self.publish(self._told(run, agenda, measuring=item.key))
-                        outcome = await self.turns.giving_way(ran(self.probe, item, device))
+                        outcome = await self.preemption.preemptible(ran(self.probe, item, device))
                         await self.samples.keep_outcome(self.pool, item.key, outcome)
                         return
                 except NoMemory as error:

@@ -152,7 +152,7 @@ class Handlers:
     async def _measure_all(self, deployment_id: UUID, reading: Reading, wanted: Sequence[Format]) -> None:
         """Raises ProbeFailed."""
         new = [each for each in wanted if await self.catalog.get(self._key(reading, each)) is None]
-        with self.calibrating.turns.of_intent() if new else nullcontext():
+        with self.calibrating.preemption.by_intent() if new else nullcontext():
             for each in wanted:
                 if each in new:
                     what = f"measuring {each} on {self.probe.rig.gpu_type} ({new.index(each) + 1} of {len(new)})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from maveriq.bus import Bus
 from maveriq.contracts import Message, PlacementReserved, ReplicaFailed, ReplicaLost, ReplicaReady, ReplicaStopped
-from maveriq_profiler.turns import Turns
+from maveriq_profiler.preemption import Preemption
 
 LONGEST_S = 600.0  # a start whose end was missed does not keep a calibration waiting for ever
 ENDS = (ReplicaReady, ReplicaFailed, ReplicaLost, ReplicaStopped)
@@ -16,7 +16,7 @@ ENDS = (ReplicaReady, ReplicaFailed, ReplicaLost, ReplicaStopped)
 
 @dataclass(frozen=True, slots=True)
 class Starts:
-    turns: Turns
+    preemption: Preemption
     gpu_type: str
     """Of this processor. A profiler does not know its node: an engine anywhere on this type counts."""
 
@@ -28,11 +28,11 @@ class Starts:
 
     def hear(self, message: Message) -> None:
         if isinstance(message, ENDS):
-            self.turns.end(message.token)
+            self.preemption.end(message.token)
         elif isinstance(message, PlacementReserved) and self._is_here(message):
             token = message.placement.token
-            self.turns.begin(token)
-            asyncio.get_running_loop().call_later(LONGEST_S, self.turns.end, token)
+            self.preemption.begin(token)
+            asyncio.get_running_loop().call_later(LONGEST_S, self.preemption.end, token)
 
     def _is_here(self, message: PlacementReserved) -> bool:
         placed = message.placement

@@ -1,4 +1,4 @@
-"""Whose turn it is: what a deployment waits for goes first, and a calibration's model is stopped for it.
+"""Preemption: what a deployment waits for goes first, and a calibration's model is stopped for it.
 
 It is run again afterwards: a producer's seconds are dearer than a machine's.
 """
@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class GaveWay(Exception):
-    """It was stopped for a deployment; to be done again when none is on its way."""
+class Preempted(Exception):
+    """Stopped for a deployment; to be done again when none is on its way."""
 
 
-class Turns:
+class Preemption:
     def __init__(self) -> None:
         self._awaited: set[object] = set()
         self._any, self._none = asyncio.Event(), asyncio.Event()
@@ -35,7 +35,7 @@ class Turns:
             self._none.set()
 
     @contextmanager
-    def of_intent(self) -> Generator[None]:
+    def by_intent(self) -> Generator[None]:
         """While an intent's model is measured."""
         what = object()
         self.begin(what)
@@ -48,13 +48,13 @@ class Turns:
         """Returns when none is waited for."""
         await self._none.wait()
 
-    async def giving_way(self, work: Coroutine[Any, Any, T]) -> T:
-        """Raises GaveWay: a deployment came, and the work was cancelled."""
+    async def preemptible(self, work: Coroutine[Any, Any, T]) -> T:
+        """Raises Preempted: a deployment came, and the work was cancelled."""
         working, wanted = asyncio.ensure_future(work), asyncio.ensure_future(self._any.wait())
         try:
             await asyncio.wait({working, wanted}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                raise GaveWay("a deployment is on its way and goes first")
+                raise Preempted("a deployment is on its way and goes first")
             return working.result()
         finally:
             for task in (working, wanted):

@@ -16,8 +16,8 @@ from maveriq.contracts import (
     ReplicaStopped,
     Stage,
 )
+from maveriq_profiler.preemption import Preempted, Preemption
 from maveriq_profiler.starts import Starts
-from maveriq_profiler.turns import GaveWay, Turns
 from tests.unit.allocator.plans import MODEL, candidate
 
 DEPLOYMENT = uuid4()
@@ -45,27 +45,27 @@ def reserved(gpu_type: str) -> PlacementReserved:
 async def test_an_engine_that_starts_on_this_processor_goes_first_until_its_start_has_ended(
     end: Message, bus: InProcessBus
 ) -> None:
-    turns = Turns()
-    await Starts(turns, "cpu-1t").open(bus)
-    calibrating = asyncio.create_task(turns.giving_way(asyncio.sleep(60)))
+    preemption = Preemption()
+    await Starts(preemption, "cpu-1t").open(bus)
+    calibrating = asyncio.create_task(preemption.preemptible(asyncio.sleep(60)))
     await bus.publish(reserved("cpu-1t"))
-    with pytest.raises(GaveWay):
+    with pytest.raises(Preempted):
         await calibrating
     await bus.publish(end)
-    await turns.after_deployments()
+    await preemption.after_deployments()
 
 
 async def test_an_engine_that_starts_elsewhere_disturbs_nothing() -> None:
-    turns = Turns()
-    Starts(turns, "cpu-1t").hear(reserved("NVIDIA L4"))
-    assert await turns.giving_way(asyncio.sleep(0, "measured")) == "measured"
+    preemption = Preemption()
+    Starts(preemption, "cpu-1t").hear(reserved("NVIDIA L4"))
+    assert await preemption.preemptible(asyncio.sleep(0, "measured")) == "measured"
 
 
 async def test_of_several_that_are_waited_for_the_last_counts() -> None:
-    turns = Turns()
-    turns.begin("engine")
-    with turns.of_intent():
-        turns.end("engine")
-        with pytest.raises(GaveWay):
-            await turns.giving_way(asyncio.sleep(60))
-    await turns.after_deployments()
+    preemption = Preemption()
+    preemption.begin("engine")
+    with preemption.by_intent():
+        preemption.end("engine")
+        with pytest.raises(Preempted):
+            await preemption.preemptible(asyncio.sleep(60))
+    await preemption.after_deployments()
