@@ -9,6 +9,7 @@ own, because that takes a while and the peak of its memory ends with it.
 
 import asyncio
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -192,5 +193,14 @@ def _write(found: Path, precision: Precision, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _read_headers_once() -> None:
+    """transformers reads a GGUF's header four times over, and each takes seconds."""
+    import gguf
+
+    library: Any = gguf
+    library.GGUFReader = functools.cache(library.GGUFReader)
+
+
 if __name__ == "__main__":
+    _read_headers_once()
     convert(Path(sys.argv[1]), Precision(sys.argv[2]), Path(sys.argv[3]))
