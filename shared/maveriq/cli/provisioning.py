@@ -52,6 +52,8 @@ _OPTIONS = {
     "running": "--from",
 }
 """Where a field is an option, or what a file holds."""
+_LIMITS = {"slo", "min_accuracy", "allow_unmeasured_accuracy", "precisions"}
+"""Of an intent, that throughputs are within."""
 
 
 def provision(
@@ -61,7 +63,7 @@ def provision(
     ] = None,
     histogram: Annotated[Path | None, typer.Option(help="JSON: edges, distribution and request rate.")] = None,
     served: Annotated[
-        str | None, typer.Option(help="A deployment that `ps` says is asked otherwise than planned: what it served.")
+        str | None, typer.Option(help="A deployment that `ps` calls asked otherwise than planned: what it served.")
     ] = None,
     melange_config: Annotated[
         Path | None, typer.Option("--melange-config", help="Mélange's JSON, workload and GPUs; answers in its format.")
@@ -124,15 +126,15 @@ def provision(
         "slo.ttft_ms": ttft_ms, "slo.tpot_ms": tpot_ms, "slo.e2e_ms": e2e_ms, "slo.percentile": percentile,
         "min_accuracy": min_accuracy, "allow_unmeasured_accuracy": allow_unmeasured, "precisions": precisions or None,
     }  # fmt: skip
-    sources = None if model is None else law_sources(Api(url), build_intent(model, intent, None), law, save_law)
+    sizes, limits = (histogram, None) if served is None else _served(served, histogram, url)
+    sources = None if model is None else law_sources(Api(url), build_intent(model, intent, limits), law, save_law)
     terms = {
         "headroom": headroom, "spare": n_plus_one, "spot": spot, "recovery_minutes": recovery_minutes,
         "horizon_h": horizon_h, "start_cost": start_cost, "stop_cost": stop_cost, "time_limit_s": time_limit_s,
         "running": None if running is None else _running(running, url),
     }  # fmt: skip
     request = _request(
-        trace, histogram if served is None else _served(served, histogram, url), melange_config, catalogue,
-        checked(FleetTerms, terms, _OPTIONS), sources,
+        trace, sizes, melange_config, catalogue, checked(FleetTerms, terms, _OPTIONS), sources,
         {
             "only": tuple(only or ()), "request_rate_per_s": rate, "peak_window_s": peak_window_s, "buckets": buckets,
             "unnormalised": unnormalised, "curve": plot is not None,
@@ -188,15 +190,17 @@ def _show(fleet: Fleet, plot: Path | None, output: Path | None, top: int, consol
             console.print(f"[green]✓[/] {path} {what}")
 
 
-def _served(target: str, histogram: Path | None, url: str) -> Histogram:
-    """What a deployment answered, of which it was last said that it is asked otherwise than planned."""
+def _served(target: str, histogram: Path | None, url: str) -> tuple[Histogram, str]:
+    """What a deployment answered, of which it was last said that it is asked otherwise than planned, and the limits of
+    its intent as JSON.
+    """
     if histogram is not None:
         raise CommandFailed("--histogram and --served both say the workload", field="--served", exit_code=2)
-    drifted = find(target, Api(url).deployments()).traffic_drifted
-    if drifted is None:
+    deployment = find(target, Api(url).deployments())
+    if deployment.traffic_drifted is None:
         problem = f"{target} is asked as it was planned, or was deployed without --histogram or --trace"
         raise CommandFailed(problem, field="--served", code="not_drifted")
-    return drifted.served
+    return deployment.traffic_drifted.served, deployment.intent.model_dump_json(include=_LIMITS)
 
 
 def _running(source: str, url: str) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maveriq.cli import reading
-from maveriq.contracts import Gpu, GpuState, Histogram, InventoryChanged, ModelFacts, State, TrafficDrifted
+from maveriq.contracts import Gpu, GpuState, Histogram, InventoryChanged, ModelFacts, Slo, State, TrafficDrifted
 from maveriq.contracts.provisioning import Catalogue, Fleet
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
 from tests.unit.cli.plans import FULL, PICTURES, begins_as_it_should
@@ -191,3 +191,21 @@ def test_what_a_deployment_is_asked_for_now_is_named_by_ps_and_planned_for(
     ingress.answer("GET /v1/deployments", listed(ready))
     calm = call("provision", "--served", str(FIRST)[:8])
     assert calm.code == 1 and "asked as it was planned" in calm.err
+
+
+def test_what_a_deployment_is_asked_for_now_is_planned_for_within_its_own_limits(
+    call: Call, file: File, ingress: ScriptedIngress
+) -> None:
+    cluster_knows(ingress)
+    served = Histogram.model_validate(HISTOGRAM)
+    drifted = TrafficDrifted(deployment_id=FIRST, planned_per_s=30, moved=0.25, served=served, over_s=600)
+    ready = deployment(State.READY)
+    strict = ready.intent.model_copy(update={"model": MODEL.name, "slo": Slo(ttft_ms=0.001)})
+    ingress.answer(
+        "GET /v1/deployments", listed(ready.model_copy(update={"intent": strict, "traffic_drifted": drifted}))
+    )
+    gpu = {"name": "mine", "gpu_type": calibration().gpu_type, "memory_gib": 24, "price_per_hour": 1.0}
+    given = ("provision", MODEL.name, "--served", str(FIRST)[:8], "--catalogue", file("c.json", {"gpus": [gpu]}))
+    refused = call(*given)
+    assert refused.code == 1 and "relax the limits" in refused.err
+    assert call(*given, "--ttft-ms", "100000").code == 0
