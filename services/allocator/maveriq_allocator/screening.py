@@ -7,7 +7,7 @@ all (eight GPUs: always), and exact on the nodes that come first for tp = 1 and 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from math import comb
@@ -185,11 +185,12 @@ class Screen:
         shape, fleet = self._shape, self._fleet
         ways = _ways(fleet.width, shape.pp, shape.tp)
         alone = shape.pp == 1
-        layers = _capacities(shape, fleet.free[rows, shape.tp - 1 :], first=alone, last=alone)
-        layers = np.where(layers >= 1, layers, -_TOO_MANY)
         needed = shape.num_layers
         if not alone and shape.most_layers >= shape.num_layers:
             needed += max(0, (shape.memory.first_bytes + shape.memory.last_bytes) // shape.memory.layer_bytes - 1)
+            shape = replace(shape, most_layers=needed)  # an end takes room beyond the layers that a stage may have
+        layers = _capacities(shape, fleet.free[rows, shape.tp - 1 :], first=alone, last=alone)
+        layers = np.where(layers >= 1, layers, -_TOO_MANY)
         costs = fleet.neighbour_costs(rows, shape.tp)
         chosen = np.zeros((layers.shape[1], len(ways)))
         chosen[ways, np.arange(len(ways))[:, None]] = 1.0

@@ -79,6 +79,14 @@ def test_the_node_that_strands_least_is_taken() -> None:
     assert choice.seats[0].gap == 0
 
 
+def test_an_end_takes_room_beyond_the_layers_that_its_stage_may_have() -> None:
+    """Of 21 bytes a last stage of one layer takes all, though five layers would fit, and two are all there are."""
+    wanted = plan(candidate(pp=2, stage=memory(layer=3, last=12, runtime=6)), num_layers=2)
+    choice = choose(wanted, [node("a", 21, 13, 72), node("b", 45, 45)])
+    assert choice is not None
+    assert [stage.gpus for stage in choice.seats[0].stages] == [("a/1",), ("a/0",)]
+
+
 def test_a_node_whose_ranks_nvlink_joins_is_taken_though_another_strands_less() -> None:
     pair = tuple(
         Fragment(f"l/{at}", "A6000", 200, linked=frozenset({f"l/{1 - at}"})) for at in range(2)
@@ -184,10 +192,11 @@ gpu = st.tuples(st.integers(0, 60), st.sampled_from(["A6000", "K80"]), st.sample
     nodes=st.lists(st.lists(gpu, min_size=1, max_size=4), min_size=1, max_size=5),
     pp=st.integers(1, 3), tp=st.integers(1, 2), first=st.integers(0, 20), last=st.integers(0, 20),
     ways=st.sampled_from([0, MAX_WAYS]), strategy=st.sampled_from(Strategy), slow=st.sampled_from([1.0, 3.0]),
+    num_layers=st.sampled_from([3, 8]),
 )  # fmt: skip
 def test_the_node_taken_is_the_best_of_all_and_none_is_taken_only_where_none_fits(
     nodes: list[list[tuple[int, str, float]]], pp: int, tp: int, first: int, last: int, ways: int, strategy: Strategy,
-    slow: float,
+    slow: float, num_layers: int,
 ) -> None:  # fmt: skip
     stage = memory(layer=7, first=first, last=last, runtime=2)
     there = [
@@ -202,7 +211,13 @@ def test_the_node_taken_is_the_best_of_all_and_none_is_taken_only_where_none_fit
 
     def value(each: Node) -> tuple[float, int] | None:
         packing = pack(
-            stage, 8, pp=pp, tp=tp, fragments=each.fragments, speeds=manner.speeds, preference=manner.preference
+            stage,
+            num_layers,
+            pp=pp,
+            tp=tp,
+            fragments=each.fragments,
+            speeds=manner.speeds,
+            preference=manner.preference,
         )
         if not isinstance(packing, Packing):
             return None
@@ -212,7 +227,7 @@ def test_the_node_taken_is_the_best_of_all_and_none_is_taken_only_where_none_fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maveriq_allocator.screening.MAX_WAYS", ways)  # 0: bounds from the cheapest GPUs
         patch.setattr("maveriq_allocator.seater.MAX_STATES", 2**40)
-        choice = choose(plan(candidate(pp=pp, tp=tp, stage=stage)), there, manner=manner)
+        choice = choose(plan(candidate(pp=pp, tp=tp, stage=stage), num_layers=num_layers), there, manner=manner)
     values = {each.name: value(each) for each in there}
     fitting = [found for found in values.values() if found is not None]
     assert (choice is None) == (not fitting)
