@@ -44,8 +44,9 @@ def memory_terms(
 def activation_terms(facts: ModelFacts, rig: Rig, *, num_stages: Quantity, tokens: Quantity) -> dict[str, Quantity]:
     """Hidden states whole on each rank; what is as wide as the MLP or the attention divided over them.
 
-    A mixture computes as many MLPs for a token as it chooses experts.
+    A mixture computes as many MLPs for a token as it chooses experts. Of what is computed in 32 bits a token is two.
     """
+    tokens = tokens * unquantised_bytes(rig.precision, rig.kv_precision) / 2.0
     wide = facts.intermediate_size * (2 if facts.gated_mlp else 1) * max(1, facts.experts_per_token)
     wide += (facts.num_heads + 2 * facts.num_kv_heads) * facts.head_dim
     return {

@@ -21,6 +21,15 @@ def test_activations_grow_with_tokens_and_stages_and_only_hidden_states_with_ran
     assert more["activation.hidden"] == pytest.approx(12 * one["activation.hidden"])
 
 
+def test_activations_are_as_wide_as_what_is_computed_in_whatever_the_weights_are():
+    def of(precision: Precision, cache: Precision) -> float:
+        return law.activation_terms(facts(), rig(precision, cache=cache), num_stages=1, tokens=100)["activation.wide"]
+
+    half = of(Precision.BF16, Precision.BF16)
+    assert of(Precision.FP32, Precision.FP32) == of(Precision.INT8, Precision.FP32) == 2 * half
+    assert of(Precision.INT4, Precision.BF16) == of(Precision.FP16, Precision.INT8) == half
+
+
 def test_a_gate_widens_the_activations():
     plain, gated = (
         law.activation_terms(facts(gated_mlp=gate), rig(), num_stages=1, tokens=100)["activation.wide"]
