@@ -1,6 +1,6 @@
 """Has orders carried out, each in a process of its own, forked from one that has imported torch (fork_server.py).
 
-That one starts with the first order and ends when nothing was ordered for a while: it holds some 300 MiB.
+That one starts with the first order and ends when nothing was ordered for a while: it holds some 280 MiB of its own.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from maveriq_profiler.exit_status import END, ExitStatus
 
@@ -49,15 +49,15 @@ class Children:
         self._stay()
         try:
             reader, writer = await self._begun()
-            try:
-                writer.write(f"{module}\n{order}\n".encode())
-                return await _heard(reader, hear)
-            finally:
-                with suppress(OSError):
-                    writer.write_eof()
-                if self._begins():
-                    await asyncio.shield(_heard(reader, _to_nobody))  # until it is dead
-                writer.close()
+            with closing(writer):
+                try:
+                    writer.write(f"{module}\n{order}\n".encode())
+                    return await _heard(reader, hear)
+                finally:
+                    with suppress(OSError):
+                        writer.write_eof()
+                    if self._begins():
+                        await asyncio.shield(_heard(reader, _to_nobody))  # until it is dead
         finally:
             self._num_running -= 1
             if not self._num_running:
