@@ -21,6 +21,7 @@ from maveriq.cli.intents import build_intent, checked
 from maveriq.cli.law_files import law_sources
 from maveriq.cli.plotting import check_plot
 from maveriq.cli.reading import planners, read_json, read_text
+from maveriq.contracts import Intent, Workload
 from maveriq.contracts.provisioning import (
     Catalogue,
     Fleet,
@@ -112,6 +113,9 @@ def provision(
     save_law: Annotated[
         Path | None, typer.Option("--save-law", help="Keep the model's facts and calibrations.")
     ] = None,
+    save_intent: Annotated[
+        Path | None, typer.Option("--save-intent", help="With --served: its intent for what it served, to deploy anew.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw cost by request rate, and who serves what.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Buckets listed.")] = 12,
@@ -122,11 +126,15 @@ def provision(
     answer: Callable[[ProvisioningRequest], Fleet] = planners(ENTRY_POINTS)
     if plot is not None:
         check_plot(plot)
+    if save_intent is not None and served is None:
+        raise CommandFailed("goes with --served, which says whose intent", field="--save-intent", exit_code=2)
     intent = {
         "slo.ttft_ms": ttft_ms, "slo.tpot_ms": tpot_ms, "slo.e2e_ms": e2e_ms, "slo.percentile": percentile,
         "min_accuracy": min_accuracy, "allow_unmeasured_accuracy": allow_unmeasured, "precisions": precisions or None,
     }  # fmt: skip
-    sizes, limits = (histogram, None) if served is None else _served(served, histogram, url)
+    anew = None if served is None else _served(served, histogram, url)
+    sizes = histogram if anew is None else anew.workload.histogram
+    limits = None if anew is None else anew.model_dump_json(include=_LIMITS)
     sources = None if model is None else law_sources(Api(url), build_intent(model, intent, limits), law, save_law)
     terms = {
         "headroom": headroom, "spare": n_plus_one, "spot": spot, "recovery_minutes": recovery_minutes,
@@ -140,7 +148,10 @@ def provision(
             "unnormalised": unnormalised, "curve": plot is not None,
         },
     )  # fmt: skip
-    _show(_answered(answer, request), plot, output, top, Console(highlight=False) if not json else None)
+    fleet, console = _answered(answer, request), Console(highlight=False) if not json else None
+    _show(fleet, plot, output, top, console)
+    if save_intent is not None and anew is not None:
+        _save(anew, save_intent, served, console)
 
 
 def _request(
@@ -177,10 +188,7 @@ def _show(fleet: Fleet, plot: Path | None, output: Path | None, top: int, consol
     if plot is not None:
         draw_fleet(fleet, plot)
     if output is not None:
-        try:
-            output.write_text(plain + "\n")
-        except OSError as error:
-            raise CommandFailed(f"cannot write {output}: {error}", field="--output") from error
+        _write(output, plain, "--output")
     if console is None:
         print(plain)
         return
@@ -190,17 +198,30 @@ def _show(fleet: Fleet, plot: Path | None, output: Path | None, top: int, consol
             console.print(f"[green]✓[/] {path} {what}")
 
 
-def _served(target: str, histogram: Path | None, url: str) -> tuple[Histogram, str]:
-    """What a deployment answered, of which it was last said that it is asked otherwise than planned, and the limits of
-    its intent as JSON.
-    """
+def _served(target: str, histogram: Path | None, url: str) -> Intent:
+    """The intent of a deployment that is asked otherwise than planned, for what it served when that was last told."""
     if histogram is not None:
         raise CommandFailed("--histogram and --served both say the workload", field="--served", exit_code=2)
     deployment = find(target, Api(url).deployments())
     if deployment.traffic_drifted is None:
         problem = f"{target} is asked as it was planned, or was deployed without --histogram or --trace"
         raise CommandFailed(problem, field="--served", code="not_drifted")
-    return deployment.traffic_drifted.served, deployment.intent.model_dump_json(include=_LIMITS)
+    kept = deployment.intent.workload.model_dump(include={"context_tokens", "concurrency"})
+    workload = Workload.model_validate({**kept, "histogram": deployment.traffic_drifted.served})
+    return deployment.intent.model_copy(update={"workload": workload})
+
+
+def _save(anew: Intent, path: Path, served: str | None, console: Console | None) -> None:
+    _write(path, anew.model_dump_json(exclude_defaults=True), "--save-intent")
+    if console is not None:
+        console.print(f"[green]✓[/] {path} serves that: maveriq deploy --intent {path}, then maveriq rm {served}")
+
+
+def _write(path: Path, text: str, option: str) -> None:
+    try:
+        path.write_text(text + "\n")
+    except OSError as error:
+        raise CommandFailed(f"cannot write {path}: {error}", field=option) from error
 
 
 def _running(source: str, url: str) -> dict[str, object]:

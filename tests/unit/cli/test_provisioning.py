@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maveriq.cli import reading
-from maveriq.contracts import Gpu, GpuState, Histogram, InventoryChanged, ModelFacts, Slo, State, TrafficDrifted
+from maveriq.contracts import Gpu, GpuState, Histogram, Intent, InventoryChanged, ModelFacts, Slo, State, TrafficDrifted
 from maveriq.contracts.provisioning import Catalogue, Fleet
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
 from tests.unit.cli.plans import FULL, PICTURES, begins_as_it_should
@@ -193,8 +193,8 @@ def test_what_a_deployment_is_asked_for_now_is_named_by_ps_and_planned_for(
     assert calm.code == 1 and "asked as it was planned" in calm.err
 
 
-def test_what_a_deployment_is_asked_for_now_is_planned_for_within_its_own_limits(
-    call: Call, file: File, ingress: ScriptedIngress
+def test_what_a_deployment_is_asked_for_now_is_planned_for_within_its_own_limits_and_can_be_deployed(
+    call: Call, file: File, tmp_path: Path, ingress: ScriptedIngress
 ) -> None:
     cluster_knows(ingress)
     served = Histogram.model_validate(HISTOGRAM)
@@ -208,4 +208,11 @@ def test_what_a_deployment_is_asked_for_now_is_planned_for_within_its_own_limits
     given = ("provision", MODEL.name, "--served", str(FIRST)[:8], "--catalogue", file("c.json", {"gpus": [gpu]}))
     refused = call(*given)
     assert refused.code == 1 and "relax the limits" in refused.err
-    assert call(*given, "--ttft-ms", "100000").code == 0
+    anew = tmp_path / "anew.json"
+    found = call(*given, "--ttft-ms", "100000", "--save-intent", str(anew))
+    assert found.code == 0 and f"maveriq deploy --intent {anew}, then maveriq rm" in " ".join(found.out.split())
+    intent = Intent.model_validate_json(anew.read_text())
+    assert intent == strict.model_copy(update={"workload": intent.workload})
+    assert intent.workload.histogram == served and intent.workload.request_rate_per_s == 30
+    unsaid = call("provision", "--histogram", file("h.json", HISTOGRAM), "--save-intent", str(anew))
+    assert unsaid.code == 2 and "--save-intent" in unsaid.err
