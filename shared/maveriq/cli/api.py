@@ -137,10 +137,7 @@ class Api:
         """Status and body of the answer, whatever they are. Waits as long as it takes. Raises CommandFailed."""
         with self._connected("POST", path, body, None) as response:
             text = response.read()
-        try:
-            answer: dict[str, Any] = json.loads(text)
-        except ValueError as error:
-            raise CommandFailed(f"HTTP {response.status}: {text[:200].decode(errors='replace')}") from error
+        answer: dict[str, Any] = _parsed(response.status, text)
         return response.status, answer
 
     def _call(
@@ -153,7 +150,7 @@ class Api:
     ) -> Any:
         with self._open(method, path, body, query, timeout_s) as response:
             text = response.read()
-        return json.loads(text) if text else {}
+        return _parsed(response.status, text) if text else {}
 
     @contextmanager
     def _open(
@@ -216,7 +213,20 @@ def _refusal(status: int, body: bytes) -> CommandFailed:
     try:
         return _failure(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
-        return CommandFailed(f"HTTP {status}: {body[:200].decode(errors='replace')}", code=str(status))
+        return _no_cluster(status)
+
+
+def _parsed(status: int, body: bytes) -> Any:
+    """Raises CommandFailed: it is no JSON."""
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise _no_cluster(status) from error
+
+
+def _no_cluster(status: int) -> CommandFailed:
+    told = f"what answers there (HTTP {status}) is no cluster; name one with --url or MAVERIQ_URL"
+    return CommandFailed(told, code="no_cluster")
 
 
 def _failure(error: Mapping[str, Any]) -> CommandFailed:

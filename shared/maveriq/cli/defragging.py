@@ -53,7 +53,8 @@ def defragment(api: Api, free_gpu: str | None, console: Console | None, *, apply
         told = _followed(api, told, console)
     if console is None:
         print(told.model_dump_json())
-    elif told.finished and not told.problem:
+        raise SystemExit(1 if told.problem else 0)  # one object, which says why
+    if told.finished and not told.problem:
         console.print(_conclusion(told))
     if told.problem:
         raise CommandFailed(f"{told.goal}: {told.problem}", code="not_defragmented")

@@ -93,7 +93,7 @@ def faults(error: ValidationError, known: type[BaseModel], prefix: str = "") -> 
     for item in items:
         if item["type"] == "too_short" and any(_within(other["loc"], item["loc"]) for other in items):
             continue  # what is wrong with its items was counted as their lack
-        path = tuple(part for part in item["loc"] if not isinstance(part, str) or "[" not in part)
+        path = tuple(part for part in item["loc"] if not _is_type(part))
         problem = item["msg"].replace("Tuple should", "Array should")
         remedy = _REMEDIES.get(item["type"], _HOLDS).format_map(item.get("ctx", {}))
         if item["type"] == "extra_forbidden":
@@ -104,6 +104,11 @@ def faults(error: ValidationError, known: type[BaseModel], prefix: str = "") -> 
         field = ".".join(str(part) for part in ((prefix,) if prefix else ()) + path)
         found.append(Fault(field=field, problem=problem, remedy=remedy))
     return tuple(found)
+
+
+def _is_type(part: int | str) -> bool:
+    """Of a field that may have several: pydantic names the one that it tried."""
+    return isinstance(part, str) and (part == "str" or "[" in part)
 
 
 def _of_ours(words: str) -> tuple[tuple[str, ...], str, str]:

@@ -23,7 +23,7 @@ class ScriptedIngress:
     asked: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
 
     def answer(self, request: str, body: object, status: int = 200) -> None:
-        """A list of `events` becomes server-sent events."""
+        """Events are sent as such, bytes as they are, all else as JSON."""
         self.answers[request] = (status, body)
 
 
@@ -47,7 +47,7 @@ def ingress(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedIngress]:
                 for event in answer:
                     self.wfile.write(f"data: {event if event == '[DONE]' else json.dumps(event)}\n\n".encode())
             else:
-                self.wfile.write(json.dumps(answer).encode())
+                self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
         do_GET = do_POST = do_DELETE = reply
 

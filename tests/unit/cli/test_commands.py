@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from maveriq.cli.tables import placement_line
 from maveriq.contracts import Gpu, GpuState, Holding, InventoryChanged, PredictionMissed, State
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
@@ -226,6 +228,14 @@ def test_what_is_asked_wrongly_names_the_option_and_the_remedy(call: Call, tmp_p
         assert called.code == 2 or arguments[0] == "ps", arguments
         assert words in called.err + called.out, (arguments, called)
         assert "Traceback" not in called.err
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_that_is_no_cluster_s_is_one_line_too(ingress: ScriptedIngress, call: Call, status: int) -> None:
+    ingress.answer("GET /v1/deployments", b"<html>\n<body>", status)
+    called = call("ps")
+    assert (called.code, called.err.count("\n")) == (1, 1)
+    assert "is no cluster; name one with --url" in called.err
 
 
 def test_no_cluster_says_how_to_get_one(call: Call) -> None:

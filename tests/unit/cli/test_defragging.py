@@ -88,6 +88,12 @@ def test_json_is_what_the_allocator_said(ingress: ScriptedIngress, call: Call) -
     assert DefragmentationProgressed.model_validate(json.loads(call("defrag", "--json").out)) == told()
 
 
+def test_what_cannot_be_done_is_one_json_object_too(ingress: ScriptedIngress, call: Call) -> None:
+    answers(ingress, told(moves=(), problem="no deployment waits for memory"))
+    called = call("defrag", "--json")
+    assert (called.code, json.loads(called.out)["problem"]) == (1, "no deployment waits for memory")
+
+
 def test_a_gpu_that_is_not_there_is_named_with_those_that_are(ingress: ScriptedIngress, call: Call) -> None:
     answers(ingress, told())
     called = call("defrag", "--free-gpu", "c")

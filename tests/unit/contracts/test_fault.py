@@ -1,11 +1,12 @@
 """Every fault names the field and what to do about it."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
 
-from maveriq.contracts import Intent, IntentSubmitted, faults
+from maveriq.contracts import Intent, IntentSubmitted, Model, RequestSubmitted, faults
 
 
 def of(body: dict[str, Any]) -> list[str]:
@@ -48,6 +49,33 @@ def test_a_bad_value_is_answered_with_its_field_and_a_remedy(body: dict[str, Any
     (fault,) = of(body)
     assert fault.startswith(f"{field}: ")
     assert remedy in fault
+
+
+def test_a_field_of_several_types_is_named_as_it_is_sent() -> None:
+    with pytest.raises(ValidationError) as caught:
+        RequestSubmitted.model_validate_json(
+            f'{{"deployment_id": "{UUID(int=0)}", "request_id": "{UUID(int=0)}", "prompt": 5}}'
+        )
+    assert {fault.field for fault in faults(caught.value, RequestSubmitted)} == {"prompt"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            {"name": "m", "source": "s", "variants": [{"precision": "fp32"}] * 2},
+            "variants: fp32 is listed twice; give each a name of its own",
+        ),
+        (
+            {"name": "m", "source": "s", "sensitivity": {"precisions": ["int8"], "layers": [[0.1], [0.1, 0.2]]}},
+            "sensitivity.layers.1: has 2 numbers; give 1, one for each precision",
+        ),
+    ],
+)
+def test_what_our_own_checks_say_names_field_and_remedy_too(body: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Model.model_validate(body)
+    assert [str(fault) for fault in faults(caught.value, Model)] == [said]
 
 
 def test_malformed_json_is_answered_too() -> None:
