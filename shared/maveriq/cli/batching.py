@@ -22,6 +22,7 @@ from maveriq.cli.batch_lines import (
     first_reason,
     read_requests,
 )
+from maveriq.cli.figures import digits
 from maveriq.cli.finding import find_serving
 from maveriq.cli.reading import read_text
 from maveriq.contracts import Priority
@@ -187,5 +188,5 @@ def _tell(tally: Tally, output: Path, errors: Path, console: Console | None) -> 
         print(json.dumps(told))
         return
     before = f", {tally.num_before} before" if tally.num_before else ""
-    pace = f"; {tally.output_tokens} tokens, {tally.tokens_per_s:.0f} a second" if tally.num_answered else ""
+    pace = f"; {tally.output_tokens} tokens, {digits(tally.tokens_per_s)} a second" if tally.num_answered else ""
     console.print(f"[green]✓[/] {tally.num_answered} answered{before}{pace}: {output}", soft_wrap=True)
