@@ -22,11 +22,9 @@ class Shell:
     """One embedded cluster, and commands sent to it."""
 
     def __init__(self, cache_dir: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = str(free.getsockname()[1])
         gone = ("MAVERIQ_AMQP_URL", "MAVERIQ_REDIS_URL", "MAVERIQ_URL")
         self._env = {name: value for name, value in os.environ.items() if name not in gone}
-        self._env |= {"MAVERIQ_CACHE_DIR": str(cache_dir), "MAVERIQ_URL": f"http://127.0.0.1:{port}"}
+        self._env |= {"MAVERIQ_CACHE_DIR": str(cache_dir)}
         self._env |= {"MAVERIQ_CALIBRATE": "off", "MAVERIQ_PROFILE_BUDGET_S": "0.1"}
         self._env |= {
             "MAVERIQ_PROFILE_LAYERS": "1,2",
@@ -34,13 +32,15 @@ class Shell:
             "MAVERIQ_PROFILE_PROMPTS": "16,64",
         }
         self.up = subprocess.Popen(
-            [*MAVERIQ, "up", "--devices", "cpu:0=40MiB,cpu:1=30MiB", "--port", port],
+            [*MAVERIQ, "up", "--devices", "cpu:0=40MiB,cpu:1=30MiB", "--port", "0", "--json"],
             env=self._env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
         )  # fmt: skip
 
     def wait_ready(self) -> None:
         assert self.up.stdout is not None
-        assert any("ready at" in line for line in self.up.stdout), "it ended before it was ready"
+        line = self.up.stdout.readline()
+        assert line, "it ended before it was ready"
+        self._env["MAVERIQ_URL"] = json.loads(line)["url"]
 
     def run(self, *arguments: str, code: int = 0) -> Any:
         """A command's JSON."""
