@@ -64,10 +64,6 @@ class Packing:
     """One replica on one node's fragments."""
 
     stages: tuple[Stage, ...]
-    largest_stage: int
-    """Layers of the largest stage."""
-    stranded_bytes: int
-    """What stays free on the GPUs taken."""
     latency_ms: float | None = None
     """Of all layers, one after the other; None: speeds were not told."""
     cost: int = 0
@@ -157,13 +153,8 @@ class _Bench:
             return None
         fragments = [[f for row in rows.values() for f in row] for _, rows in lanes]
         seats = sorted(_seats(mixture, fragments, memory, most_layers), key=_order)
-        stages = [self._stage(memory, seat) for seat in seats]
-        held = [stage.reserved_bytes * self._tp for stage in stages]
-        taken = [f for seat in seats for f in seat.ranks]
         return Packing(
-            stages=tuple(stages),
-            largest_stage=max(stage.num_layers for stage in stages),
-            stranded_bytes=sum(f.free_bytes for f in taken) - sum(held),
+            stages=tuple(self._stage(memory, seat) for seat in seats),
             latency_ms=None if self._speeds is None else mixture.latency_ns / NS_PER_MS,
             cost=mixture.cost,
             joined=self._joined,

@@ -39,12 +39,12 @@ def test_a_fragment_half_as_large_gets_half_the_layers_when_both_are_filled() ->
 
 
 def test_stages_are_as_even_as_the_gpus_taken_allow() -> None:
-    assert packed(memory(layer=10), 12, 1000, 30, 50, pp=3).largest_stage == 5  # 5 + 3 + 4
-    assert packed(memory(layer=10), 12, 1000, 20, 30, pp=3).largest_stage == 7  # 7 + 2 + 3
+    assert sorted(layers(packed(memory(layer=10), 12, 1000, 30, 50, pp=3)).values()) == [3, 4, 5]
+    assert sorted(layers(packed(memory(layer=10), 12, 1000, 20, 30, pp=3)).values()) == [2, 3, 7]
 
 
 def test_the_ends_sit_where_the_stages_are_most_even() -> None:
-    assert packed(memory(layer=10, last=15), 9, 70, 45, pp=2).largest_stage == 5  # not 6 + 3
+    assert sorted(layers(packed(memory(layer=10, last=15), 9, 70, 45, pp=2)).values()) == [4, 5]  # not 6 + 3
 
 
 def test_a_large_fragment_stays_whole_when_a_smaller_one_does() -> None:
