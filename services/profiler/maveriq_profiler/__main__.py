@@ -67,6 +67,8 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
 
         async def calibrate() -> None:
             await ready.wait()
+            if await handlers.calibrating.is_new():  # its calibration, or a first intent, is not to wait for imports
+                await children.get_ready()
             await handlers.calibrating.serve(at_start=settings.calibrates)
 
         await running.side_by_side(

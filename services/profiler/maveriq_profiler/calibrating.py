@@ -90,6 +90,10 @@ class Calibrating:
         agenda = Agenda((), {}, before.spent_s, before.budget_s)
         return self._told(before, agenda, problem="another calibration goes on in its place", finished=True)
 
+    async def is_new(self) -> bool:
+        """Nothing is known of the GPU type."""
+        return await self.samples.calibration(self.pool) is None
+
     async def serve(self, *, at_start: bool) -> None:
         """Until cancelled.
 

@@ -1,6 +1,7 @@
 """Has orders carried out, each in a process of its own, forked from one that has imported torch (fork_server.py).
 
-That one starts with the first order and ends when nothing was ordered for a while: it holds some 280 MiB of its own.
+That one starts with the first order, or before, and ends when nothing was ordered for a while: it holds some 280 MiB
+of its own.
 """
 
 import asyncio
@@ -60,8 +61,15 @@ class Children:
                         await asyncio.shield(_heard(reader, _to_nobody))  # until it is dead
         finally:
             self._num_running -= 1
-            if not self._num_running:
-                self._ending = asyncio.get_running_loop().call_later(self._idle_s, self._let_go)
+            self._rest()
+
+    async def get_ready(self) -> None:
+        """Begin to import now, for an order that is to come soon; returns at once."""
+        self._stay()
+        async with self._starting:
+            if not self._is_there():
+                await self._start()
+        self._rest()
 
     async def close(self) -> None:
         """Nothing is left running."""
@@ -74,7 +82,7 @@ class Children:
 
     async def _begun(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with self._starting:
-            if self._control is None or self._server is None or self._server.returncode is not None:
+            if not self._is_there():
                 await self._start()
             ours, theirs = socket.socketpair()
             with theirs:
@@ -84,6 +92,9 @@ class Children:
                     await self._start()
                     self._hand_over(theirs)
         return await asyncio.open_unix_connection(sock=ours, limit=_LINE_LIMIT_BYTES)
+
+    def _is_there(self) -> bool:
+        return self._control is not None and self._server is not None and self._server.returncode is None
 
     def _hand_over(self, connection: socket.socket) -> None:
         assert self._control is not None, "it was started"
@@ -112,6 +123,11 @@ class Children:
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
+
+    def _rest(self) -> None:
+        if not self._num_running:
+            self._stay()
+            self._ending = asyncio.get_running_loop().call_later(self._idle_s, self._let_go)
 
     def _let_go(self) -> None:
         """It ends by itself, and with it whatever it forked."""

@@ -147,6 +147,20 @@ async def test_a_fork_server_that_is_killed_takes_its_children_along_and_is_repl
     assert after.server_pid != heard.server_pid
 
 
+async def test_a_fork_server_made_ready_carries_out_what_is_ordered_next_and_ends_where_nothing_is(
+    empty: Children,
+) -> None:
+    brief, heard = Children(threads=1, engine="trtllm", idle_s=0.5), Heard()
+    await brief.get_ready()
+    ready = brief._server  # pyright: ignore[reportPrivateUsage]
+    assert await brief.run("doings", "return", heard.hear) == ExitStatus(code=0)
+    assert ready is not None and heard.server_pid == ready.pid
+    assert await soon_gone(ready.pid)
+    await brief.get_ready()
+    idle = brief._server  # pyright: ignore[reportPrivateUsage]
+    assert idle is not None and idle.pid != ready.pid and await soon_gone(idle.pid)
+
+
 async def test_the_fork_server_ends_when_it_was_idle_for_a_while(empty: Children) -> None:
     brief = Children(threads=1, engine="trtllm", idle_s=0.05)  # beside the fixture's, for its environment
     heard, again = Heard(), Heard()
