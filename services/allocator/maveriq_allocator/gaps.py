@@ -12,13 +12,17 @@ from maveriq_allocator.strategies import Preference
 
 
 def gap_of(key: Key, bound: Key) -> float:
-    """By which share of the first thing in which it may not be best; 1 where what joins ranks is that thing."""
+    """By which share another may be better at most, in latency, or in cost where that is the same; 1 where what joins
+    its ranks may be better.
+    """
     if bound[0] != key[0]:
         return float(bound[0] < key[0])
+    gap = 0.0
     for value, least in zip(key[1:], bound[1:], strict=True):
-        if least != value:
-            return max(0.0, (value - least) / value)
-    return 0.0
+        if least > value:
+            break
+        gap = max(gap, (value - least) / max(1, value))
+    return gap
 
 
 def key_of(

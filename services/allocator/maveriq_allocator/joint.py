@@ -16,11 +16,13 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from maveriq.contracts import Stage
+from maveriq_allocator.budget import Budget
 from maveriq_allocator.packing import Fragment
 from maveriq_allocator.screening import Shape
 
 MAX_WAYS = 256  # to choose a replica's GPUs on a node: of eight GPUs, all shapes
 MAX_SOLVED = 3  # times; the solver may take a millionth of a layer more than a GPU has, which is then asked of it again
+LIMIT_REACHED = 1  # status of scipy's `milp`
 TOLERANCE = 4e-6  # layers, several times the solver's
 
 Way = tuple[tuple[int, ...], ...]
@@ -36,16 +38,12 @@ class _Share:
     lasts: int
 
 
-def pack_many(shape: Shape, fragments: Sequence[Fragment], most: int, seconds: float) -> list[tuple[Stage, ...]]:
-    """As many replicas as fit beside one another, and no more than `most`; none where there are too many ways.
-
-    Args:
-        seconds: of the first solution; others take as much together.
-    """
+def pack_many(shape: Shape, fragments: Sequence[Fragment], most: int, budget: Budget) -> list[tuple[Stage, ...]]:
+    """As many replicas as fit beside one another, and no more than `most`; none where there are too many ways."""
     ways = _ways(shape, fragments)
     if not ways or most < 1:
         return []
-    counts = _Programme(shape, fragments, ways, most).solve(seconds)
+    counts = _Programme(shape, fragments, ways, most).solve(budget)
     replicas: list[tuple[Stage, ...]] = []
     for way, num_replicas, shares in counts:
         for stages in _dealt(num_replicas, shares, shape.most_layers):
@@ -90,10 +88,10 @@ class _Programme:
         """The row of each GPU's bytes."""
         self._constrain()
 
-    def solve(self, seconds: float) -> list[tuple[Way, int, list[_Share]]]:
+    def solve(self, budget: Budget) -> list[tuple[Way, int, list[_Share]]]:
         """The ways that are used."""
-        for number in range(MAX_SOLVED):
-            found = self._solved(seconds / 2**number)
+        for _ in range(MAX_SOLVED):
+            found = self._solved(budget)
             held = self._held(found)
             over = [gpu for gpu, num_bytes in held.items() if num_bytes > self._fragments[gpu].free_bytes]
             if not over:
@@ -115,14 +113,15 @@ class _Programme:
                     held[gpu] += num_replicas * runtime + share.layers * memory.layer_bytes + ends
         return held
 
-    def _solved(self, seconds: float) -> list[tuple[Way, int, list[_Share]]]:
+    def _solved(self, budget: Budget) -> list[tuple[Way, int, list[_Share]]]:
         num_variables = self._width * len(self._ways)
         used = np.zeros(num_variables)
         used[:: self._width] = -1.0
         found = milp(
             used, constraints=self._constraints(num_variables), integrality=np.ones(num_variables, dtype=np.int64),
-            bounds=Bounds(0, np.inf), options={"time_limit": seconds},
+            bounds=Bounds(0, np.inf), options={"time_limit": budget.joint_s()},
         )  # fmt: skip
+        budget.was_short |= found.status == LIMIT_REACHED
         if found.x is None:
             return []
         values = np.rint(found.x).astype(np.int64).reshape(len(self._ways), self._width)

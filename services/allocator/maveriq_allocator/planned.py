@@ -120,20 +120,20 @@ class _Seating:
         lacking = num_replicas - len(found)
         gains = {at: int(most) - len(by_node.get(at, [])) for at, most in enumerate(self._most(fleet))}
         for index in sorted(gains, key=lambda index: -gains[index]):
-            if lacking < 1 or gains[index] < 1 or not (seconds := budget.joint_s()):
+            if lacking < 1 or gains[index] < 1 or budget.num_joint < 1 or budget.is_late():
                 break
+            budget.num_joint -= 1
             before = by_node.get(index, [])
-            seats = list(self._packed(fleet, index, len(before) + min(lacking, gains[index]), seconds))
+            seats = list(self._packed(fleet, index, len(before) + min(lacking, gains[index]), budget))
             if len(seats) > len(before):
                 by_node[index] = seats
                 lacking -= len(seats) - len(before)
-        budget.is_late()  # where the solver had no time to end, that is why
         return found if lacking else [seat for seats in by_node.values() for seat in seats]
 
-    def _packed(self, fleet: Fleet, index: int, most: int, seconds: float) -> Iterator[Seat]:
+    def _packed(self, fleet: Fleet, index: int, most: int, budget: Budget) -> Iterator[Seat]:
         """Of what is free on the node, each takes its share."""
         left, spare_bytes = fleet.usable(index), fleet.nodes[index].spare_bytes
-        for gpus in pack_planned(self._stages, left, most, seconds):
+        for gpus in pack_planned(self._stages, left, most, budget):
             stages = self._on(gpus)
             self._check(stages, left, spare_bytes)
             spare_bytes -= self._needed_bytes

@@ -15,6 +15,8 @@ from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
 from scipy.sparse import coo_array
 
 from maveriq.contracts import PlannedStage
+from maveriq_allocator.budget import Budget
+from maveriq_allocator.joint import LIMIT_REACHED
 from maveriq_allocator.packing import Fragment
 
 MAX_GPUS = 32  # of a node: more are not decided at once
@@ -23,20 +25,16 @@ Ints = NDArray[np.int64]
 
 
 def pack_planned(
-    stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: int, seconds: float
+    stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: int, budget: Budget
 ) -> list[tuple[Fragment, ...]]:
-    """For as many replicas as fit beside one another, and no more than `most`, the GPU of each stage.
-
-    Args:
-        seconds: for a solution; what was found by then counts.
-    """
+    """For as many replicas as fit beside one another, and no more than `most`, the GPU of each stage."""
     if most < 1 or not len(stages) <= len(fragments) <= MAX_GPUS:
         return []
-    edges = _edges(stages, fragments, most, seconds)
+    edges = _edges(stages, fragments, most, budget)
     return [] if edges is None else [tuple(fragments[gpu] for gpu in gpus) for gpus in _matchings(edges)]
 
 
-def _edges(stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: int, seconds: float) -> Ints | None:
+def _edges(stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: int, budget: Budget) -> Ints | None:
     """Replicas that have a stage on a GPU, [stages, GPUs]; variables are these, and the number of replicas."""
     num_stages, num_gpus = len(stages), len(fragments)
     count = num_stages * num_gpus
@@ -62,8 +60,9 @@ def _edges(stages: Sequence[PlannedStage], fragments: Sequence[Fragment], most: 
     found = milp(
         np.array([0.0] * count + [-1.0]), constraints=LinearConstraint(matrix, low, high),
         integrality=np.ones(count + 1, dtype=np.int64), bounds=Bounds(0, np.array([*possible, float(most)])),
-        options={"time_limit": seconds},
+        options={"time_limit": budget.joint_s()},
     )  # fmt: skip
+    budget.was_short |= found.status == LIMIT_REACHED
     if found.x is None:
         return None
     edges: Ints = np.rint(found.x[:count]).astype(np.int64).reshape(num_stages, num_gpus)

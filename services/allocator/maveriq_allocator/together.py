@@ -48,17 +48,17 @@ def _improved(
     gains = {index: screen.most_on(index) - len(best.get(index, [])) for index in screen.promising()}
     most_first = sorted(gains, key=lambda index: -gains[index])[: budget.num_joint]
     for at, index in enumerate(most_first):
-        if sum(gains[other] for other in most_first[at:]) < lacking or not (seconds := budget.joint_s()):
+        if sum(gains[other] for other in most_first[at:]) < lacking or budget.is_late():
             return None
+        budget.num_joint -= 1
         before = best.get(index, [])
         wanted = len(before) + min(lacking, gains[index])
-        replicas = pack_many(shape, fleet.usable(index), wanted, seconds)
+        replicas = pack_many(shape, fleet.usable(index), wanted, budget)
         if len(replicas) > len(before):
             best[index] = replicas
             lacking -= len(replicas) - len(before)
         if lacking == 0:
             return best
-    budget.is_late()  # where the solver had no time to end, that is why
     return None
 
 

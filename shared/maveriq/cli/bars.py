@@ -1,6 +1,6 @@
 """GPUs drawn as bars: what is used, by whom, and which fragment is free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from uuid import UUID
 
 from rich.console import Group
@@ -71,16 +71,28 @@ def draw(nodes: Sequence[InventoryChanged], names: Mapping[UUID, str], width: in
                 size(state.free_bytes),
                 size(state.gpu.total_bytes),
             )
+    told = list(_told(nodes))
     is_silent = any(node.silent for node in nodes)
-    if not holders and not is_silent and not any(state.gpu.foreign_bytes for node in nodes for state in node.gpus):
-        return Group(table)
+    is_used = holders or any(state.gpu.foreign_bytes for node in nodes for state in node.gpus)
+    if not is_used and not is_silent:
+        return Group(table, *told)
     legend = Text()
     for holder, colour in colours.items():
         legend.append("█ ", style=colour).append(f"{names.get(holder, str(holder)[:8])}   ")
     legend.append("▒ ", style=FOREIGN).append("foreign   ").append("· ", style=FREE).append("free")
     if is_silent:
         legend.append("   silent: its worker reports no more, and nothing is placed there")
-    return Group(table, legend)
+    return Group(table, legend, *told)
+
+
+def _told(nodes: Sequence[InventoryChanged]) -> Iterator[Text]:
+    """Why less may be taken than bars show as free."""
+    for node in sorted((n for n in nodes if not n.silent), key=lambda n: n.node):
+        if node.headroom_bytes:
+            yield Text(f"{node.node}: {size(node.headroom_bytes)} of what is free on it stays free (MAVERIQ_HEADROOM)")
+        for state in node.gpus:
+            if state.drift is not None:
+                yield Text(f"{_short(state.gpu.id)}: {state.drift}", style="yellow")
 
 
 def _short(gpu: str) -> str:

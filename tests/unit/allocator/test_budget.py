@@ -6,7 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maveriq.contracts import Candidate, Strategy
@@ -14,10 +14,12 @@ from maveriq_allocator.budget import Budget, budgets
 from maveriq_allocator.capacity import could_ever
 from maveriq_allocator.choosing import Manner, Node, choose
 from maveriq_allocator.feasibility import check
+from maveriq_allocator.joint import pack_many
 from maveriq_allocator.packing import Fragment, Packing, pack
+from maveriq_allocator.screening import Shape
 from maveriq_allocator.seats import Seat
 from maveriq_allocator.strategies import Preference
-from tests.unit.allocator.plans import candidate, computed, late_at_once, memory, node, plan
+from tests.unit.allocator.plans import candidate, computed, fragments, late_at_once, memory, node, plan
 
 NUM_LAYERS = 8
 gpu = st.tuples(st.integers(0, 90), st.sampled_from(["A6000", "K80"]), st.sampled_from([0.0, 0.3, 1.0]))
@@ -81,6 +83,10 @@ def is_within_gaps(wanted: Candidate, seats: Sequence[Seat], nodes: Sequence[Nod
     ends=st.tuples(*[st.integers(0, 9)] * 2), strategy=st.sampled_from(Strategy),
     time=st.sampled_from(["none", "none but patience", "all"]),
 )  # fmt: skip
+@example(  # a bound that nothing reaches in latency hides what is cheaper and as fast
+    nodes=[[(7, "A6000", 0.0), (42, "K80", 0.3), (43, "K80", 0.0)]], pp=1, tp=1, num_replicas=1, slow=3.0, ends=(0, 0),
+    strategy=Strategy.PACKING, time="none",
+)  # fmt: skip
 def test_whatever_time_there_is_a_choice_is_sound_and_no_seat_is_further_from_the_best_than_its_gap(
     nodes: list[list[tuple[int, str, float]]], pp: int, tp: int, num_replicas: int, ends: tuple[int, int],
     strategy: Strategy, slow: float, time: str,
@@ -130,6 +136,16 @@ def test_what_there_was_no_time_to_look_for_is_not_said_to_fit_never() -> None:
     wanted = computed(JOINT, num_layers=4)
     assert could_ever(wanted, [node("n", *TIGHT)], 2, 0, never())
     assert not could_ever(wanted, [node("n", 60, 15, 14)], 2, 0, never())
+
+
+def test_a_solver_that_was_cut_short_leaves_something_out() -> None:
+    shape = Shape(memory(layer=7, first=5, last=3, runtime=2), 40, 3, 1, 40)
+    budget = Budget()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maveriq_allocator.budget.JOINT_S", 1e-6)
+        patch.setattr("maveriq_allocator.budget.LEAST_S", 1e-6)
+        pack_many(shape, fragments(*(150 + 13 * at % 97 for at in range(8))), 9, budget)
+    assert budget.was_short
 
 
 @pytest.mark.parametrize("was_short", [False, True])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from maveriq.contracts import Candidate, LayerSpeed, Placement, PlannedStage, Stage, Strategy
-from maveriq_allocator.budget import JOINT_S
+from maveriq_allocator.budget import Budget
 from maveriq_allocator.capacity import could_ever
 from maveriq_allocator.choosing import Manner, Node, choose
 from maveriq_allocator.defrag import fewest
@@ -140,7 +140,7 @@ def test_replicas_are_decided_at_once_where_one_after_the_other_leaves_too_littl
     pair = planned((4, 4), (3, 4))
     fleet = Fleet([node("a", 7, 7, 7)], {"A6000"}, Preference())
     assert num_planned_seated(pair, LAYERS, fleet, 3) == 2
-    found = pack_planned(pair.stages, fragments(7, 7, 7), 5, JOINT_S)
+    found = pack_planned(pair.stages, fragments(7, 7, 7), 5, Budget())
     assert len(found) == 3
     assert all(len({f.gpu for f in gpus}) == 2 for gpus in found)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maveriq.contracts import StageMemory
-from maveriq_allocator.budget import JOINT_S
+from maveriq_allocator.budget import Budget
 from maveriq_allocator.choosing import choose
 from maveriq_allocator.feasibility import check
 from maveriq_allocator.joint import pack_many
@@ -103,7 +103,7 @@ def test_replicas_that_greed_would_refuse_find_seats_together() -> None:
 def test_a_nodes_replicas_decided_at_once_are_sound_one_beside_the_other() -> None:
     stage = memory(layer=10, first=7, last=9, runtime=3)
     free = [150, 130, 90, 61]
-    replicas = pack_many(Shape(stage, 12, 3, 1, 12), fragments(*free), 9, JOINT_S)
+    replicas = pack_many(Shape(stage, 12, 3, 1, 12), fragments(*free), 9, Budget())
     assert len(replicas) == 2
     left = list(fragments(*free))
     for stages in replicas:
@@ -114,9 +114,9 @@ def test_a_nodes_replicas_decided_at_once_are_sound_one_beside_the_other() -> No
 
 def test_a_byte_that_a_gpu_lacks_is_not_the_solvers_to_round_away() -> None:
     shape = Shape(memory(layer=2**30), 4, 2, 1, 4)
-    assert len(pack_many(shape, fragments(4 * 2**30, 4 * 2**30), 2, JOINT_S)) == 2
-    assert len(pack_many(shape, fragments(4 * 2**30, 4 * 2**30 - 1), 2, JOINT_S)) == 1
+    assert len(pack_many(shape, fragments(4 * 2**30, 4 * 2**30), 2, Budget())) == 2
+    assert len(pack_many(shape, fragments(4 * 2**30, 4 * 2**30 - 1), 2, Budget())) == 1
 
 
 def test_too_many_ways_are_left_to_greed() -> None:
-    assert pack_many(Shape(memory(), 8, 4, 1, 8), fragments(*[90] * 16), 3, JOINT_S) == []
+    assert pack_many(Shape(memory(), 8, 4, 1, 8), fragments(*[90] * 16), 3, Budget()) == []

@@ -26,3 +26,15 @@ def test_a_silent_node_is_drawn_as_such() -> None:
     alive, said = console.export_text().split("GPU ")[1:]
     assert "silent" not in alive
     assert "a/cpu:0 (silent)" in said and "nothing is placed there" in said
+
+
+def test_what_may_not_be_taken_though_it_is_free_is_said() -> None:
+    gpu = GpuState(gpu=Gpu(id="a/cpu:0", gpu_type="cpu-1t", total_bytes=2**20, foreign_bytes=0))
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(draw([InventoryChanged(node="a", engine="torch", gpus=(gpu,))], {}))
+    drifted = gpu.model_copy(update={"drift": "our processes take 9 B"})
+    console.print(draw([InventoryChanged(node="a", engine="torch", gpus=(drifted,), headroom_bytes=2**19)], {}))
+    plain, said = console.export_text().split("GPU ")[1:]
+    assert "stays free" not in plain
+    assert "a: 512 KiB of what is free on it stays free (MAVERIQ_HEADROOM)" in said
+    assert "a/cpu:0: our processes take 9 B" in said
