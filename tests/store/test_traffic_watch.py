@@ -27,7 +27,7 @@ OVER_S = 600.0
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url, decode_responses=True) as connection:
+    async with Redis.from_url(redis_url) as connection:  # as the service connects
         yield connection
 
 

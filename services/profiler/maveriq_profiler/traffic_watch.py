@@ -53,11 +53,11 @@ class TrafficWatch:
         return drifted if in_a_row == IN_A_ROW else None
 
 
-def _counts(kept: dict[str, str]) -> dict[Bucket, int]:
+def _counts(kept: dict[bytes, bytes]) -> dict[Bucket, int]:
     found: dict[Bucket, int] = {}
     for name, count in kept.items():
-        if name != _SINCE:
-            row, column = name.split(",")
+        if name != _SINCE.encode():
+            row, column = name.split(b",")
             found[int(row), int(column)] = int(count)
     return found
 
