@@ -2,8 +2,9 @@
 
 Calibrates with the profiler's own programme and probe, in rounds; in the same rounds the models to be predicted run
 whole in the worker's torch engine, with random weights, in one stage and in several, even and uneven. Of each model
-nothing but its config.json is told to the law. Medians of all rounds; beside each error stands how much the rounds of
-the truth differ among themselves.
+nothing but its config.json is told to the law. On a CPU each round starts all processes anew, for one of them may be
+faster than its equal for life. Medians of all rounds; beside each error stands how much the rounds of the truth differ
+among themselves, and of all errors together the share that these differences alone would make.
 
     python benchmarks/fingerprint_cpu.py [--device cpu|cuda] [--models smollm2-135m,...] [--model DIR ...] [--rounds 3]
                                          [--budget-s 300] [--precision fp32] [--cuts] [--json] [--save]
@@ -15,7 +16,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -27,14 +27,15 @@ import numpy as np
 import structlog
 import torch
 from fingerprint_cuts import errors_of_cuts
+from fingerprint_errors import deviation, made_by_noise, spread
 from fingerprint_turns import all_at_once, one_by_one
 from full_models import STEPS, FullModel, Replicas, memory_available_bytes
 from model_shapes import CPU_MODELS, CUDA_MODELS
-from torch_engine import Quiet, cpu_name
+from torch_engine import cpu_name
 from transformers import AutoConfig
 
 from maveriq import law
-from maveriq.contracts import Calibration, Precision
+from maveriq.contracts import QUIET_SHARE, Calibration, Precision
 from maveriq_planner.memory import counted
 from maveriq_profiler.calibration import fit
 from maveriq_profiler.cutting import config_from, read_config
@@ -44,7 +45,7 @@ from maveriq_profiler.grid import Point
 from maveriq_profiler.measuring import Rig
 from maveriq_profiler.orders import ItemOrder
 from maveriq_profiler.programme import Item, programme
-from maveriq_profiler.run_probe import ItemRun, peaks
+from maveriq_profiler.run_probe import peaks
 
 RESULT = Path(__file__).with_name("results") / "fingerprint_{device}.json"
 WHOLE = tuple(Point(batch=b, input_tokens=n) for b, n in ((1, 32), (1, 400), (2, 32), (3, 48), (5, 32), (8, 32)))
@@ -57,14 +58,12 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = "cuda:0" if cuda else "cpu"
     models = [full_model(name, config, precision, device, arguments) for name, config in chosen(arguments, cuda)]
     rig = Rig("torch", torch.__version__, gpu_type(arguments), device, arguments.threads, (precision,), 3)
-    quiet = Quiet(time.monotonic() + arguments.patience_s)
-    items = [ItemRun(ItemOrder(item=item, device=device, threads=rig.threads)) for item in planned(rig, arguments)]
-    async with Replicas(quiet) as replicas:
+    orders = [ItemOrder(item=item, device=device, threads=rig.threads) for item in planned(rig, arguments)]
+    async with Replicas(arguments.patience_s) as replicas:
         together = not cuda and sum(model.bytes_in_all for model in models) < memory_available_bytes() / 2
         take_turns = all_at_once if together else one_by_one
         tell: Callable[[str], None] = (lambda _: None) if arguments.json else partial(print, flush=True)
-        calibrating_s = await take_turns(items, models, replicas, arguments.rounds, tell)
-    samples = [sample for item in items for sample in item.samples()]
+        samples, calibrating_s = await take_turns(orders, models, replicas, arguments.rounds, tell)
     calibration = fit(
         samples, engine=rig.engine, engine_version=rig.engine_version, gpu_type=rig.gpu_type, max_pp=rig.max_pp,
         version=1, fitted_at=datetime.now(UTC), cost_s=calibrating_s,
@@ -80,7 +79,8 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if (why := law.uncovered(calibration, model.facts, model.precision, model.precision, pp=rig.max_pp))
     }
     report["refused"] = {model.name: model.refused for model in models if model.refused}
-    report |= {"measured_again": quiet.repeated, "disturbed": quiet.disturbed}
+    disturbed = sum(others > QUIET_SHARE for others in replicas.others)
+    report |= {"readings": len(replicas.others), "disturbed": disturbed}
     return report | {"rows": rows, "memory_rows": memory}
 
 
@@ -141,6 +141,7 @@ def rows_of(model: FullModel, calibration: Calibration) -> Iterable[dict[str, An
                 "predicted_ms": round(predicted, 3),
                 "error": round(predicted / measured - 1, 4),
                 "noise": round(median(abs(median(values) / measured - 1) for values in readings), 4),
+                "deviation": round(deviation([median(values) / measured for values in readings]), 4),
             }
 
 
@@ -187,6 +188,10 @@ def summary(
         "prefill_ape": spread(row for row in rows if row["what"] == "prefill"),
         "memory_ape": spread(memory),
         "repeat_noise": spread({"error": row["noise"]} for row in rows),
+        "made_by_noise": {
+            what: made_by_noise([row for row in rows if row["what"] == what], arguments.rounds)
+            for what in ("decode", "prefill")
+        },
         "decode_by": {name: spread(r for r in rows if r["what"] == "decode" and of(r)) for name, of in kinds.items()},
         "prefill_by": {name: spread(r for r in rows if r["what"] == "prefill" and of(r)) for name, of in kinds.items()},
         "calibration": {
@@ -198,15 +203,6 @@ def summary(
         },
         "full_models_seconds": round(full_s, 1),
     }
-
-
-def spread(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Of absolute errors, in percent."""
-    errors = sorted(100 * abs(row["error"]) for row in rows)
-    if not errors:
-        return {"n": 0}
-    p90 = errors[min(len(errors) - 1, round(0.9 * (len(errors) - 1)))]
-    return {"median": round(median(errors), 2), "p90": round(p90, 2), "max": round(errors[-1], 2), "n": len(errors)}
 
 
 def chosen(arguments: argparse.Namespace, cuda: bool) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -236,14 +232,18 @@ def machine(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> str:
     lines = [f"{report['machine']['gpu_type']} ({report['machine']['cpu']}), {report['setting']}", ""]
-    lines += [f"{'absolute error, %':24} {'median':>7} {'p90':>7} {'max':>7} {'n':>4}"]
+    lines += [f"{'absolute error, %':24} {'median':>7} {'p90':>7} {'max':>7} {'bias':>7} {'n':>4}"]
     named = {key: report[key] for key in ("decode_ape", "prefill_ape", "memory_ape", "repeat_noise")}
     named |= {f"{part} {name}": each for part in ("decode", "prefill") for name, each in report[f"{part}_by"].items()}
     for name, each in named.items():
         if each["n"]:
-            lines.append(f"{name:24} {each['median']:7.2f} {each['p90']:7.2f} {each['max']:7.2f} {each['n']:4}")
+            figures = " ".join(f"{each[key]:7.2f}" for key in ("median", "p90", "max", "bias"))
+            lines.append(f"{name:24} {figures} {each['n']:4}")
+    shares = ", ".join(f"{what} {share:.0%}" for what, share in report["made_by_noise"].items())
+    lines += ["", f"of the squared errors the truth's own rounds make: {shares}; "
+              f"others took part of the machine in {report['disturbed']} of {report['readings']} readings"]  # fmt: skip
     calibration = report["calibration"]
-    lines += ["", f"calibration: {calibration['seconds']} s for {calibration['models']} synthetic models; "
+    lines += [f"calibration: {calibration['seconds']} s for {calibration['models']} synthetic models; "
               f"running the predicted models whole: {report['full_models_seconds']} s"]  # fmt: skip
     lines += [f"not vouched for: {name}: {why}" for name, why in report["uncovered"].items()]
     lines += [f"timed in the profiler's double: {name}: {why}" for name, why in report["refused"].items()]

@@ -6,25 +6,32 @@ from collections.abc import Callable, Sequence
 
 from full_models import FullModel, Key, Replicas
 
+from maveriq.contracts import RunSample
+from maveriq_profiler.orders import ItemOrder
 from maveriq_profiler.run_probe import ItemRun
 
 Tell = Callable[[str], None]
 """Where progress is said."""
+Calibrated = tuple[list[RunSample], float]
+"""Samples, and the seconds that they took."""
 
 
 async def all_at_once(
-    items: Sequence[ItemRun], models: Sequence[FullModel], replicas: Replicas, rounds: int, tell: Tell
-) -> float:
-    """Everything is started, and all readings of a round come in random order: a slow while meets all alike.
+    orders: Sequence[ItemOrder], models: Sequence[FullModel], replicas: Replicas, rounds: int, tell: Tell
+) -> Calibrated:
+    """Each round starts everything anew and reads it in random order.
 
-    Returns seconds that calibrating took.
+    A slow while meets all alike; and where a process's pages lie makes it faster or slower for as long as it lives.
     """
-    begun = time.perf_counter()
-    for item in items:
-        item.start()
-    spent_s = time.perf_counter() - begun
+    samples: list[RunSample] = []
+    spent_s = 0.0
     order = random.Random(0)
     for number in range(rounds):
+        begun = time.perf_counter()
+        items = [ItemRun(each) for each in orders]
+        for item in items:
+            item.start()
+        spent_s += time.perf_counter() - begun
         turns: list[tuple[ItemRun | FullModel, Key]] = [(item, turn) for item in items for turn in item.turns]
         turns += [(model, (split, p)) for model in models for split, points in model.splits.items() for p in points]
         order.shuffle(turns)
@@ -35,24 +42,31 @@ async def all_at_once(
             begun = time.perf_counter()
             what.read((split, point))
             spent_s += time.perf_counter() - begun
+        await replicas.stop_all()
+        begun = time.perf_counter()
+        for item in items:
+            item.stop()
+            samples += item.samples()
+        spent_s += time.perf_counter() - begun
         tell(f"round {number + 1} of {rounds}")
-    for item in items:
-        item.stop()
-    return spent_s
+    return samples, spent_s
 
 
 async def one_by_one(
-    items: Sequence[ItemRun], models: Sequence[FullModel], replicas: Replicas, rounds: int, tell: Tell
-) -> float:
-    """Where memory holds one at a time. Returns seconds that calibrating took."""
+    orders: Sequence[ItemOrder], models: Sequence[FullModel], replicas: Replicas, rounds: int, tell: Tell
+) -> Calibrated:
+    """Where memory holds one at a time: each is started once."""
+    samples: list[RunSample] = []
     spent_s = 0.0
-    for item in items:
+    for order in orders:
         begun = time.perf_counter()
+        item = ItemRun(order)
         item.start()
         for _ in range(rounds):
             for turn in item.turns:
                 item.read(turn)
         item.stop()
+        samples += item.samples()
         spent_s += time.perf_counter() - begun
         tell("calibrated with one more")
     for model in models:
@@ -63,4 +77,4 @@ async def one_by_one(
             await replicas.stop(model, split)
             tell(f"{model.name} {split}")
         replicas.forget(model)
-    return spent_s
+    return samples, spent_s

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch_engine import Quiet
 from transformers.utils import logging
 
 from maveriq.contracts import ModelFacts, Precision
@@ -26,6 +25,8 @@ from maveriq_profiler.cutting import build, config_from
 from maveriq_profiler.engine_stage import build_for_engine
 from maveriq_profiler.formats import Format
 from maveriq_profiler.grid import Point
+from maveriq_profiler.neighbours import neighbours_of
+from maveriq_profiler.quiet import Quiet
 from maveriq_profiler.stage_chain import Chain, ChainSpec, Run
 from maveriq_worker.stage_processes import StageProcesses, StagesFailed
 from maveriq_worker.torch_steps import SamplerSpec, StageSpec, Submit
@@ -79,10 +80,14 @@ class FullModel:
 class Replicas:
     """Engines, started when they are first read."""
 
-    def __init__(self, quiet: Quiet) -> None:
-        self._quiet = quiet
+    def __init__(self, patience_s: float) -> None:
+        """patience_s: for readings that others disturb, which are made again."""
+        self._quiet = Quiet(neighbours_of("cpu"), patience_s)
+        self.others: list[float] = []
+        """Share of the machine that others took during each reading."""
         self._running: dict[tuple[str, Split], Replica | Double] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="maveriq-full-"))
+        self._meetings = count()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Replicas":
@@ -96,7 +101,11 @@ class Replicas:
         """One reading."""
         begun = time.perf_counter()
         replica = self._running.get((model.name, split)) or await self._started(model, split)
-        prefill, decode = await self._quiet.measured(partial(replica.reading, point))
+        prefill: list[float] = []
+        decode: list[float] = []
+        while self._quiet.reads():
+            prefill, decode = await replica.reading(point)
+        self.others.append(self._quiet.others or 0.0)
         model.times[split, point].prefill_ms.append(prefill)
         model.times[split, point].decode_ms.append(decode)
         model.spent_s += time.perf_counter() - begun
@@ -106,6 +115,12 @@ class Replicas:
         replica = self._running.pop((model.name, split), None)
         if replica is not None:
             await replica.stop()
+
+    async def stop_all(self) -> None:
+        """The next readings start them anew."""
+        for replica in self._running.values():
+            await replica.stop()
+        self._running = {}
 
     def forget(self, model: FullModel) -> None:
         """Its weights on disk."""
@@ -123,7 +138,7 @@ class Replicas:
             model.reserved_bytes[split] = sum(each.weight_bytes + each.kv_cache_bytes for each in ready)
         except StagesFailed as refused:
             model.refused = str(refused).partition("; ")[0]
-            replica = Double(model, split, self._folder / f"meet-{len(self._running)}")
+            replica = Double(model, split, self._folder / f"meet-{next(self._meetings)}")
             self._stack.push_async_callback(replica.stop)
         await replica.reading(Point(batch=1, input_tokens=16))  # the first of anything is slower
         self._running[model.name, split] = replica
