@@ -123,6 +123,12 @@ class Screen:
         """No placement on this node is better."""
         return int(self._joined[index]), int(self._ns[index]), int(self._costs[index]) + self.node_cost(index)
 
+    def least(self) -> Key:
+        """No placement on any node that holds a replica is below it in anything."""
+        there = np.flatnonzero(self._costs < NEVER)
+        costs = self._costs[there] + self._fleet.node_costs(there)
+        return int(self._joined[there].min()), int(self._ns[there].min()), int(costs.min())
+
     def node_cost(self, index: int) -> int:
         return int(self._fleet.node_costs(np.array([index]))[0])
 

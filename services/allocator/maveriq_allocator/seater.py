@@ -85,10 +85,10 @@ class Seater:
         return int(self._fleet.having(seat.stages[0].gpus)[0])
 
     def _gap(self, index: int, stages: Sequence[Stage]) -> float:
-        """Of stages on a node, against the best bound of all."""
+        """Of stages on a node, against the bounds of all."""
         preference, speeds = self._manner.preference, self._manner.speeds
         key = key_of(stages, self._fleet.usable(index), preference, speeds, self._screen.node_cost(index))
-        return gap_of(key, self._screen.bound(self._screen.fitting()[0]))
+        return gap_of(key, self._screen.least())
 
     def _checked(self, index: int, replicas: Sequence[tuple[Stage, ...]]) -> Iterator[Seat]:
         """Of what is free on the node, each takes its share."""
@@ -116,20 +116,19 @@ class Seater:
 
     def _on_one_node(self) -> Seat | None:
         best: tuple[Key, int, Packing] | None = None
-        unseen: list[Key] = []  # bounds of what was not looked at
+        is_proven = True
         max_packed = 1 if self._budget.is_spent() else max(1, min(MAX_PACKED, MAX_STATES // self._num_states))
         for num_packed, index in enumerate(self._promising()):
             bound = self._screen.bound(index)
             if best is not None and bound >= best[0]:
                 break
             if best is not None and num_packed >= max_packed:
-                unseen.append(bound)
+                is_proven = False
                 break
             packing = self._packed_on(index)
             if packing is None:
                 continue
-            if not packing.is_exact:
-                unseen.append(bound)
+            is_proven &= packing.is_exact
             key = _key(packing, self._screen.node_cost(index))
             if best is None or key < best[0]:
                 best = key, index, packing
@@ -137,7 +136,7 @@ class Seater:
             return None
         key, index, packing = best
         node = self._fleet.nodes[index]
-        gap = gap_of(key, min(unseen, default=key))
+        gap = 0.0 if is_proven else gap_of(key, self._screen.least())
         return self._seat(node.name, packing, self._fleet.usable(index), gap, node.spare_bytes)
 
     def _on_several_nodes(self) -> Seat | None:
