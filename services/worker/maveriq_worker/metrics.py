@@ -3,7 +3,7 @@
 A replica's series end with it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
 from prometheus_client import REGISTRY
@@ -58,7 +58,7 @@ class Served(Collector):
 
 
 @contextmanager
-def told(replicas: Callable[[], Iterable[Replica]]) -> Iterator[None]:
+def told(replicas: Callable[[], Iterable[Replica]]) -> Generator[None]:
     """In this process's metrics while the block runs."""
     served = Served(replicas)
     REGISTRY.register(served)
