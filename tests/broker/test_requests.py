@@ -217,7 +217,7 @@ async def test_closing_hands_over_what_waits_and_can_be_done_again(side: Side, d
         ({"sampling": {"temperature": -1}}, "sampling.temperature"),
         ({"sampling": {"max_tokens": 10**12}}, "sampling.max_tokens"),
         ({"deployment_id": str(uuid4())}, "deployment_id"),
-        ({"prompt": None}, ""),
+        ({"prompt": None}, "prompt"),
     ],
 )
 async def test_a_bad_request_is_refused_with_the_field_and_the_remedy(

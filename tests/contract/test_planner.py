@@ -110,7 +110,7 @@ def broken(**changes: object) -> bytes:
         (b'{"deployment_id": ', ""),
         (b"[]", ""),
         (broken(deployment_id="seven"), "deployment_id"),
-        (broken(fingerprints=[]), ""),  # and no calibration: the message says so
+        (broken(fingerprints=[]), "fingerprints"),  # and no calibration: the message says so
         (broken(facts=None), "facts"),
         (broken(admission={"intent": {"model": "m", "slos": {}}}), "admission.intent.slos"),
     ],
