@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import re
 import signal
 import socket
 from collections.abc import Generator
@@ -42,6 +43,8 @@ def embedded_redis(folder: Path) -> Generator[str, None, None]:
             field="--redis",
         ) from error
     with _locked(folder) as mine:
+        if mine:
+            _end_orphan(folder)
         server = ValkeyServer(data_dir=folder, persist=True, config={"appendonly": "yes"}) if mine else ValkeyServer()
         # Ctrl-C goes to the whole process group; the server must outlive the services that use it.
         # A blocked signal stays blocked in the child.
@@ -72,12 +75,29 @@ def _locked(folder: Path) -> Generator[bool, None, None]:
         yield True
 
 
+def _end_orphan(folder: Path) -> None:
+    """A cluster that was killed left its server behind, at the port that its settings in `folder` name."""
+    settings = folder / "valkey.conf"
+    found = re.search(r"^port (\d+)$", settings.read_text(), re.MULTILINE) if settings.exists() else None
+    if found is None:
+        return
+    host, port, theirs = "127.0.0.1", int(found[1]), str(folder.resolve()).encode()
+    with contextlib.suppress(OSError):  # nobody answers there
+        if theirs in _asked(host, port, "CONFIG", "GET", "dir").splitlines():  # else it is somebody else's port now
+            _asked(host, port, "SHUTDOWN", "NOSAVE")  # returns once it has ended; its log of changes is whole
+
+
 def _clear(host: str, port: int) -> None:
-    """Delete all keys but those that are kept, in one command of the Redis protocol."""
-    words = [b"EVAL", CLEAR.encode(), b"0", *(prefix.encode() for prefix in KEPT)]
-    command = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
-    with contextlib.closing(socket.create_connection((host, port), timeout=10)) as connection:
-        connection.sendall(command)
-        answer = connection.recv(256)
+    """Delete all keys but those that are kept."""
+    answer = _asked(host, port, "EVAL", CLEAR, "0", *KEPT)
     if not answer.startswith(b":"):
         raise CommandFailed(f"the embedded Redis cannot be cleared: {answer!r}", field="--redis")
+
+
+def _asked(host: str, port: int, *words: str) -> bytes:
+    """The beginning of the answer to one command of the Redis protocol. Raises OSError."""
+    encoded = [word.encode() for word in words]
+    command = b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
+    with contextlib.closing(socket.create_connection((host, port), timeout=10)) as connection:
+        connection.sendall(command)
+        return connection.recv(4096)
