@@ -124,12 +124,12 @@ def candidates(found: Sequence[Candidate], intent: Intent, shown: int, chosen: C
     told = _columns_of(found, intent)
     figures = [number for number, (title, _) in enumerate(told, start=1) if title not in ("runs as", "GPU type")]
     table = columns("#", *(title for title, _ in told), right=(0, *figures))
-    split = any(each.stages for each in found[:shown])
-    for number in figures if split else (1, *figures):
-        table.columns[number].no_wrap = True
+    split, tight = any(each.stages for each in found[:shown]), len(told) > ROOMY
+    for number in figures if split or tight else (1, *figures):
+        table.columns[number].no_wrap = True  # or a narrow terminal would cut off figures' units
     if split:
         table.columns[1].min_width = MIXED_WIDTH
-    if len(told) > ROOMY:
+    if tight:
         table.padding = (0, 1, 0, 0)
     for rank, each in enumerate(found[:shown], start=1):
         star = each == chosen

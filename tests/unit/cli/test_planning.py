@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from maveriq.cli.tables import candidates
 from maveriq.contracts import Counteroffer, Failure, FailureReason, Intent, Plan, Precision, State
 from tests.unit.cli.conftest import Called, Events, ScriptedIngress
-from tests.unit.cli.plans import ASKED, FP8, FULL, PICTURES, begins_as_it_should, mixed
+from tests.unit.cli.plans import ASKED, ELSEWHERE, FP8, FULL, INT4, PICTURES, able, begins_as_it_should, mixed
 from tests.unit.cli.records import FIRST, deployment
 
 Call = Callable[..., Called]
@@ -183,3 +185,10 @@ def test_a_plan_says_what_of_it_fits_what_is_free(ingress: ScriptedIngress, call
         for options in ((), ("--explain",)):
             out = " ".join(call("plan", "tiny", *options).out.split())
             assert told in out if told else "free now" not in out
+
+
+def test_a_narrow_terminal_cuts_off_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    wide = able(Precision.INT8, 14_000, 333 << 20, 3.01, pp=3, batch=16, accuracy=None, replicas=10)
+    Console(width=80).print(candidates((wide, INT4, ELSEWHERE), Intent(model="llama"), 3))
+    told = capsys.readouterr().out
+    assert all(figure in told for figure in ("700 ms", "108 ms", "14.0 s", "3.25 GiB", "unknown", "price/h", "(GiB·s)"))
