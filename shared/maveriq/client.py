@@ -28,6 +28,7 @@ from maveriq.route_book import RouteBook
 from maveriq.streams import Streams
 from maveriq.subscription import Refused, Subscription
 from maveriq.topology import MAX_DEADLINE_S
+from maveriq.tracing import chosen, within
 
 __all__ = ["Client", "DeploymentFailedError", "Refused", "RequestFailed", "connect"]
 
@@ -101,6 +102,7 @@ class Client:
         deployment_id: UUID | None = None,
         dry_run: bool = False,
         on_change: Change | None = None,
+        traceparent: str | None = None,
     ) -> Deployment:
         """Ask for what the intent says and wait until it is served.
 
@@ -108,6 +110,8 @@ class Client:
             deployment_id: None draws one; asking twice with one id is asking once.
             dry_run: wait for the plan only; nothing is reserved or started.
             on_change: called with the deployment at each change of its state.
+            traceparent: of the trace that this belongs to (W3C Trace Context); None: that of OpenTelemetry's current
+                span, where this program has one.
 
         Raises:
             Refused: the intent makes no sense as it is.
@@ -115,7 +119,8 @@ class Client:
         """
         wanted = deployment_id or uuid4()
         async with self._streams.following(wanted) as changes:
-            await changes.publish(IntentSubmitted(deployment_id=wanted, intent=intent, dry_run=dry_run))
+            with within(chosen(traceparent)):
+                await changes.publish(IntentSubmitted(deployment_id=wanted, intent=intent, dry_run=dry_run))
             done = (State.PLANNED,) if dry_run else (State.READY, State.RELEASED)
             return await _until(changes, done, self._noting(on_change))
 
@@ -140,11 +145,15 @@ class Client:
         sampling: Sampling | None = None,
         priority: Priority = Priority.NORMAL,
         deadline_s: float = MAX_DEADLINE_S,
+        traceparent: str | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """The answer to a prompt (text or token ids) or a chat, chunk by chunk; the last has a finish_reason.
 
         Leaving the iteration early cancels the request. Of a deployment on several GPU types it goes to the one that
         its size was planned for, where the deployment is given or this client deployed it; else any replica takes it.
+
+        Args:
+            traceparent: as in `deploy`.
 
         Raises:
             RequestFailed: there is no (further) answer.
@@ -158,7 +167,9 @@ class Client:
             sampling=sampling or Sampling(),
         )
         routes = self._book.of(deployment)
-        return self._streams.generate(request, priority=priority, deadline_s=deadline_s, routes=routes)
+        return self._streams.generate(
+            request, priority=priority, deadline_s=deadline_s, routes=routes, trace=chosen(traceparent)
+        )
 
     def _noting(self, on_change: Change | None) -> Change:
         def note(deployment: Deployment) -> None:

@@ -16,6 +16,7 @@ from maveriq.bus import Bus, connect
 from maveriq.health import health
 from maveriq.logs import configure, tell_end
 from maveriq.settings import BadSetting, misspelt
+from maveriq.tracing import recording
 
 Run = Callable[[Bus, Mapping[str, str]], Awaitable[None]]
 """A service: given the bus and the environment, it serves until cancelled and then leaves nothing behind."""
@@ -53,7 +54,7 @@ def main(name: str, run: Run) -> None:
         sys.excepthook = tell_end
         relax_gc()
         with asyncio.Runner(loop_factory=event_loop) as runner:
-            runner.run(_serve(run, os.environ))
+            runner.run(_serve(name, run, os.environ))
     except BadSetting as error:
         print(f"maveriq {name}: {error}", file=sys.stderr)
         sys.exit(2)
@@ -94,9 +95,14 @@ async def side_by_side(*serving: Coroutine[Any, Any, None]) -> None:
             task.result()
 
 
-async def _serve(run: Run, env: Mapping[str, str]) -> None:
+async def _serve(name: str, run: Run, env: Mapping[str, str]) -> None:
     tell_misspelt(env)
-    bus = await connect(amqp_url(env))
+    async with recording(name, env) as spans:
+        await _until_told(run, env, await connect(amqp_url(env), spans))
+
+
+async def _until_told(run: Run, env: Mapping[str, str], bus: Bus) -> None:
+    """Serve until SIGTERM or SIGINT, then close the bus."""
     log.info("service starts")
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -30,6 +30,8 @@ from maveriq.lengths import Lengths
 from maveriq.routing import route
 from maveriq.subscription import Refused, Subscription
 from maveriq.topology import MAX_DEADLINE_S
+from maveriq.trace_context import Trace
+from maveriq.tracing import current, within
 
 DEADLINE_GRACE_S = 5.0  # the broker's side answers an expired request; this is how much longer we wait for it
 
@@ -78,6 +80,7 @@ class Streams:
         priority: Priority = Priority.NORMAL,
         deadline_s: float = MAX_DEADLINE_S,
         routes: Sequence[Route] = (),
+        trace: Trace | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Submit on the first step, then yield chunks: every token once, in order; the last has a finish_reason.
 
@@ -86,6 +89,7 @@ class Streams:
         Args:
             deadline_s: from the first step, for the whole answer.
             routes: of its deployment; empty: any replica takes it.
+            trace: that it belongs to; None: the one that is current at the first step.
 
         Raises:
             RequestFailed: there is no (further) answer.
@@ -96,7 +100,8 @@ class Streams:
         submitted = answered = False
         try:
             lanes = () if lengths is None else route(request, routes, lengths)
-            await self._submit(request, priority, deadline_s, lanes)
+            with within(trace or current()):
+                await self._submit(request, priority, deadline_s, lanes)
             submitted = True
             while not answered:
                 for chunk in await inbox.take():

@@ -33,6 +33,7 @@ from maveriq_ingress.openai_models import OpenAiModels
 from maveriq_ingress.serving_http import listen, serve
 from maveriq_ingress.settings import Settings
 from maveriq_ingress.statuses import Statuses
+from maveriq_ingress.traced_http import TracedHttp
 
 RETRY_S = 1.0
 
@@ -74,7 +75,7 @@ async def run(bus: Bus, env: Mapping[str, str]) -> None:
         log.info("http listens", url="http://{}:{}".format(*listening.getsockname()[:2]))
         await side_by_side(
             bus.run(INGRESS, [*handlers.all(), *accuracy.all(), *defragmentations.all()]),
-            serve(app(endpoints, bus, redis), listening),
+            serve(TracedHttp(app(endpoints, bus, redis), bus.spans), listening),
             changes.keep_fresh(),
             pass_on(bus, statuses),
         )

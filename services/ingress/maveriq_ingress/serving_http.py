@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from maveriq.settings import BadSetting
 from maveriq_ingress.settings import HTTP_PORT, Settings
@@ -38,7 +38,7 @@ def listen(settings: Settings) -> socket.socket:
     return taken
 
 
-async def serve(app: Starlette, listening: socket.socket) -> None:
+async def serve(app: ASGIApp, listening: socket.socket) -> None:
     """Serve until cancelled, then finish what is under way, for GOODBYE_S at most."""
     server = Server(
         uvicorn.Config(

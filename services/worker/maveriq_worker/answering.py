@@ -1,6 +1,7 @@
 """One request in hand: its place, its clock and the chunks that end it."""
 
 import asyncio
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from json.encoder import encode_basestring
@@ -45,6 +46,10 @@ class Answer:
     prompt_tokens: int | None = None
     num_tokens: int = 0
     """Output tokens sent so far: the index of the next chunk."""
+    last: Chunk | None = None
+    """None: it has none yet."""
+    context: Context = field(default_factory=copy_context)
+    """Of its arrival: its own trace and ids for the log, whichever request's end lets it begin."""
     request: RequestSubmitted = field(init=False)
     attempt: int = field(init=False)
     _start: str = field(init=False)
@@ -85,7 +90,7 @@ class Answer:
         token_ids = produced.token_ids if produced else ()
         index = self.num_tokens
         self.num_tokens = index + len(token_ids)
-        return Chunk(
+        self.last = Chunk(
             request_id=self.request.request_id,
             attempt=self.attempt,
             index=index,
@@ -97,6 +102,7 @@ class Answer:
             timing=self._timing(now),
             error=error,
         )
+        return self.last
 
     def _usage(self) -> Usage | None:
         """None: the engine never said how long the prompt is."""

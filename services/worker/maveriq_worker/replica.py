@@ -108,7 +108,8 @@ class Replica:
     async def _open(self) -> Serving:
         await self._engine.start(self._launch)
         slots = self.placement.candidate.configuration.max_batch
-        self.serving = Serving(self._bus, self._engine, self.deployment_id, slots, lanes=self.placement.lanes)
+        model, lanes = self.placement.model.name, self.placement.lanes
+        self.serving = Serving(self._bus, self._engine, self.deployment_id, slots, lanes=lanes, model=model)
         await self.serving.open()
         return self.serving
 

@@ -14,6 +14,7 @@ from maveriq_worker.answering import ENGINE_ERROR, LATE, Answer, Ending, generat
 from maveriq_worker.engine import Engine, EngineFailed, RequestRefused
 from maveriq_worker.lanes import Lanes
 from maveriq_worker.outbox import Outbox, Sent
+from maveriq_worker.request_span import record
 from maveriq_worker.sizes import Sizes
 from maveriq_worker.tally import Tally
 
@@ -35,18 +36,21 @@ class Serving:
         now: Callable[[], float] = time.time,
         *,
         lanes: Sequence[Lane] = (),
+        model: str = "",
     ) -> None:
         """
         Args:
             slots: requests that the engine decodes together.
             now: seconds since the epoch.
             lanes: of a deployment whose requests are routed by size, those that it takes.
+            model: its name, for who reads spans.
         """
         self._bus = bus
         self._engine = engine
         self._deployment_id = deployment_id
         self._slots = slots
         self._now = now
+        self._model = model
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(bus, self._client_gone)
         self._answers: dict[UUID, Answer] = {}
@@ -240,7 +244,7 @@ class Serving:
     def _client_gone(self, address: str) -> None:
         theirs = [answer for answer in self._answers.values() if answer.lane.address == address]
         if theirs:
-            log.info("client gone", address=address, num_requests=len(theirs))
+            theirs[0].context.run(log.info, "client gone", address=address, num_requests=len(theirs))
         for answer in theirs:
             self._end(answer, Ending.CLIENT_GONE)
 
@@ -259,12 +263,14 @@ class Serving:
         self._outbox.close_lane(answer.lane)
         if answer.timer:
             answer.timer.cancel()
+        record(self._bus.spans, self._model, answer, self._loop.time())
         self._changed.set()
 
     def _spawn(self, work: Coroutine[None, None, None], answer: Answer | None = None) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
+        context = None if answer is None else answer.context
+        task = self._loop.create_task(work, context=context)
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(done, answer))
+        task.add_done_callback(lambda done: self._ended(done, answer), context=context)
         return task
 
     def _ended(self, task: asyncio.Task[None], answer: Answer | None) -> None:

@@ -26,6 +26,7 @@ from maveriq.bus.requests import close_requests, consume_dead_requests, consume_
 from maveriq.bus.serving import RetryDelay, Serving
 from maveriq.contracts import Message, Priority, RequestSubmitted
 from maveriq.topology import EXCHANGE, MAX_DEADLINE_S, MESSAGES, Service, request_queue
+from maveriq.tracing import NO_SPANS, Spans, current
 
 log = structlog.get_logger()
 
@@ -33,7 +34,10 @@ log = structlog.get_logger()
 class ConnectedBus:
     """Keeps `Bus` on a `Connection`."""
 
-    def __init__(self, connection: Connection, *, retry_delay_s: RetryDelay = retry_delay_s) -> None:
+    def __init__(
+        self, connection: Connection, *, retry_delay_s: RetryDelay = retry_delay_s, spans: Spans = NO_SPANS
+    ) -> None:
+        self.spans = spans
         self._connection = connection
         self._retry_delay_s = retry_delay_s
 
@@ -53,7 +57,7 @@ class ConnectedBus:
         reply_to: str | None = None,
         timeout_s: float = PUBLISH_TIMEOUT_S,
     ) -> None:
-        envelope = seal(message, id or uuid4(), cause=cause, reply_to=reply_to)
+        envelope = seal(message, id or uuid4(), cause=cause, reply_to=reply_to, trace=current())
         await self._connection.post(envelope, message.routing_key, exchange=EXCHANGE, timeout_s=timeout_s)
 
     async def run(
@@ -64,7 +68,7 @@ class ConnectedBus:
         node: str | None = None,
         ready: Callable[[], None] | None = None,
     ) -> None:
-        await Serving(self._connection, service, self._retry_delay_s).run(handlers, node, ready)
+        await Serving(self._connection, service, self._retry_delay_s, self.spans).run(handlers, node, ready)
 
     async def mailbox(self, receive: Callable[[Message], None], *, name: str = "client") -> Mailbox:
         def opened(envelope: Envelope) -> None:
@@ -110,11 +114,13 @@ class ConnectedBus:
         timeout_s: float = PUBLISH_TIMEOUT_S,
     ) -> None:
         now = time.time()
+        sealed = seal(request, request.request_id, reply_to=reply_to, trace=current())
         envelope = replace(
-            seal(request, request.request_id, reply_to=reply_to),
+            sealed,
             expires_s=max(0.0, deadline_s),
             sent_at=now,
-            headers={"deadline": f"{now + deadline_s:.3f}"},  # text: aiormq sends floats in single precision
+            # text: aiormq sends floats in single precision
+            headers={**sealed.headers, "deadline": f"{now + deadline_s:.3f}"},
         )
         queue = request_queue(request.deployment_id, priority, gpu_type)
         await self._connection.post(envelope, queue, exchange="", timeout_s=timeout_s)

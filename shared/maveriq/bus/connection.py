@@ -51,6 +51,11 @@ class Taking:
 class Connection(Protocol):
     """One connection to a broker; it comes back by itself when it is lost."""
 
+    @property
+    def system(self) -> str:
+        """The kind of broker, as spans name it."""
+        ...
+
     async def declare(self, queues: Sequence[QueueSpec]) -> None: ...
 
     async def post(self, envelope: Envelope, key: str, *, exchange: str, timeout_s: float) -> None:

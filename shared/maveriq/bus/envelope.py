@@ -8,6 +8,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 from maveriq.contracts import ChunksProduced, Fault, Message, MessageRefused
 from maveriq.topology import MAX_DEADLINE_S
+from maveriq.trace_context import TRACEPARENT, TRACESTATE, Trace, begun, received
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,38 @@ def encode(message: Message) -> bytes:
     return message.model_dump_json(exclude_none=type(message) is ChunksProduced).encode()
 
 
-def seal(message: Message, id: UUID, *, cause: UUID | None = None, reply_to: str | None = None) -> Envelope:
+def seal(
+    message: Message,
+    id: UUID,
+    *,
+    cause: UUID | None = None,
+    reply_to: str | None = None,
+    trace: Trace | None = None,
+) -> Envelope:
+    """Args:
+    trace: that the message goes on with. What rests begins one of its own: it goes round, and a trace should end.
+    """
     correlation = message.correlation
+    causality = {"cause": str(cause)} if cause else {}
     return Envelope(
         body=encode(message),
         topic=message.topic,
         message_id=str(id),
         correlation_id=str(correlation) if correlation else None,
         reply_to=reply_to,
-        headers={"cause": str(cause)} if cause else {},
+        headers=causality if trace is None or message.rest_s else causality | trace.headers(),
     )
+
+
+def trace_of(envelope: Envelope) -> Trace:
+    """Its producer's, or one that begins with it, the same at each redelivery."""
+    return received(envelope.headers) or begun(identity(envelope))
+
+
+def traced(envelope: Envelope) -> Mapping[str, Any]:
+    """Its headers, with its trace in them whether its producer named one or not."""
+    others = {name: value for name, value in envelope.headers.items() if name not in (TRACEPARENT, TRACESTATE)}
+    return others | trace_of(envelope).headers()
 
 
 def identity(envelope: Envelope) -> UUID:

@@ -1,17 +1,42 @@
 """What happens to one delivery, whichever broker it came from: decode, handle, name the replies."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
+import structlog
 from pydantic import ValidationError
 
+from maveriq.bus.envelope import Envelope, identity, trace_of
 from maveriq.bus.handler import Handler, Replies
 from maveriq.bus.interface import Rejected
 from maveriq.contracts import Fault, Message, faults
 from maveriq.topology import MAX_RETRY_DELAY_S, Service
+from maveriq.tracing import within
 
 M = TypeVar("M", bound=Message)
+
+
+@contextmanager
+def about(envelope: Envelope, message: type[Message], service: Service) -> Generator[None]:
+    """Log lines of the block have the delivery's ids, and what it publishes goes on with the delivery's trace.
+
+    Args:
+        service: that handles it: in one process a delivery is made in its publisher's context.
+    """
+    trace = trace_of(envelope)
+    with (
+        within(trace),
+        structlog.contextvars.bound_contextvars(
+            service=service.name,
+            message_id=str(identity(envelope)),
+            deployment_id=envelope.correlation_id,
+            topic=envelope.topic or message.topic,
+            trace_id=trace.trace_id,
+        ),
+    ):
+        yield
 
 
 def decode(message: type[M], topic: str | None, body: bytes) -> M:

@@ -13,6 +13,7 @@ from maveriq.bus.inprocess_broker import Consumer, Held, InProcessBroker
 from maveriq.bus.interface import MailboxGone, RequestConsumer, Unavailable, Unroutable
 from maveriq.bus.queues import QueueSpec
 from maveriq.bus.serving import RetryDelay
+from maveriq.tracing import NO_SPANS, Spans
 
 __all__ = ["InProcessBroker", "InProcessBus"]
 
@@ -22,12 +23,16 @@ UNLIMITED = 2**31
 class InProcessBus(ConnectedBus):
     """One bus of those that share a broker; closing it is what a process's death is to RabbitMQ."""
 
-    def __init__(self, broker: InProcessBroker, *, retry_delay_s: RetryDelay = retry_delay_s) -> None:
-        super().__init__(InProcessConnection(broker), retry_delay_s=retry_delay_s)
+    def __init__(
+        self, broker: InProcessBroker, *, retry_delay_s: RetryDelay = retry_delay_s, spans: Spans = NO_SPANS
+    ) -> None:
+        super().__init__(InProcessConnection(broker), retry_delay_s=retry_delay_s, spans=spans)
 
 
 class InProcessConnection:
     """Keeps `Connection`."""
+
+    system = "in-process"
 
     def __init__(self, broker: InProcessBroker) -> None:
         self._broker = broker

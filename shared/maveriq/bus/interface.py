@@ -8,6 +8,7 @@ from uuid import UUID
 from maveriq.bus.handler import Handler
 from maveriq.contracts import Fault, Message, Priority, RequestSubmitted
 from maveriq.topology import MAX_DEADLINE_S, Service
+from maveriq.tracing import Spans
 
 PUBLISH_TIMEOUT_S = 10.0  # RabbitMQ blocks publishers without a word while a memory alarm is on
 
@@ -130,7 +131,15 @@ class DeadRequest(Protocol):
 
 
 class Bus(Protocol):
-    """A connection to the broker, which comes back by itself when it is lost."""
+    """A connection to the broker, which comes back by itself when it is lost.
+
+    Each message carries the trace that it was published in (`maveriq.tracing.current`), and is handled in that.
+    """
+
+    @property
+    def spans(self) -> Spans:
+        """Where the service on this connection records what it does."""
+        ...
 
     async def publish(
         self,

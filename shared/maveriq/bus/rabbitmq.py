@@ -20,6 +20,7 @@ from maveriq.bus.rabbitmq_channel import TROUBLE, open_channel
 from maveriq.bus.rabbitmq_receiving import Consumption, RabbitMqMailbox, declare, dismantle
 from maveriq.bus.rabbitmq_sending import Publisher, Sender, until_done
 from maveriq.bus.serving import RetryDelay
+from maveriq.tracing import NO_SPANS, Spans
 
 log = structlog.get_logger()
 
@@ -36,13 +37,17 @@ class RabbitMqBus(ConnectedBus):
     """A bus on amqp:// or amqps://. Use `connect`."""
 
     @classmethod
-    async def connect(cls, url: str, *, retry_delay_s: RetryDelay = retry_delay_s) -> "RabbitMqBus":
+    async def connect(
+        cls, url: str, *, retry_delay_s: RetryDelay = retry_delay_s, spans: Spans = NO_SPANS
+    ) -> "RabbitMqBus":
         """Raises Unavailable: no broker answers at the URL, or it refuses us."""
-        return cls(await RabbitMqConnection.connect(url), retry_delay_s=retry_delay_s)
+        return cls(await RabbitMqConnection.connect(url), retry_delay_s=retry_delay_s, spans=spans)
 
 
 class RabbitMqConnection:
     """Keeps `Connection`."""
+
+    system = "rabbitmq"
 
     def __init__(self, link: AbstractRobustConnection) -> None:
         """Use `connect`."""

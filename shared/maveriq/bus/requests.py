@@ -11,7 +11,7 @@ import structlog
 
 from maveriq.bus.connection import Connection, Delivery, Taking
 from maveriq.bus.envelope import Envelope, deadline
-from maveriq.bus.handling import decode
+from maveriq.bus.handling import about, decode
 from maveriq.bus.interface import DeadRequest, Rejected, RequestConsumer, RequestDelivery
 from maveriq.bus.queues import request_queues
 from maveriq.bus.serving import RetryDelay, bury, refuse
@@ -88,13 +88,14 @@ async def consume_requests(
 
     async def consume(priority: Priority) -> RequestConsumer:
         async def take(delivery: Delivery) -> None:
-            try:
-                request = _read(delivery.envelope, deployment_id)
-            except Rejected as rejected:
-                log.warning("request rejected", queue=delivery.queue, error=str(rejected))
-                await refuse(connection, delivery, rejected.faults, WORKER.dead_queue)
-            else:
-                receive(RequestInHand(request, priority, deadline(delivery.envelope, time.time()), delivery))
+            with about(delivery.envelope, RequestSubmitted, WORKER):
+                try:
+                    request = _read(delivery.envelope, deployment_id)
+                except Rejected as rejected:
+                    log.warning("request rejected", queue=delivery.queue, error=str(rejected))
+                    await refuse(connection, delivery, rejected.faults, WORKER.dead_queue)
+                else:
+                    receive(RequestInHand(request, priority, deadline(delivery.envelope, time.time()), delivery))
 
         return await connection.consume(request_queue(deployment_id, priority, gpu_type), take, taking)
 
@@ -112,6 +113,10 @@ async def consume_dead_requests(
     connection: Connection, answer: Callable[[DeadRequest], Awaitable[None]], retry_delay_s: RetryDelay
 ) -> RequestConsumer:
     async def take(delivery: Delivery) -> None:
+        with about(delivery.envelope, RequestSubmitted, INGRESS):
+            await settle(delivery)
+
+    async def settle(delivery: Delivery) -> None:
         try:
             await answer(_given_up(delivery.envelope))
         except Rejected as rejected:

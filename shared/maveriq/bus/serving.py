@@ -10,13 +10,14 @@ from typing import Any
 import structlog
 
 from maveriq.bus.connection import Connection, Delivery, Taking
-from maveriq.bus.envelope import Envelope, identity, refusal, seal
+from maveriq.bus.envelope import Envelope, identity, refusal, seal, trace_of, traced
 from maveriq.bus.handler import Handler
-from maveriq.bus.handling import check_handlers, decode, replies, reply_id
+from maveriq.bus.handling import about, check_handlers, decode, replies, reply_id
 from maveriq.bus.interface import PUBLISH_TIMEOUT_S, MailboxGone, Rejected, RequestConsumer, Unavailable, Unroutable
 from maveriq.bus.queues import service_queues, topology_queues
 from maveriq.contracts import Fault
 from maveriq.topology import EXCHANGE, MAX_ATTEMPTS, SERVICES, Service
+from maveriq.tracing import Attributes, Kind, Spans, current, recorded
 
 log = structlog.get_logger()
 
@@ -32,10 +33,11 @@ _HEARD_BY_SERVICES = frozenset(message for service in SERVICES for message in se
 class Serving:
     """One service on one connection."""
 
-    def __init__(self, connection: Connection, service: Service, retry_delay_s: RetryDelay) -> None:
+    def __init__(self, connection: Connection, service: Service, retry_delay_s: RetryDelay, spans: Spans) -> None:
         self._connection = connection
         self._service = service
         self._retry_delay_s = retry_delay_s
+        self._spans = spans
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
 
@@ -78,14 +80,8 @@ class Serving:
         task = asyncio.current_task()
         assert task is not None, "the connection runs this as a task"
         self._in_flight.add(task)
-        envelope = delivery.envelope
         try:
-            with structlog.contextvars.bound_contextvars(
-                service=self._service.name,  # in one process a delivery is made in its publisher's context
-                message_id=str(identity(envelope)),
-                deployment_id=envelope.correlation_id,
-                topic=envelope.topic or handler.message.topic,
-            ):
+            with about(delivery.envelope, handler.message, self._service):
                 await self._settle(handler, delivery)
         except asyncio.CancelledError:
             await delivery.requeue()
@@ -95,7 +91,10 @@ class Serving:
 
     async def _settle(self, handler: Handler[Any], delivery: Delivery) -> None:
         try:
-            await self._handle(handler, delivery.envelope)
+            what = f"process {handler.message.topic}"
+            parent, attributes = trace_of(delivery.envelope), span_attributes(delivery, self._connection.system)
+            with recorded(self._spans, what, Kind.CONSUMER, parent, attributes):
+                await self._handle(handler, delivery.envelope)
         except Rejected as rejected:
             log.warning("message rejected", error=str(rejected))
             await refuse(self._connection, delivery, rejected.faults, self._service.dead_queue)
@@ -111,7 +110,7 @@ class Serving:
         caused = replies(self._service, await handler.run(message))
         took_ms = round(1e3 * (time.monotonic() - began_s), 1)
         for index, reply in enumerate(caused):
-            sealed = seal(reply, reply_id(cause, reply, index), cause=cause)
+            sealed = seal(reply, reply_id(cause, reply, index), cause=cause, trace=current())
             try:
                 await self._connection.post(sealed, reply.routing_key, exchange=EXCHANGE, timeout_s=PUBLISH_TIMEOUT_S)
             except Unroutable:
@@ -147,7 +146,7 @@ async def refuse(connection: Connection, delivery: Delivery, faults: Sequence[Fa
 
 async def bury(connection: Connection, delivery: Delivery, dead_queue: str, reason: str) -> None:
     """Move a message, with the reason, to a dead queue; where that cannot be had it is handed out again later."""
-    headers = {**delivery.envelope.headers, "reason": reason[:MAX_REASON_CHARS], "dead_from": delivery.queue}
+    headers = {**traced(delivery.envelope), "reason": reason[:MAX_REASON_CHARS], "dead_from": delivery.queue}
     dead = replace(delivery.envelope, headers=headers, expires_s=None)
     try:
         await connection.post(dead, dead_queue, exchange="", timeout_s=PUBLISH_TIMEOUT_S)
@@ -156,3 +155,22 @@ async def bury(connection: Connection, delivery: Delivery, dead_queue: str, reas
         await delivery.requeue()
     else:
         await delivery.ack()
+
+
+def span_attributes(delivery: Delivery, system: str) -> Attributes:
+    """In the words of OpenTelemetry's semantic conventions for messaging.
+
+    Args:
+        system: the broker, in those words.
+    """
+    envelope = delivery.envelope
+    about_deployment = {"messaging.message.conversation_id": envelope.correlation_id} if envelope.correlation_id else {}
+    return {
+        "messaging.system": system,
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": delivery.queue,
+        "messaging.message.id": str(identity(envelope)),
+        "maveriq.attempt": delivery.attempt,
+        **about_deployment,
+    }

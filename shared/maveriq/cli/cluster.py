@@ -17,6 +17,7 @@ from maveriq.cli.embedded_redis import embedded_redis
 from maveriq.running import SERVICE_ENTRY_POINTS, Run, end
 from maveriq.settings import BadSetting
 from maveriq.topology import SERVICES
+from maveriq.tracing import NO_SPANS, Spans, recording
 
 STOP_TIMEOUT_S = 30.0  # engines answer nothing more, so this is processes ending
 NAMES = tuple(service.name for service in SERVICES)
@@ -41,9 +42,11 @@ class Cluster:
         """The services that were started."""
         return tuple(self._tasks)
 
-    async def connect(self) -> Bus:
+    async def connect(self, spans: Spans = NO_SPANS) -> Bus:
         """A connection of its own to the cluster's broker."""
-        return await connect(amqp_url(self.env)) if self.env.get("MAVERIQ_AMQP_URL") else InProcessBus(self._broker)
+        if self.env.get("MAVERIQ_AMQP_URL"):
+            return await connect(amqp_url(self.env), spans)
+        return InProcessBus(self._broker, spans=spans)
 
     async def start(self, runs: Mapping[str, Run]) -> None:
         for name, run in runs.items():
@@ -89,11 +92,12 @@ class Cluster:
 
     async def _serve(self, name: str, run: Run) -> None:
         structlog.contextvars.bind_contextvars(service=name)
-        bus = await self.connect()
-        try:
-            await run(bus, self.env)
-        finally:
-            await bus.close()
+        async with recording(name, self.env) as spans:
+            bus = await self.connect(spans)
+            try:
+                await run(bus, self.env)
+            finally:
+                await bus.close()
 
 
 def first_cause(error: BaseException | None) -> BaseException | None:
