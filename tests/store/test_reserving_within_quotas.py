@@ -105,6 +105,9 @@ async def test_a_deployment_over_its_quota_gets_a_smaller_candidate_or_fails_wit
     (failure,) = of_type(DeploymentFailed, await allocators.tell(computed(large, deployment_id=UUID(int=2))))
     assert failure.reason is FailureReason.QUOTA_EXCEEDED
     assert "tenant default may hold 2 GPU(s)" in failure.detail
+    two = candidate(pp=2, stage=memory(layer=4))
+    (failure,) = of_type(DeploymentFailed, await allocators.tell(computed(two, large, deployment_id=UUID(int=3))))
+    assert "hold 1 GPU(s) and this one wants 2 GPU(s)" in failure.detail, "the candidate that is nearest to the quota"
     (drain,) = of_type(DeploymentDraining, await allocators.tell(ReleaseAccepted(deployment_id=UUID(int=1))))
     await allocators.tell(stopped(drain))
     assert [key async for key in allocators.redis.scan_iter("maveriq:allocator:tenant:*")] == []

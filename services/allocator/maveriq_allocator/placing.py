@@ -134,6 +134,7 @@ class _Tries:
     further: int = FLEET
     """The rank to start from."""
     over: OverQuota | None = None
+    """Of those that were over the quota, the nearest to it."""
     _taken: int = 0
     """How often the bytes of its candidate were taken."""
     _moved: int = 0
@@ -146,7 +147,7 @@ class _Tries:
     def note(self, outcome: Outcome | OverQuota, attempt: Attempt) -> None:
         rank = self.further if attempt.rank is None else attempt.rank
         if isinstance(outcome, OverQuota):
-            self.over, self.further, self._taken = outcome, rank + 1, 0
+            self.over, self.further, self._taken = outcome.nearer(self.over), rank + 1, 0
         elif outcome is Outcome.MOVED:
             self._moved += 1
         elif outcome is Outcome.TAKEN and attempt.rank is not None:

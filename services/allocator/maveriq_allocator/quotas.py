@@ -38,6 +38,12 @@ class OverQuota:
     used: str
     wanted: str
 
+    def nearer(self, other: "OverQuota | None") -> "OverQuota":
+        """Whichever wants less of the same; the one before where they want different things."""
+        if other is None:
+            return self
+        return self if self.what == other.what and int(self.wanted) < int(other.wanted) else other
+
     def __str__(self) -> str:
         if self.what == "gpus":
             return self._told(f"{self.used} GPU(s)", f"{self.wanted} GPU(s)", f"{self.quota.gpus} GPU(s)")
