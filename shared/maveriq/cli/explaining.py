@@ -30,8 +30,8 @@ from maveriq.contracts import Basis, Candidate, Intent, Interval, Objective, Pla
 BASIS = {
     Basis.CALIBRATION: "calibration: the law with this GPU type's constants; the model itself was not run",
     Basis.FINGERPRINT: "fingerprint: this model, cut to a few layers, was run on this GPU type",
-    Basis.MAVERIQ: "MaverIQ's published method, from this model's fingerprint",
-    Basis.AICONFIGURATOR: "the vendor's tables (aiconfigurator); nothing was run",
+    Basis.MAVERIQ: "method that MaverIQ published, applied to this model's fingerprint",
+    Basis.AICONFIGURATOR: "vendor's tables (aiconfigurator); nothing was run",
 }
 BEST = {
     Objective.MIN_LATENCY: "least end-to-end latency",
