@@ -37,6 +37,7 @@ from maveriq_worker.torch_engine import TorchEngine
 
 BATCH = 8
 PROMPT_TOKENS = 16
+LONG_PROMPT_TOKENS = 240
 SPLITS = {"one": (30,), "even": (15, 15), "balanced": (18, 12), "uneven": (22, 8), "three": (12, 12, 6),
           "four": (27, 1, 1, 1)}  # fmt: skip
 CACHE = Path(os.environ.get("MAVERIQ_CACHE_DIR", Path.home() / ".cache" / "maveriq"))
@@ -112,6 +113,8 @@ def rates_of(reference: Any, engines: dict[str, TorchEngine], num_tokens: int) -
         "balanced_2": rate(engines["balanced"], 2, num_tokens),
         f"one_{BATCH}": rate(engines["one"], BATCH, num_tokens),
         f"balanced_{BATCH}": rate(engines["balanced"], BATCH, num_tokens),
+        "generate_prompt": lambda: asyncio.to_thread(generated, reference, 1, 1, LONG_PROMPT_TOKENS),
+        "one_prompt": prompt_rate(engines["one"]),
     }
 
 
@@ -155,9 +158,10 @@ def summary(
             "load_1_min": round(os.getloadavg()[0], 2),
         },
         "setting": {key: getattr(arguments, key) for key in ("precision", "threads", "starts", "rounds", "tokens")},
-        "tokens_per_s": medians,
+        "per_s": medians,
         "ratios": {
             "batch_1_of_generate": ratio("one_1", "generate_1"),
+            "prompt_of_generate": ratio("one_prompt", "generate_prompt"),
             "batch_8_of_generate": ratio(f"one_{BATCH}", f"generate_{BATCH}"),
             "batch_8_of_batch_1": ratio(f"one_{BATCH}", "one_1"),
             **{f"{name}_of_one": ratio(f"{name}_1", "one_1") for name in hops},
@@ -207,28 +211,39 @@ def rate(engine: TorchEngine, batch: int, num_tokens: int) -> Rate:
     return measured
 
 
-async def answered(engine: TorchEngine, number: int, num_tokens: int) -> None:
+def prompt_rate(engine: TorchEngine) -> Rate:
+    """Prompts read per second, to their first token."""
+
+    async def measured() -> float:
+        begun = time.perf_counter()
+        await answered(engine, 0, 1, LONG_PROMPT_TOKENS)
+        return 1 / (time.perf_counter() - begun)
+
+    return measured
+
+
+async def answered(engine: TorchEngine, number: int, num_tokens: int, prompt_tokens: int = PROMPT_TOKENS) -> None:
     sampling = Sampling(temperature=0, max_tokens=num_tokens, ignore_eos=True)
     count = 0
-    async for produced in engine.generate(Generation(uuid4(), prompt(number), None, sampling)):
+    async for produced in engine.generate(Generation(uuid4(), prompt(number, prompt_tokens), None, sampling)):
         count += len(produced.token_ids)
     if count != num_tokens:
         raise RuntimeError(f"asked for {num_tokens} tokens, got {count}")
 
 
-def generated(model: Any, batch: int, num_tokens: int) -> float:
-    token_ids = torch.tensor([prompt(number) for number in range(batch)])
+def generated(model: Any, batch: int, num_tokens: int, prompt_tokens: int = PROMPT_TOKENS) -> float:
+    token_ids = torch.tensor([prompt(number, prompt_tokens) for number in range(batch)])
     begun = time.perf_counter()
     given = model.generate(
         token_ids, attention_mask=torch.ones_like(token_ids), do_sample=False,
         min_new_tokens=num_tokens, max_new_tokens=num_tokens,
     )  # fmt: skip
-    assert given.shape[1] == PROMPT_TOKENS + num_tokens
+    assert given.shape[1] == prompt_tokens + num_tokens
     return batch * num_tokens / (time.perf_counter() - begun)
 
 
-def prompt(number: int) -> tuple[int, ...]:
-    return tuple(1000 + 37 * number + 11 * position for position in range(PROMPT_TOKENS))
+def prompt(number: int, num_tokens: int) -> tuple[int, ...]:
+    return tuple(1000 + 37 * number + 11 * position for position in range(num_tokens))
 
 
 def stage_memory(engine: TorchEngine, pids: set[int]) -> list[dict[str, int]]:
@@ -260,7 +275,7 @@ def gguf() -> Path:
 
 def table(report: dict[str, Any]) -> str:
     lines = [f"{report['machine']['cpu']}, {report['setting']}", ""]
-    lines += [f"{name:>14} {value:8.1f} tokens/s" for name, value in report["tokens_per_s"].items()]
+    lines += [f"{name:>14} {value:8.1f} a second" for name, value in report["per_s"].items()]
     lines += [""]
     for name, value in report["ratios"].items():
         target = report["targets"].get(name)

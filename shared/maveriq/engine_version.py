@@ -3,7 +3,7 @@
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-TORCH_ENGINE_REVISION = 6  # of the worker's torch engine: raised when its speed or memory changes
+TORCH_ENGINE_REVISION = 7  # of the worker's torch engine: raised when its speed or memory changes
 _PACKAGES = {"torch": "torch", "trtllm": "tensorrt-llm"}
 
 

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from maveriq.contracts import Precision, Sample
+from maveriq.torch_layers import keep_freed_memory
 from maveriq_profiler.cutting import config_from, with_layers
 from maveriq_profiler.engine_stage import (
     EngineStage,
@@ -66,6 +67,7 @@ def measure(order: ProbeOrder, report: Callable[[Sample], None]) -> tuple[Sample
         Unreadable, RuntimeError (out of memory among them).
     """
     torch.set_num_threads(order.threads)
+    keep_freed_memory()  # as the engine does
     device = torch.device(order.device)
     runtime = runtime_bytes(device)
     cut = Cut(order.config_json, order.grid.layers[-1], device, Format(order.precision, order.kv_precision))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from maveriq.torch_layers import DTYPES, StageCore
+from maveriq.torch_layers import DTYPES, StageCore, keep_freed_memory
 from maveriq_profiler.cutting import config_from, with_layers
 from maveriq_profiler.engine_stage import (
     EngineStage,
@@ -133,6 +133,7 @@ def _stage(spec: ChainSpec, rank: int, model: Any | None, ring: _Ring, parent: A
         dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=len(spec.layers))
     gc.collect()
     gc.freeze()  # as the engine does: collections stay short
+    keep_freed_memory()
     hidden_size = int(own.config.hidden_size)
     core = StageCore(movable=stage.device.type == "cpu" and spec.threads == 1)
     if parent is None:

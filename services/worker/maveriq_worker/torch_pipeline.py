@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 
 import torch
 
-from maveriq.torch_layers import StageCore
+from maveriq.torch_layers import StageCore, keep_freed_memory
 from maveriq_worker.pass_clock import PassClock
 from maveriq_worker.sampling import Sampler
 from maveriq_worker.scheduler import Scheduler
@@ -159,6 +159,7 @@ def run(worker: Link, ring: Ring | None) -> None:
     transport = Transport(spec, stage.hidden_size, stage.dtype)
     gc.collect()
     gc.freeze()  # nothing loaded so far is ever garbage: collections between steps stay short
+    keep_freed_memory()
     worker.send(StageReady(stage.weight_bytes, stage.kv_cache_bytes))
     core = StageCore(movable=spec.device == "cpu" and spec.threads == 1)
     if spec.rank > 0 and ring is not None:

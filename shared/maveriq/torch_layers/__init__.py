@@ -6,6 +6,7 @@ from maveriq.torch_layers.computed_buffers import materialise_buffers
 from maveriq.torch_layers.cpu_linear import use_cpu_kernels
 from maveriq.torch_layers.decoder_parts import DecoderParts, Uncuttable, find_layers, find_parts
 from maveriq.torch_layers.dtypes import DTYPES
+from maveriq.torch_layers.heap import keep_freed_memory
 from maveriq.torch_layers.kv_heads import kv_copies, kv_head_dim, num_kv_heads
 from maveriq.torch_layers.quantised_linear import Int4Linear, Int8Linear
 from maveriq.torch_layers.quantising import Unquantisable, matrices_of, quantise, quantised_bytes, weight_bytes
@@ -27,6 +28,7 @@ __all__ = [
     "check_runs",
     "find_layers",
     "find_parts",
+    "keep_freed_memory",
     "kv_copies",
     "kv_head_dim",
     "loader_of",
