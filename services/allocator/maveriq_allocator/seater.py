@@ -24,7 +24,7 @@ from maveriq_allocator.selection import most_missing
 from maveriq_allocator.together import levelled, seated_together
 
 MAX_PACKED = 8  # nodes whose packings are compared, where screening cannot tell which is best: 1-2 ms each
-MAX_STATES = 200_000  # of all these packings together: 10-20 ms
+MAX_COMPARED_STATES = 200_000  # of all these packings together: 10-20 ms
 LEAST_STATES = 15_000  # that a packing counts as, however small: it takes a millisecond
 STATES_A_WAY = 6  # that take as long as one way to choose a node's GPUs takes to try
 
@@ -117,7 +117,7 @@ class Seater:
     def _on_one_node(self) -> Seat | None:
         best: tuple[Key, int, Packing] | None = None
         is_proven = True
-        max_packed = 1 if self._budget.is_spent() else max(1, min(MAX_PACKED, MAX_STATES // self._num_states))
+        max_packed = 1 if self._budget.is_spent() else max(1, min(MAX_PACKED, MAX_COMPARED_STATES // self._num_states))
         for num_packed, index in enumerate(self._promising()):
             bound = self._screen.bound(index)
             if best is not None and bound >= best[0]:

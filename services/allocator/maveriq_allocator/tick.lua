@@ -18,9 +18,10 @@ local silent = {}
 local found = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', listened_ms - ARGV[2] - 1), 'WITHSCORES')
 for i = 1, #found, 2 do
   local name, since_ms, node = found[i], found[i + 1], ARGV[4] .. found[i]
-  local num_held = redis.call('HLEN', node .. ':held')
-  local mark = since_ms .. '/' .. num_held
-  if num_held == 0 and listened_ms - since_ms > tonumber(ARGV[3]) then
+  local held = redis.call('HKEYS', node .. ':held')
+  table.sort(held)
+  local mark = since_ms .. '/' .. redis.sha1hex(table.concat(held, '\n'))
+  if #held == 0 and listened_ms - since_ms > tonumber(ARGV[3]) then
     redis.call('DEL', node, node .. ':strange', node .. ':missing', node .. ':drifted')
     redis.call('HDEL', KEYS[3], name)
     redis.call('ZREM', KEYS[2], name)

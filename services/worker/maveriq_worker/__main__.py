@@ -13,7 +13,7 @@ from maveriq_worker.engine import Engine
 from maveriq_worker.engines import engine_factory
 from maveriq_worker.fleet import Fleet
 from maveriq_worker.handlers import Handlers
-from maveriq_worker.metrics import told
+from maveriq_worker.metrics import exported
 from maveriq_worker.reporting import Reporting
 from maveriq_worker.settings import Settings
 
@@ -39,7 +39,7 @@ async def serve(bus: Bus, settings: Settings, devices: Devices, new_engine: Call
         )
 
     try:
-        with told(fleet.replicas):
+        with exported(fleet.replicas):
             await side_by_side(
                 bus.run(WORKER, Handlers(fleet).all(), node=settings.node, ready=listening.set),
                 report_once_listening(),

@@ -16,7 +16,7 @@ _OF = ("deployment", "model", "replica", "gpu_type")
 
 
 class Served(Collector):
-    """Read in the order of scraping; see docs/operating.md for what each means."""
+    """Reads every replica that serves now; docs/operating.md says what each series means."""
 
     def __init__(self, replicas: Callable[[], Iterable[Replica]]) -> None:
         self._replicas = replicas
@@ -58,7 +58,7 @@ class Served(Collector):
 
 
 @contextmanager
-def told(replicas: Callable[[], Iterable[Replica]]) -> Generator[None]:
+def exported(replicas: Callable[[], Iterable[Replica]]) -> Generator[None]:
     """In this process's metrics while the block runs."""
     served = Served(replicas)
     REGISTRY.register(served)

@@ -1,12 +1,14 @@
 """Talks HTTP to ingress, with the standard library alone."""
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
+
+from pydantic import ValidationError
 
 from maveriq.contracts import (
     Calibration,
@@ -17,6 +19,10 @@ from maveriq.contracts import (
     Model,
 )
 from maveriq.contracts.accuracy import AccuracyRecord
+
+Told = TypeVar("Told")
+Read = Callable[[Any], Told]
+"""What an answer's JSON means; ValidationError, LookupError, TypeError or ValueError where it is no such answer."""
 
 ANSWER_TIMEOUT_S = 60.0  # for one answer; a stream may be silent for as long as the model thinks
 
@@ -51,70 +57,70 @@ class Api:
             in_full: with all that was measured, and whole plans; else of each plan the best candidate and the fleet.
         """
         query = {} if in_full else {"brief": "true"}
-        answer = self._call("GET", "/v1/deployments", None, query)
-        return [Deployment.model_validate(item) for item in answer["data"]]
+        return self._call(_each(Deployment.model_validate), "GET", "/v1/deployments", None, query)
 
     def deployment(self, deployment_id: UUID) -> Deployment:
-        return Deployment.model_validate(self._call("GET", f"/v1/deployments/{deployment_id}"))
+        return self._call(Deployment.model_validate, "GET", f"/v1/deployments/{deployment_id}")
 
     def submit(self, intent: Mapping[str, object], *, dry_run: bool) -> Deployment:
         query = {"dry_run": "true"} if dry_run else {}
-        return Deployment.model_validate(self._call("POST", "/v1/intents", intent, query))
+        return self._call(Deployment.model_validate, "POST", "/v1/intents", intent, query)
 
     def release(self, deployment_id: UUID) -> None:
-        self._call("DELETE", f"/v1/deployments/{deployment_id}")
+        self._call(_nothing, "DELETE", f"/v1/deployments/{deployment_id}")
 
     def register(self, model: Model) -> None:
-        self._call("POST", "/v1/models", model.model_dump(mode="json", exclude_unset=True))
+        self._call(_nothing, "POST", "/v1/models", model.model_dump(mode="json", exclude_unset=True))
 
     def models(self) -> list[dict[str, Any]]:
-        data: list[dict[str, Any]] = self._call("GET", "/v1/models")["data"]
-        return data
+        return self._call(_each(dict[str, Any]), "GET", "/v1/models")
 
     def submit_accuracy(self, model: str, body: Mapping[str, object]) -> AccuracyRecord:
-        return AccuracyRecord.model_validate(self._call("POST", f"/v1/models/{quote(model)}/accuracy", body))
+        return self._call(AccuracyRecord.model_validate, "POST", f"/v1/models/{quote(model)}/accuracy", body)
 
     def accuracy(self, model: str, accuracy_id: UUID) -> AccuracyRecord:
-        return AccuracyRecord.model_validate(self._call("GET", f"/v1/models/{quote(model)}/accuracy/{accuracy_id}"))
+        return self._call(AccuracyRecord.model_validate, "GET", f"/v1/models/{quote(model)}/accuracy/{accuracy_id}")
 
     def inventory(self) -> list[InventoryChanged]:
-        return [InventoryChanged.model_validate(item) for item in self._call("GET", "/v1/gpus")["data"]]
+        return self._call(_each(InventoryChanged.model_validate), "GET", "/v1/gpus")
 
     def defragment(self, wanted: Mapping[str, object]) -> UUID:
         """Ask for one; its id."""
-        return UUID(self._call("POST", "/v1/defrag", wanted)["defragmentation_id"])
+        return self._call(lambda told: UUID(told["defragmentation_id"]), "POST", "/v1/defrag", wanted)
 
     def defragmentation(self, defragmentation_id: UUID) -> DefragmentationProgressed | None:
         """How far it is; None: nothing was heard of it yet."""
         try:
-            told = self._call("GET", f"/v1/defrag/{defragmentation_id}")
+            return self._call(DefragmentationProgressed.model_validate, "GET", f"/v1/defrag/{defragmentation_id}")
         except CommandFailed as failed:
             if failed.code == "defragmentation_not_found":
                 return None
             raise
-        return DefragmentationProgressed.model_validate(told)
 
     def calibrations(self) -> tuple[list[Calibration], list[CalibrationProgressed]]:
         """Those that are known, and those under way."""
-        told = self._call("GET", "/v1/calibrations")
-        known = [Calibration.model_validate(item) for item in told["data"]]
-        return known, [CalibrationProgressed.model_validate(item) for item in told["under_way"]]
+
+        def read(told: Any) -> tuple[list[Calibration], list[CalibrationProgressed]]:
+            under_way = [CalibrationProgressed.model_validate(item) for item in told["under_way"]]
+            return _each(Calibration.model_validate)(told), under_way
+
+        return self._call(read, "GET", "/v1/calibrations")
 
     def calibrate(self, wanted: Mapping[str, object]) -> list[tuple[UUID, str]]:
         """Id and rig of each calibration that was asked for."""
-        told = self._call("POST", "/v1/calibrations", {k: v for k, v in wanted.items() if v is not None})
-        return [(UUID(item["calibration_id"]), item["node"]) for item in told["data"]]
+        given = {name: value for name, value in wanted.items() if value is not None}
+        read = _each(lambda item: (UUID(item["calibration_id"]), str(item["node"])))
+        return self._call(read, "POST", "/v1/calibrations", given)
 
     def calibration_progress(self, calibration_id: UUID) -> Iterator[CalibrationProgressed]:
         """How far it is, and again with each news, to its end."""
         with self._open("GET", f"/v1/calibrations/{calibration_id}/events", None, None) as response:
-            for event in _events(response):
-                yield CalibrationProgressed.model_validate(event)
+            yield from _events(response, CalibrationProgressed.model_validate)
 
     def ready(self) -> bool:
         """Whether ingress answers and says that it is ready."""
         try:
-            self._call("GET", "/readyz", timeout_s=2)
+            self._call(_nothing, "GET", "/readyz", timeout_s=2)
         except CommandFailed:
             return False
         return True
@@ -122,13 +128,12 @@ class Api:
     def changes(self, deployment_id: UUID) -> Iterator[Deployment]:
         """The deployment now, and again at each change, until its last state."""
         with self._open("GET", f"/v1/deployments/{deployment_id}/events", None, None) as response:
-            for event in _events(response):
-                yield Deployment.model_validate(event)
+            yield from _events(response, Deployment.model_validate)
 
     def complete(self, path: str, body: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         """The events of a streamed completion; path is /v1/chat/completions or /v1/completions."""
         with self._open("POST", path, {**body, "stream": True}, None) as response:
-            for event in _events(response):
+            for event in _events(response, dict[str, Any]):
                 if "error" in event:
                     raise _failure(event["error"])
                 yield event
@@ -137,20 +142,20 @@ class Api:
         """Status and body of the answer, whatever they are. Waits as long as it takes. Raises CommandFailed."""
         with self._connected("POST", path, body, None) as response:
             text = response.read()
-        answer: dict[str, Any] = _parsed(response.status, text)
-        return response.status, answer
+        return response.status, _understood(dict[str, Any], response.status, text)
 
     def _call(
         self,
+        read: Read[Told],
         method: str,
         path: str,
         body: Mapping[str, object] | None = None,
         query: Mapping[str, str] | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
-    ) -> Any:
+    ) -> Told:
         with self._open(method, path, body, query, timeout_s) as response:
             text = response.read()
-        return _parsed(response.status, text) if text else {}
+        return _understood(read, response.status, text or b"{}")
 
     @contextmanager
     def _open(
@@ -199,14 +204,23 @@ class Api:
             connection.close()
 
 
-def _events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The JSON of each `data:` line of a server-sent event stream, to [DONE]."""
+def _each(read: Read[Told]) -> Read[list[Told]]:
+    """Of a list, as OpenAI's API gives one."""
+    return lambda told: [read(item) for item in told["data"]]
+
+
+def _nothing(_: object) -> None:
+    """That it was done is all that the answer says."""
+
+
+def _events(response: HTTPResponse, read: Read[Told]) -> Iterator[Told]:
+    """Each `data:` line of a server-sent event stream, to [DONE]."""
     for line in response:
         if line.startswith(b"data:"):
             text = line[5:].strip()
             if text == b"[DONE]":
                 return
-            yield json.loads(text)
+            yield _understood(read, response.status, text)
 
 
 def _refusal(status: int, body: bytes) -> CommandFailed:
@@ -216,16 +230,16 @@ def _refusal(status: int, body: bytes) -> CommandFailed:
         return _no_cluster(status)
 
 
-def _parsed(status: int, body: bytes) -> Any:
-    """Raises CommandFailed: it is no JSON."""
+def _understood(read: Read[Told], status: int, body: bytes) -> Told:
+    """Raises CommandFailed: it is no JSON, or not what a cluster of this version says."""
     try:
-        return json.loads(body)
-    except ValueError as error:
+        return read(json.loads(body))
+    except (ValidationError, LookupError, TypeError, ValueError) as error:
         raise _no_cluster(status) from error
 
 
 def _no_cluster(status: int) -> CommandFailed:
-    told = f"what answers there (HTTP {status}) is no cluster; name one with --url or MAVERIQ_URL"
+    told = f"what answers there (HTTP {status}) is no cluster of this version; name one with --url or MAVERIQ_URL"
     return CommandFailed(told, code="no_cluster")
 
 

@@ -226,7 +226,7 @@ def test_the_node_taken_is_the_best_of_all_and_none_is_taken_only_where_none_fit
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maveriq_allocator.screening.MAX_WAYS", ways)  # 0: bounds from the cheapest GPUs
-        patch.setattr("maveriq_allocator.seater.MAX_STATES", 2**40)
+        patch.setattr("maveriq_allocator.seater.MAX_COMPARED_STATES", 2**40)
         choice = choose(plan(candidate(pp=pp, tp=tp, stage=stage), num_layers=num_layers), there, manner=manner)
     values = {each.name: value(each) for each in there}
     fitting = [found for found in values.values() if found is not None]
@@ -260,7 +260,7 @@ def test_no_node_is_better_by_more_than_the_gap_where_only_one_is_packed(
         patch.setattr("maveriq_allocator.screening.MAX_EXACT_WAYS", 0)
         quick = choose(plan(candidate(pp=pp, stage=stage)), there, manner=manner)
         patch.setattr("maveriq_allocator.seater.MAX_PACKED", 8)
-        patch.setattr("maveriq_allocator.seater.MAX_STATES", 2**40)
+        patch.setattr("maveriq_allocator.seater.MAX_COMPARED_STATES", 2**40)
         best = choose(plan(candidate(pp=pp, stage=stage)), there, manner=manner)
     assert (quick is None) == (best is None)
     if quick is not None and best is not None:

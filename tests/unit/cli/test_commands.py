@@ -230,12 +230,17 @@ def test_what_is_asked_wrongly_names_the_option_and_the_remedy(call: Call, tmp_p
         assert "Traceback" not in called.err
 
 
-@pytest.mark.parametrize("status", [200, 404])
-def test_an_answer_that_is_no_cluster_s_is_one_line_too(ingress: ScriptedIngress, call: Call, status: int) -> None:
-    ingress.answer("GET /v1/deployments", b"<html>\n<body>", status)
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, b"<html>\n<body>"), (404, b"<html>\n<body>"), (200, b"[]"), (200, b'{"data": 3}'), (200, b'{"data": [{}]}')],
+)
+def test_an_answer_that_is_no_cluster_s_is_one_line_too(
+    ingress: ScriptedIngress, call: Call, status: int, body: bytes
+) -> None:
+    ingress.answer("GET /v1/deployments", body, status)
     called = call("ps")
     assert (called.code, called.err.count("\n")) == (1, 1)
-    assert "is no cluster; name one with --url" in called.err
+    assert "is no cluster of this version; name one with --url" in called.err
 
 
 def test_no_cluster_says_how_to_get_one(call: Call) -> None:
