@@ -16,6 +16,8 @@ from maveriq.contracts import (
     Timing,
     Usage,
 )
+from maveriq.trace_context import Trace
+from maveriq.tracing import current
 from maveriq_worker.engine import Generation, Produced
 from maveriq_worker.outbox import Lane
 
@@ -49,7 +51,8 @@ class Answer:
     last: Chunk | None = None
     """None: it has none yet."""
     context: Context = field(default_factory=copy_context)
-    """Of its arrival: its own trace and ids for the log, whichever request's end lets it begin."""
+    """Of its arrival: its own ids for the log, whichever request's end lets it begin."""
+    trace: Trace | None = field(default_factory=current)
     request: RequestSubmitted = field(init=False)
     attempt: int = field(init=False)
     _start: str = field(init=False)

@@ -3,7 +3,7 @@
 import time
 
 from maveriq.trace_context import begun
-from maveriq.tracing import NO_SPANS, Kind, Spans, current
+from maveriq.tracing import NO_SPANS, Kind, Spans
 from maveriq_worker.answering import Answer, Ending
 
 
@@ -16,7 +16,7 @@ def record(spans: Spans, model: str, answer: Answer, now: float) -> None:
     if spans is NO_SPANS:
         return
     operation = "text_completion" if answer.request.messages is None else "chat"
-    parent = answer.context.run(current) or begun(answer.request.request_id)
+    parent = answer.trace or begun(answer.request.request_id)
     began_ns = time.time_ns() - round((now - answer.taken_at) * 1e9)
     attributes = _asked(operation, model, answer) | _answered(answer)
     span = spans.begin(f"{operation} {model}", Kind.CONSUMER, parent, attributes, began_ns=began_ns)

@@ -244,7 +244,7 @@ class Serving:
     def _client_gone(self, address: str) -> None:
         theirs = [answer for answer in self._answers.values() if answer.lane.address == address]
         if theirs:
-            theirs[0].context.run(log.info, "client gone", address=address, num_requests=len(theirs))
+            theirs[0].context.copy().run(log.info, "client gone", address=address, num_requests=len(theirs))
         for answer in theirs:
             self._end(answer, Ending.CLIENT_GONE)
 

@@ -86,7 +86,7 @@ class serving_scene:
             InProcessBus(self._broker), CountingBus(self._broker), SteppedEngine(), uuid4(),
         )  # fmt: skip
         await producer.open_requests(deployment_id)
-        serving = Serving(worker, engine, deployment_id, self._slots)
+        serving = Serving(worker, engine, deployment_id, self._slots, model="smol")
         self._scene = Scene(self._broker, producer, worker, engine, serving, deployment_id)
         self._scene.mailbox = await producer.mailbox(self._scene.heard)
         await serving.open()
