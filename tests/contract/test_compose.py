@@ -73,7 +73,7 @@ def test_every_setting_is_one_that_is_read(profile: tuple[str, ...]) -> None:
 
 
 def test_prometheus_reads_every_service_where_it_answers_and_the_broker() -> None:
-    assert set(services("metrics")) - set(services()) == {"prometheus"}
+    assert set(services("metrics")) - set(services()) == {"prometheus", "grafana"}
     jobs = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]
     read = {name: one["port"] for job in jobs for one in job.get("dns_sd_configs", ()) for name in one["names"]}
     ours = {name: service for name, service in services("gpu").items() if "build" in service}

@@ -18,6 +18,7 @@ from maveriq.contracts import (
 from maveriq.settings import BadSetting
 from maveriq.topology import EXCHANGE
 from maveriq_worker.__main__ import run
+from maveriq_worker.settings import Settings
 from tests.contract.worker_scene import MIB, Scene
 from tests.unit.worker.engine_double import NODE, Heard, placement, until
 
@@ -82,7 +83,7 @@ async def test_malformed_placements_are_refused_to_their_sender_and_the_next_is_
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("MAVERIQ_NODE", "a.b"),
+        ("MAVERIQ_NODE", "a b"),
         ("MAVERIQ_ENGINE", "vllm"),
         ("MAVERIQ_DEVICES", "cpu:0"),
         ("MAVERIQ_DEVICES", "cpu:0=1GiB,cpu:0=1GiB"),
@@ -94,6 +95,10 @@ async def test_malformed_placements_are_refused_to_their_sender_and_the_next_is_
 async def test_a_bad_setting_stops_the_start_with_its_name(name: str, value: str, bus: InProcessBus) -> None:
     with pytest.raises(BadSetting, match=name):
         await run(bus, {"MAVERIQ_DEVICES": "cpu:0=1GiB", name: value})
+
+
+def test_a_host_s_name_is_one_word_of_a_routing_key() -> None:
+    assert Settings.from_env({"MAVERIQ_NODE": "ip-10-0-0-1.ec2.internal"}).node == "ip-10-0-0-1-ec2-internal"
 
 
 async def test_an_engine_that_is_not_installed_stops_the_start_and_says_how_to_get_it(

@@ -31,7 +31,7 @@ from maveriq_profiler.variants import computed_in, obstacle, own_source, shape_d
 
 log = structlog.get_logger()
 
-LIMIT_S = 5400.0  # RabbitMQ hands a message out again after two hours (deploy/rabbitmq.conf)
+LIMIT_S = 5400.0  # RabbitMQ hands a message out again after two hours (deploy/helm/files/rabbitmq.conf)
 _REFERENCES = (Precision.FP32, Precision.BF16)
 _GIB = 2**30
 

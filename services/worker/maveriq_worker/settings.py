@@ -68,6 +68,8 @@ def _own_name() -> str:
 
 
 def _node(text: str) -> str:
-    if re.match(NODE_PATTERN, text) is None:
-        raise ValueError("expected letters, digits, - and _ (no dots), beginning with a letter or digit")
-    return text
+    """Hosts' names have dots, which part the words of a routing key: dashes stand for them."""
+    word = text.replace(".", "-")
+    if re.match(NODE_PATTERN, word) is None:
+        raise ValueError("expected letters, digits, dots, - and _, beginning with a letter or digit")
+    return word
