@@ -1,6 +1,7 @@
 """Records spans with OpenTelemetry and sends them over OTLP: the only module that imports it, where it is asked for."""
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from importlib.metadata import version
 from threading import Thread
@@ -15,6 +16,9 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from maveriq.trace_context import Trace
 from maveriq.tracing import Attributes, Kind, Span
+
+# each retry is a warning of its own; the batch that is given up, an error, is enough
+logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
 
 FLUSH_S = 3.0  # that a collector is given to take what is left; one that answers takes milliseconds
 _KINDS = {Kind.CONSUMER: otel.SpanKind.CONSUMER, Kind.SERVER: otel.SpanKind.SERVER}

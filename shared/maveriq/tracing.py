@@ -143,7 +143,7 @@ async def recording(service: str, env: Mapping[str, str]) -> AsyncGenerator[Span
     try:
         from maveriq.otlp import OtlpSpans
     except ImportError as missing:
-        remedy = f"pip install 'maveriq-{service}[tracing]', or unset it"
+        remedy = "pip install 'maveriq[tracing]', or unset it"
         raise BadSetting(f"{ENDPOINT} is set, but {missing.name} is not installed: {remedy}") from missing
     spans = OtlpSpans(service)
     try:
