@@ -39,7 +39,8 @@ def document() -> dict[str, Any]:
             "title": "MaverIQ",
             "version": version("maveriq"),
             "description": "Intent-based LLM serving. Bodies are JSON; message_id, correlation_id (the deployment), "
-            "type (the topic), reply_to and expiration are AMQP properties.",
+            "type (the topic), reply_to and expiration are AMQP properties; traceparent and tracestate (W3C Trace "
+            "Context) are AMQP headers.",
         },
         "defaultContentType": "application/json",
         "channels": {topic: _channel(message) for topic, message in MESSAGES.items()},
