@@ -19,6 +19,7 @@ from typing import NamedTuple, NoReturn
 import torch
 
 from maveriq.torch_layers import StageCore, keep_freed_memory
+from maveriq_worker.out_of_memory import is_out_of_memory
 from maveriq_worker.pass_clock import PassClock
 from maveriq_worker.sampling import Sampler
 from maveriq_worker.scheduler import Scheduler
@@ -156,6 +157,11 @@ def run(worker: Link, ring: Ring | None) -> None:
     except StageCannotRun as error:
         worker.send(StageRefused(str(error)))
         return
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(f"{type(error).__name__}: {error}"):
+            raise
+        worker.send(StageRefused(_out_of_memory(spec, error)))
+        return
     transport = Transport(spec, stage.hidden_size, stage.dtype)
     gc.collect()
     gc.freeze()  # nothing loaded so far is ever garbage: collections between steps stay short
@@ -167,6 +173,13 @@ def run(worker: Link, ring: Ring | None) -> None:
     else:
         scheduler = Scheduler(max_batch=spec.max_batch, num_groups=spec.num_stages, eos_ids=spec.eos_ids)
         Leader(stage, transport, scheduler, worker, ring, core).run()
+
+
+def _out_of_memory(spec: StageSpec, error: BaseException) -> str:
+    """One line, for whoever deployed it; what else an allocator says is of its own source."""
+    first, *_ = str(error).splitlines() or [type(error).__name__]
+    layers, reserved = f"{spec.num_layers} layers on {spec.device}", spec.reserved_bytes
+    return f"stage {spec.rank} ({layers}, {reserved} bytes reserved) ran out of memory while it loaded: {first}"
 
 
 def lead(worker_fds: list[int], *, spawn: bool) -> None:

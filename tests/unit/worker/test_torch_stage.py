@@ -10,8 +10,11 @@ import torch
 from maveriq.contracts import ModelFacts, Precision
 from maveriq_planner.memory import counted
 from maveriq_profiler.facts import read
+from maveriq_worker import torch_pipeline
+from maveriq_worker.out_of_memory import is_out_of_memory
+from maveriq_worker.stage_link import Link, pair
 from maveriq_worker.torch_stage import StageCannotRun, TorchStage
-from maveriq_worker.torch_steps import Move, Pick, Step
+from maveriq_worker.torch_steps import Move, Pick, StageRefused, StageSpec, Step
 from tests.unit.worker.tiny_families import FAMILIES, REFUSED
 from tests.unit.worker.tiny_models import NUM_LAYERS, greedy, save_model, spec
 
@@ -134,3 +137,18 @@ def test_a_moved_row_goes_on_where_it_was(tmp_path: Path) -> None:
     stage.forward(Step(0, 2, ((expected[0],),), (len(prompt),), (Pick(0, 0, 0),)), None)
     moved = Step(0, 0, ((expected[1],),), (len(prompt) + 1,), (Pick(0, 0, 0),), (Move(2, 0, len(prompt) + 1),))
     assert int(stage.forward(moved, None).argmax()) == expected[2]
+
+
+def test_memory_that_runs_out_while_a_stage_loads_is_told_in_one_line_that_is_known_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loading(asked: StageSpec) -> TorchStage:
+        raise RuntimeError("unable to mmap 538090408 bytes: Cannot allocate memory (12)\nframe #0: its own source")
+
+    monkeypatch.setattr(torch_pipeline, "TorchStage", loading)
+    ours, theirs = (Link(end) for end in pair())
+    ours.send(spec(tmp_path, (1, 3), 1))
+    torch_pipeline.run(theirs, None)
+    told: StageRefused = ours.receive()
+    assert told.reason.startswith("stage 1 (3 layers on cpu, ") and told.reason.endswith("Cannot allocate memory (12)")
+    assert is_out_of_memory(told.reason)
