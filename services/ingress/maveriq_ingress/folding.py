@@ -88,6 +88,7 @@ class Record(Value):
     """Reservations whose replica failed, is lost or is being drained; a token never comes back."""
     left_tokens: tuple[str, ...] = ()
     """Those of them that the deployment goes on without: another replica has relieved them."""
+    replica_failed: ReplicaFailed | None = None
     waiting: DeploymentWaiting | None = None
     """What was last said of memory that it waits for; it may have come since."""
     failure: Failure | None = None
@@ -132,6 +133,7 @@ class Record(Value):
             placements=current,
             ready_replicas=tuple(placement.replica for placement in serves),
             routes=self._routes(serves),
+            replica_failed=self.replica_failed,
             failure=self.failure,
             waiting=self.waiting.detail if self.waiting is not None and self._waits(self.waiting) else None,
         )
@@ -142,6 +144,10 @@ class Record(Value):
             return ()
         own = (lane.gpu_type for placement in serves for lane in placement.lanes if lane.rank == 0)
         return serving(self.plan.fleet.routes, frozenset(own))
+
+    def number(self, failed: ReplicaFailed) -> int:
+        """Of its placement: a later one's is greater; -1: nothing was heard of it."""
+        return next((placement.number for placement in self.placements if placement.token == failed.token), -1)
 
     def _waits(self, waiting: DeploymentWaiting) -> bool:
         """Until something is placed after it, or all of it goes."""
@@ -185,7 +191,10 @@ def _learn(record: Record, fact: Fact) -> Record:
             learned["measuring"] = max(filter(None, (record.measuring, fact)), key=_said)
         case DeploymentWaiting():
             learned["waiting"] = max(filter(None, (record.waiting, fact)), key=_told)
-        case ReplicaFailed() | ReplicaLost():
+        case ReplicaFailed():
+            learned["lost_tokens"] = _with(record.lost_tokens, fact.token)
+            learned["replica_failed"] = max(filter(None, (record.replica_failed, fact)), key=record.number)
+        case ReplicaLost():
             learned["lost_tokens"] = _with(record.lost_tokens, fact.token)
         case DeploymentDraining():
             learned["lost_tokens"] = _with(record.lost_tokens, fact.token)

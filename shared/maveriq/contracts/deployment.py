@@ -211,6 +211,9 @@ class Deployment(Value):
         default=(),
         description="Which GPU type answers requests of which size: of those that serve now. Empty: any replica does.",
     )
+    replica_failed: ReplicaFailed | None = Field(
+        default=None, description="The latest engine that did not start, or died: its replica is seated anew."
+    )
     failure: Failure | None = None
     waiting: str | None = Field(default=None, description="What memory it waits for; None: it does not wait.")
 

@@ -145,6 +145,14 @@ def test_a_failed_replica_is_not_ready_until_its_next_placement_is() -> None:
     assert again.ready_replicas == (0, 1)
 
 
+def test_of_engines_that_failed_the_one_placed_last_is_shown_in_whatever_order_that_is_heard() -> None:
+    first, second = reserved(0, "t0"), reserved(0, "t1")
+    second = second.model_copy(update={"placement": second.placement.model_copy(update={"number": 1})})
+    for facts in permutations((lost(0, "t0"), lost(0, "t1"), lost(0, "t0"))):
+        shown = known(accepted(), PLANNED, first, second, *facts).deployment()
+        assert shown is not None and shown.replica_failed == lost(0, "t1")
+
+
 def test_a_draining_replica_is_not_ready() -> None:
     draining = DeploymentDraining(deployment_id=ID, node="n1", replica=0, token="a")
     shown = known(accepted(), reserved(0, "a"), ready(0, "a"), draining).deployment()
