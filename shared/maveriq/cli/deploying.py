@@ -39,7 +39,7 @@ def follow(api: Api, intent: Intent, console: Console | None, *, dry_run: bool) 
         try:
             for deployment in api.changes(submitted.deployment_id):
                 progress.on_change(deployment)
-                if deployment.state in (last, State.FAILED, State.DRAINING, State.RELEASED):
+                if deployment.state in (last, State.FAILED, State.RELEASED):
                     break
         except KeyboardInterrupt as left:
             raise _left(deployment) from left

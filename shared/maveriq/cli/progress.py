@@ -10,7 +10,7 @@ from rich.text import Text
 
 from maveriq.cli.figures import counted_shape, duration, size
 from maveriq.cli.routes_view import fleet_words, no_fleet_words
-from maveriq.cli.tables import placement_line, wanted_replicas
+from maveriq.cli.tables import engine_failed, placement_line, wanted_replicas
 from maveriq.contracts import Deployment, State
 
 STATES = tuple(State)
@@ -37,6 +37,8 @@ class Progress:
         self._printed = set(STATES[: STATES.index(first)])
         self._since = self._started = time.monotonic()
         self._status: Status | None = None
+        self._failed: set[str] = set()
+        self._placed: set[str] = set()
 
     def __enter__(self) -> "Progress":
         self._say("waiting for ingress")
@@ -49,20 +51,30 @@ class Progress:
 
     def on_change(self, deployment: Deployment) -> None:
         """Print what is new."""
+        self._setback(deployment)
         for state in STATES[: STATES.index(deployment.state) + 1]:
             if state in self._printed or (state is not deployment.state and not facts(state, deployment)):
                 continue
             self._printed.update(STATES[: STATES.index(state) + 1])  # what comes late is no news any more
-            if state is not State.FAILED:
-                self._line(state, facts(state, deployment))
+            if state is not State.FAILED and (state is not State.DRAINING or self._last is State.RELEASED):
+                self._line(state, facts(state, deployment), done=state is not State.WAITING)
         doing = deployment.measuring or NEXT.get(deployment.state)
         self._say(None if deployment.state is self._last else doing)
 
-    def _line(self, state: State, words: str) -> None:
+    def _setback(self, deployment: Deployment) -> None:
+        """An engine that failed; where its replica is placed next is news again."""
+        failed, placed = deployment.replica_failed, {placement.token for placement in deployment.placements}
+        if failed is not None and failed.token not in self._failed:
+            self._failed.add(failed.token)
+            self._line("failed", engine_failed(failed), done=False)
+        if self._failed and placed - self._placed:
+            self._printed.discard(State.RESERVED)
+        self._placed |= placed
+
+    def _line(self, what: str, words: str, *, done: bool) -> None:
         took_ms = (time.monotonic() - self._since) * 1000
         self._since = time.monotonic()
-        done = state is not State.WAITING
-        line = Text("✓ " if done else "… ", style="green" if done else "yellow").append(f"{state:<9}", style="bold")
+        line = Text("✓ " if done else "… ", style="green" if done else "yellow").append(f"{what:<9}", style="bold")
         line.append(f"{duration(took_ms):>8}  ", style="dim").append(words, style="default")
         self._console.print(line, soft_wrap=False)
 

@@ -31,6 +31,7 @@ from maveriq.contracts import (
     Placement,
     Plan,
     PlannedFleet,
+    ReplicaFailed,
     Slo,
     State,
 )
@@ -70,7 +71,7 @@ def deployments(found: Sequence[Deployment]) -> RenderableType:
         *(
             Text(line, style="yellow")
             for each in found
-            for line in (*_waiting(each), *_off_prediction(each), *_off_traffic(each))
+            for line in (*_waiting(each), *_trying(each), *_off_prediction(each), *_off_traffic(each))
         ),
         *(Text(line, style="dim") for each in found for line in _routed(each)),
     )
@@ -87,6 +88,18 @@ def _waiting(deployment: Deployment) -> Iterator[str]:
         yield f"{str(deployment.deployment_id)[:8]} waits for memory: {deployment.waiting}"
     if deployment.measuring is not None:
         yield f"{str(deployment.deployment_id)[:8]}: {deployment.measuring}"
+
+
+def _trying(deployment: Deployment) -> Iterator[str]:
+    failed, lacks = deployment.replica_failed, len(deployment.ready_replicas) < (wanted_replicas(deployment) or 0)
+    if failed is not None and lacks and deployment.state in (State.RESERVED, State.READY):
+        yield f"{str(deployment.deployment_id)[:8]} {engine_failed(failed)}"
+
+
+def engine_failed(failed: ReplicaFailed) -> str:
+    """The last line of what it said: a traceback names its error there."""
+    said = failed.detail.strip().splitlines() or ["no word of why"]
+    return f"engine of replica {failed.replica} on {failed.node}: {said[-1]}"
 
 
 def _off_prediction(deployment: Deployment) -> Iterator[str]:
