@@ -40,6 +40,7 @@ _OPTIONS = {
     "trace": "--trace",
     "histogram": "--histogram",
     "melange": "--melange-config",
+    "catalogue": "--catalogue",
     "only": "--only",
     "headroom": "--headroom",
     "recovery_minutes": "--recovery-minutes",

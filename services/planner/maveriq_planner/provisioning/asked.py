@@ -182,8 +182,8 @@ def _none_speaks(request: ProvisioningRequest, silent: Mapping[str, Sequence[str
     else:
         known = sorted({calibration.gpu_type for calibration in request.law.calibrations})
         remedy = (
-            f"name GPU types that are calibrated ({', '.join(known)}), calibrate more (maveriq calibrate), or relax "
-            "the limits"
+            f"give a catalogue with a row of a GPU type that is calibrated ({', '.join(known)}), calibrate more "
+            "(maveriq calibrate), or relax the limits"
         )  # fmt: skip
     return ProvisioningRefused("catalogue", problem, remedy, code="no_throughput")
 
