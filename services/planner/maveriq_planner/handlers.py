@@ -17,11 +17,11 @@ from maveriq.contracts import (
     PlanPreviewed,
 )
 from maveriq.contracts.provisioning import ProvisioningRefused
-from maveriq_planner.counteroffers import counteroffers
 from maveriq_planner.explanation import explain
 from maveriq_planner.families import mixing
 from maveriq_planner.fleets import fleet_of, only_fleet
 from maveriq_planner.listing import listing
+from maveriq_planner.reach import within_reach
 from maveriq_planner.room import seated_first
 from maveriq_planner.search import Outcome, search
 from maveriq_planner.space import Sources, Space, by_law
@@ -50,11 +50,11 @@ class Handlers:
         outcome = search(intent, space)
         fleet = await asyncio.to_thread(self._fleet, event, space, outcome)  # seconds, for a hundred buckets
         if not len(outcome.met) and fleet is None:
-            offers = counteroffers(intent, space, outcome)
+            offers, beyond = within_reach(event.admission, space, outcome)
             return DeploymentFailed(
                 deployment_id=event.deployment_id,
                 reason=FailureReason.NO_FEASIBLE_PLAN,
-                detail=explain(intent, space, outcome, offers),
+                detail=explain(intent, space, outcome, offers) + beyond,
                 counteroffers=offers,
             )
         answer = PlanPreviewed if event.admission.dry_run else PlanComputed
