@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from maveriq.contracts import Admission, Fault, Fragment, IntentSubmitted, Model
-from maveriq_ingress.fragments import carried
+from maveriq_ingress.fragments import FEW, carried
 
 MAX_NAMES = 20  # listed in a remedy; more would bury it
 
@@ -16,7 +16,8 @@ def admit(
 
     What the fields themselves rule out was refused when the message was read; whether the intent can be met
     is the planner's to say, which needs to know what is free where layers can be mixed in precision, GPU types share
-    requests by their sizes, or a dry run is to show first what fits.
+    requests by their sizes, or a dry run is to show first what fits; and, of a refusal, what the GPUs there are would
+    hold, unless they are so many that each deployment's record would be mostly that.
     """
     model = models.get(submitted.intent.model)
     if model is None:
@@ -28,8 +29,9 @@ def admit(
             ),
         )
     by_size = submitted.intent.workload.histogram is not None
-    known = tuple(free) if submitted.dry_run or by_size or model.sensitivity is not None else ()
-    fragments = carried(known)
+    known = tuple(free)
+    is_planned_over = submitted.dry_run or by_size or model.sensitivity is not None
+    fragments = carried(known) if is_planned_over or len(known) <= FEW else ()
     return Admission(
         intent=submitted.intent, model=model, dry_run=submitted.dry_run, fragments=fragments,
         num_left_out=len(known) - len(fragments),

@@ -7,7 +7,8 @@ from operator import attrgetter
 
 from maveriq.contracts import Fragment, GpuState, InventoryChanged
 
-MOST = 256  # what an admission carries
+MOST = 256  # what an admission carries that is planned over them
+FEW = 32  # what any does: 5 KB
 _SILENT = timedelta(seconds=60)  # behind the node that was heard last: allocators take as long to give a node up
 
 

@@ -193,8 +193,8 @@ class Admission(Value):
     fragments: tuple[Fragment, ...] = Field(
         default=(), max_length=256,
         description="Free when it was admitted, whole nodes, those with most free bytes first: what pipelines of mixed "
-        "precisions, and fleets of several GPU types, are planned over, and what a dry run shows first fits. The "
-        "allocator seats them on what is free then.",
+        "precisions, and fleets of several GPU types, are planned over, what a dry run shows first fits, and what "
+        "a refused deploy is offered. The allocator seats them on what is free then.",
     )  # fmt: skip
     num_left_out: int = Field(default=0, ge=0, description="GPUs that `fragments` had no more room for.")
 

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 from maveriq.contracts import Admission, Fragment, Intent, IntentSubmitted, LayerSensitivity, Precision
 from maveriq_ingress.admission import MAX_NAMES, admit, taken
-from maveriq_ingress.fragments import MOST
+from maveriq_ingress.fragments import FEW, MOST
 from tests.fakes import ADMISSION, INTENT, MODEL
 
 
@@ -25,16 +25,25 @@ def test_what_is_free_goes_along_where_layers_may_be_mixed_and_asking_again_is_t
     assert isinstance(admitted, Admission)
     assert admitted.fragments == free
     assert taken(submitted(), admitted) is None
-    plain = admit(submitted(), {"smol": MODEL}, free)
-    assert isinstance(plain, Admission)
-    assert plain.fragments == ()
-    shown = admit(submitted(dry_run=True), {"smol": MODEL}, free)
-    assert isinstance(shown, Admission)
-    assert (shown.fragments, shown.num_left_out) == (free, 0)
+    for wanted in (submitted(), submitted(dry_run=True)):
+        shown = admit(wanted, {"smol": MODEL}, free)
+        assert isinstance(shown, Admission)
+        assert (shown.fragments, shown.num_left_out) == (free, 0)
+
+
+def nodes(count: int) -> list[Fragment]:
+    return [Fragment(node=f"n{i}", gpu=f"n{i}/0", engine="torch", gpu_type="x", free_bytes=5) for i in range(count)]
+
+
+def test_what_nothing_is_planned_over_goes_along_only_where_it_is_little() -> None:
+    for count, carried in ((FEW, FEW), (FEW + 1, 0)):
+        admitted = admit(submitted(), {"smol": MODEL}, nodes(count))
+        assert isinstance(admitted, Admission)
+        assert (len(admitted.fragments), admitted.num_left_out) == (carried, count - carried)
 
 
 def test_an_admission_says_how_many_gpus_it_has_no_room_for() -> None:
-    free = [Fragment(node=f"n{i}", gpu=f"n{i}/0", engine="torch", gpu_type="x", free_bytes=5) for i in range(MOST + 3)]
+    free = nodes(MOST + 3)
     admitted = admit(submitted(dry_run=True), {"smol": MODEL}, free)
     assert isinstance(admitted, Admission)
     assert (len(admitted.fragments), admitted.num_left_out) == (MOST, 3)
