@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from maveriq.contracts import FULL_PRECISIONS, Precision
+from maveriq_worker.oom_kills import OomKills, ended
 
 _DTYPE_NAMES = {Precision.FP32: "float32", Precision.BF16: "bfloat16", Precision.FP16: "float16"}
 _PARTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configuration, tokenizer
@@ -130,6 +131,7 @@ def eos_ids(checkpoint: Path) -> tuple[int, ...]:
 
 
 async def _convert_elsewhere(found: Path, precision: Precision, target: Path) -> None:
+    oom_kills = OomKills()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "maveriq_worker.checkpoints", str(found), precision, str(target),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
@@ -141,8 +143,9 @@ async def _convert_elsewhere(found: Path, precision: Precision, target: Path) ->
         process.kill()
         await process.wait()
         raise
-    if process.returncode != 0:
-        tail = "\n".join(said.decode(errors="replace").strip().splitlines()[-_TAIL_LINES:])
+    if code := process.returncode:
+        lines = said.decode(errors="replace").strip().splitlines() if code > 0 else [f"its process {ended(code)}"]
+        tail = oom_kills.explained("\n".join(lines[-_TAIL_LINES:]))
         raise CheckpointFailed(f"{found} could not be converted to {precision} safetensors: {tail}")
 
 

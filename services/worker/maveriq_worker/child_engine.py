@@ -20,6 +20,7 @@ from maveriq.contracts import InferenceError, ServedTime
 from maveriq_worker.descendants import descendants, end
 from maveriq_worker.engine import EngineFailed, EngineStats, Generation, Launch, Produced, RequestRefused, StageStats
 from maveriq_worker.frames import Abort, Ask, Failure, Start, Started, Step, Stop, read_frame, write_frame
+from maveriq_worker.oom_kills import OomKills, ended
 from maveriq_worker.timings import SoloClock, Timings
 
 STOP_S = 20.0  # an engine that has not let go of its GPUs by then is killed
@@ -144,6 +145,7 @@ class ChildEngine:
             self._writer.close()
 
     async def _read(self, reader: asyncio.StreamReader, child: asyncio.subprocess.Process) -> None:
+        oom_kills = OomKills()
         while (frame := await read_frame(reader)) is not None:
             if isinstance(frame, Step):
                 for number, item in frame.items:
@@ -154,7 +156,7 @@ class ChildEngine:
                 self._started.set_result(frame.stages)
             elif isinstance(frame, Failure):
                 self._fail(frame.detail)
-        self._fail(f"the engine's process ended with {await child.wait()}")
+        self._fail(oom_kills.explained(f"the engine's process {ended(await child.wait())}"))
 
     def _time(self, clock: SoloClock, item: Produced) -> None:
         now_s, last = asyncio.get_running_loop().time(), item.finish_reason is not None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from maveriq_worker.oom_kills import OomKills
 from maveriq_worker.stage_link import Gone, frame, pair, read
 from maveriq_worker.torch_steps import StageReady, StageRefused, StageSpec
 
@@ -43,6 +44,7 @@ class StageProcesses:
         self._process: asyncio.subprocess.Process | None = None
         self._links: list[_Link] = []
         self._said = b""
+        self._oom_kills = OomKills()
         self._listening: asyncio.Task[None] | None = None
         self._folder: Path | None = None
 
@@ -117,6 +119,7 @@ class StageProcesses:
         self._process = self._listening = None
 
     async def _spawn(self, specs: tuple[StageSpec, ...], fds: list[int]) -> None:
+        self._oom_kills = OomKills()
         how = "fork" if all(spec.device == "cpu" for spec in specs) else "spawn"
         process = await asyncio.create_subprocess_exec(
             sys.executable, *self._program, how, *map(str, fds),
@@ -145,7 +148,8 @@ class StageProcesses:
             code = process.returncode
             first = f"stage 0 was killed by signal {-code}\n" if code is not None and code < 0 else ""
         await self._kill()
-        return (first + self._said.decode(errors="replace")).strip() or "the stages ended without a word"
+        said = (first + self._said.decode(errors="replace")).strip() or "the stages ended without a word"
+        return self._oom_kills.explained(said)
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
         """Keep the stages' last words; reading them also keeps them from blocking on a full pipe."""

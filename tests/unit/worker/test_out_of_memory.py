@@ -1,7 +1,10 @@
 """A failure for memory is told from the others by what the engines say."""
 
+from pathlib import Path
+
 import pytest
 
+from maveriq_worker.oom_kills import OomKills, ended
 from maveriq_worker.out_of_memory import is_out_of_memory
 
 
@@ -22,7 +25,23 @@ def test_each_engines_words_for_too_little_memory_are_known(detail: str) -> None
 
 
 @pytest.mark.parametrize(
-    "detail", ["the engine's process ended with -11", "this node has no GPU a/0", "no such folder", "device lost"]
+    "detail",
+    ["the engine's process was killed by signal 11", "this node has no GPU a/0", "no such folder", "device lost"],
 )
 def test_other_failures_are_not_taken_for_it(detail: str) -> None:
     assert not is_out_of_memory(detail)
+
+
+def test_a_process_that_was_killed_while_the_kernel_killed_for_memory_failed_for_memory(tmp_path: Path) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("pgfault 7\noom_kill 3\n")
+    kills = OomKills(vmstat)
+    killed, aborted = (f"stage 1 {ended(code)}" for code in (-9, -6))
+    assert kills.explained(killed) == killed == "stage 1 was killed by signal 9"
+    vmstat.write_text("pgfault 9\noom_kill 4\n")
+    assert is_out_of_memory(kills.explained(killed))
+    assert kills.explained(aborted) == aborted
+
+
+def test_where_the_kernel_does_not_count_nothing_is_guessed(tmp_path: Path) -> None:
+    assert OomKills(tmp_path / "none").explained("stage 0 was killed by signal 9") == "stage 0 was killed by signal 9"
