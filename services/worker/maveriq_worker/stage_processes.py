@@ -27,6 +27,10 @@ class StagesFailed(Exception):
     """A stage could not start; the message is its reason."""
 
 
+class CheckpointRefused(StagesFailed):
+    """No stage of this checkpoint could."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Link:
     reader: asyncio.StreamReader
@@ -136,7 +140,7 @@ class StageProcesses:
         except Gone:
             raise StagesFailed(await self._obituary()) from None
         if isinstance(answer, StageRefused):
-            raise StagesFailed(answer.reason)
+            raise (CheckpointRefused if answer.unusable else StagesFailed)(answer.reason)
         ready: StageReady = answer
         return ready
 

@@ -22,7 +22,7 @@ from maveriq_worker.engine import (
 )
 from maveriq_worker.prompts import Prompts, TokenizerFailed, field_of, load_prompts
 from maveriq_worker.stage_link import Gone
-from maveriq_worker.stage_processes import StageProcesses, StagesFailed
+from maveriq_worker.stage_processes import CheckpointRefused, StageProcesses, StagesFailed
 from maveriq_worker.stage_specs import check, computed_in, source, stage_specs
 from maveriq_worker.timings import Timings
 from maveriq_worker.torch_steps import Cancel, Choice, Emitted, SamplerSpec, StageSpec, Stepped, Submit
@@ -68,7 +68,7 @@ class TorchEngine:
             precision = computed_in(launch.configuration)
             specs = stage_specs(launch, await prepare(source(launch), precision, launch.cache_dir))
             self._prompts, self._stages = await self._load(specs)
-        except (CheckpointFailed, TokenizerFailed) as error:
+        except (CheckpointFailed, CheckpointRefused, TokenizerFailed) as error:
             await self.stop()
             raise CheckpointUnusable(str(error)) from error
         except StagesFailed as error:

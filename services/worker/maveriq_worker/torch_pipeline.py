@@ -25,7 +25,7 @@ from maveriq_worker.sampling import Sampler
 from maveriq_worker.scheduler import Scheduler
 from maveriq_worker.stage_link import Gone, Link, pair, ready
 from maveriq_worker.stage_transport import Transport
-from maveriq_worker.torch_stage import StageCannotRun, TorchStage
+from maveriq_worker.torch_stage import CheckpointCannotRun, StageCannotRun, TorchStage
 from maveriq_worker.torch_steps import (
     Cancel,
     Sent,
@@ -155,7 +155,7 @@ def run(worker: Link, ring: Ring | None) -> None:
     try:
         stage = TorchStage(spec)
     except StageCannotRun as error:
-        worker.send(StageRefused(str(error)))
+        worker.send(StageRefused(str(error), unusable=isinstance(error, CheckpointCannotRun)))
         return
     except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(f"{type(error).__name__}: {error}"):

@@ -37,6 +37,10 @@ class StageCannotRun(Exception):
     """This stage cannot run as asked; the message says why and what to do."""
 
 
+class CheckpointCannotRun(StageCannotRun):
+    """No stage of this checkpoint can: any other placement of it fails alike."""
+
+
 class TorchStage:
     """Layers first_layer .. first_layer + num_layers of a model, with the embedding or the head at the ends."""
 
@@ -104,9 +108,9 @@ class TorchStage:
         try:
             check_runs(config)
         except CannotRun as error:
-            raise StageCannotRun(str(error)) from error
+            raise CheckpointCannotRun(str(error)) from error
         if self.spec.total_layers != config.num_hidden_layers:
-            raise StageCannotRun(
+            raise CheckpointCannotRun(
                 f"the placement has {self.spec.total_layers} layers, the model has {config.num_hidden_layers}; "
                 "plan again, for its checkpoint has changed"
             )
@@ -128,7 +132,7 @@ class TorchStage:
                 load_weights(self._model, _tensor_ids(layer), checkpoint, self.device)
                 quantise(layer, precision)
         except TensorsMissing as error:
-            raise StageCannotRun(f"{error}; give the checkpoint that belongs to its config.json") from error
+            raise CheckpointCannotRun(f"{error}; give the checkpoint that belongs to its config.json") from error
         return weight_bytes(*layers, *ends)
 
     def _mine(self) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -158,7 +162,7 @@ class TorchStage:
             hidden = torch.zeros(1, 1, self.hidden_size, device=self.device, dtype=self.dtype)
             self._one_token(shapes, inputs_embeds=hidden)
         if len(shapes.of_layer) != self.spec.num_layers:
-            raise StageCannotRun(f"not every layer of {type(self._model).__name__} keeps a KV cache of its own")
+            raise CheckpointCannotRun(f"not every layer of {type(self._model).__name__} keeps a KV cache of its own")
         return shapes
 
     def _one_token(self, cache: KvShapes, **inputs: torch.Tensor) -> None:

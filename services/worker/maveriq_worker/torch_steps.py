@@ -156,3 +156,5 @@ class StageRefused:
     """The stage cannot run as asked; its process ends."""
 
     reason: str
+    unusable: bool = False
+    """So is its checkpoint, whatever the split."""

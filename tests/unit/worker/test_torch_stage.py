@@ -1,5 +1,6 @@
 """One stage's part of a model: exact for every family that can be cut, refused by name where it cannot."""
 
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from maveriq_profiler.facts import read
 from maveriq_worker import torch_pipeline
 from maveriq_worker.out_of_memory import is_out_of_memory
 from maveriq_worker.stage_link import Link, pair
-from maveriq_worker.torch_stage import StageCannotRun, TorchStage
+from maveriq_worker.torch_stage import CheckpointCannotRun, StageCannotRun, TorchStage
 from maveriq_worker.torch_steps import Move, Pick, StageRefused, StageSpec, Step
 from tests.unit.worker.tiny_families import FAMILIES, REFUSED
 from tests.unit.worker.tiny_models import NUM_LAYERS, greedy, save_model, spec
@@ -57,13 +58,13 @@ def test_what_cannot_run_is_refused_by_name_when_it_is_read_and_in_the_same_word
     model = save_model(family, tmp_path, **changes)
     why = read(str(tmp_path)).cannot_run["torch"]
     assert why.startswith(f"the torch engine cannot run {type(model).__name__}: ") and reason in why
-    with pytest.raises(StageCannotRun, match=f"^{re.escape(why)}$"):
+    with pytest.raises(CheckpointCannotRun, match=f"^{re.escape(why)}$"):
         TorchStage(spec(tmp_path, (NUM_LAYERS,), 0))
 
 
 def test_layers_without_attention_are_refused_by_a_stage_too(tmp_path: Path) -> None:
     save_model("Mamba", tmp_path)
-    with pytest.raises(StageCannotRun, match=r"MambaForCausalLM: .*linear_attention"):
+    with pytest.raises(CheckpointCannotRun, match=r"MambaForCausalLM: .*linear_attention"):
         TorchStage(spec(tmp_path, (2, 2), 1))
 
 
@@ -105,8 +106,17 @@ def test_a_stage_keeps_within_its_reservation_or_says_what_it_needs(tmp_path: Pa
 
 def test_a_placement_with_another_number_of_layers_is_refused(tmp_path: Path) -> None:
     save_model("Llama", tmp_path)
-    with pytest.raises(StageCannotRun, match="5 layers, the model has 4"):
+    with pytest.raises(CheckpointCannotRun, match="5 layers, the model has 4"):
         TorchStage(spec(tmp_path, (2, 3), 0))
+
+
+def test_weights_that_are_not_those_of_the_config_are_refused_for_every_placement(tmp_path: Path) -> None:
+    save_model("Llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for changed, words in (({"intermediate_size": 7}, "the model has"), ({"attention_bias": True}, "lacks 4 tensors")):
+        (tmp_path / "config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(CheckpointCannotRun, match=f"{words}.*; give the checkpoint that belongs to its config"):
+            TorchStage(spec(tmp_path, (NUM_LAYERS,), 0))
 
 
 def test_half_precision_halves_the_bytes(tmp_path: Path) -> None:
