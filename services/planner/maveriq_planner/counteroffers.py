@@ -189,13 +189,30 @@ def _unpriced(intent: Intent, space: Space) -> Iterator[Counteroffer]:
 def _together(judged: Judged, missed: Indices) -> Iterator[Counteroffer]:
     """All that the nearest miss misses, as it does it."""
     for i in missed[:_TRIED].tolist():
-        changes = [_as_predicted(miss, i) for miss in judged.misses if miss.missed[i]]
+        budgets = _budgets(judged, i)
+        rest = judge(joined(judged.intent, budgets).intent, judged.columns) if budgets else judged
+        changes = [*budgets, *(_as_predicted(miss, i) for miss in rest.misses if miss.missed[i])]
         known = [change for change in changes if change is not None]
         if len(known) == len(changes):
             made = joined(judged.intent, known)
             if judge(made.intent, judged.columns).met.any():
                 yield made
                 return
+
+
+def _budgets(judged: Judged, i: int) -> list[tuple[str, float, float]]:
+    """What of them gives way; of several replicas a few more: the fewest that bear a rate let requests wait long."""
+    spared = _SPARED if judged.replicas[i] > 1 else 1.0
+    found = [(miss, float(miss.predicted[i]) / spared) for miss in judged.misses if miss.missed[i]]
+    return [
+        (
+            miss.constraint,
+            miss.wanted,
+            float(np.ceil(most)) if miss.constraint == GPUS else rounded(most, DIGITS, up=True),
+        )
+        for miss, most in found
+        if miss.constraint in (GPUS, PRICE) and not np.isnan(most)
+    ]
 
 
 def _as_predicted(miss: Miss, i: int) -> tuple[str, float, float] | None:

@@ -167,6 +167,14 @@ def test_where_no_single_field_helps_all_that_the_nearest_misses_is_offered_at_o
     assert len(search(made.intent, SPACE).met)
 
 
+def test_where_gpus_and_latency_give_way_together_no_request_waits_in_an_endless_line() -> None:
+    alone = offers(intent(slo=Slo(e2e_ms=1)))["slo.e2e_ms"].offered
+    (made,) = offers(intent(slo=Slo(e2e_ms=1), rate=20, max_gpus=1)).values()
+    assert made.constraint == "max_gpus and slo.e2e_ms"
+    assert made.intent.slo.e2e_ms is not None and made.intent.slo.e2e_ms < 4 * alone
+    assert len(search(made.intent, SPACE).met)
+
+
 def test_the_reason_says_how_to_measure_an_accuracy_that_nobody_did() -> None:
     words = told(intent(min_accuracy=0.9, precisions=(Precision.INT4,)))
     assert "miss min_accuracy 0.9 (int4 was never measured: maveriq accuracy smollm2 measures it)" in words
