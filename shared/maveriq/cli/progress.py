@@ -14,6 +14,7 @@ from maveriq.cli.tables import engine_failed, placement_line, wanted_replicas
 from maveriq.contracts import Deployment, State
 
 STATES = tuple(State)
+DONE = "✓"
 NEXT = {
     State.ACCEPTED: "measuring what the model costs on these GPUs",
     State.MEASURED: "weighing configurations",
@@ -57,7 +58,7 @@ class Progress:
                 continue
             self._printed.update(STATES[: STATES.index(state) + 1])  # what comes late is no news any more
             if state is not State.FAILED and (state is not State.DRAINING or self._last is State.RELEASED):
-                self._line(state, facts(state, deployment), done=state is not State.WAITING)
+                self._line(state, facts(state, deployment), "…" if state is State.WAITING else DONE)
         doing = deployment.measuring or NEXT.get(deployment.state)
         self._say(None if deployment.state is self._last else doing)
 
@@ -66,15 +67,15 @@ class Progress:
         failed, placed = deployment.replica_failed, {placement.token for placement in deployment.placements}
         if failed is not None and failed.token not in self._failed:
             self._failed.add(failed.token)
-            self._line("failed", engine_failed(failed), done=False)
+            self._line("failed", engine_failed(failed), "!")
         if self._failed and placed - self._placed:
             self._printed.discard(State.RESERVED)
         self._placed |= placed
 
-    def _line(self, what: str, words: str, *, done: bool) -> None:
+    def _line(self, what: str, words: str, mark: str) -> None:
         took_ms = (time.monotonic() - self._since) * 1000
         self._since = time.monotonic()
-        line = Text("✓ " if done else "… ", style="green" if done else "yellow").append(f"{what:<9}", style="bold")
+        line = Text(f"{mark} ", style="green" if mark == DONE else "yellow").append(f"{what:<9}", style="bold")
         line.append(f"{duration(took_ms):>8}  ", style="dim").append(words, style="default")
         self._console.print(line, soft_wrap=False)
 
