@@ -1,6 +1,6 @@
 """The nearest intents that would be met, one constraint relaxed each. Pure: a refused intent in, counteroffers out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from maveriq_planner.arrays import Indices
 from maveriq_planner.columns import Columns
 from maveriq_planner.constraints import ACCURACY, GPUS, LATENCIES, PRICE, RATE, Miss, limited
 from maveriq_planner.figures import rounded
-from maveriq_planner.offering import CONCURRENCY, DIGITS, PERCENTILE, UNMEASURED, joined, offer, without
+from maveriq_planner.offering import CONCURRENCY, DIGITS, PERCENTILE, UNMEASURED, joined, offer, paired, without
 from maveriq_planner.replicas import latencies, most_allowed, smallest
 from maveriq_planner.search import Judged, Outcome, goodput_per_ms, judge, search
 from maveriq_planner.space import Space
@@ -33,7 +33,8 @@ _SPARED = 0.9  # at the capacity a line grows without end
 def counteroffers(intent: Intent, space: Space, outcome: Outcome) -> tuple[Counteroffer, ...]:
     """Each was planned for and is met; nothing nearer in its one field would be, to three digits. Nearest first.
 
-    Where no single field helps: one that changes all that the nearest miss misses.
+    Where no single field helps: one that changes all that the nearest miss misses; or what is allowed, or that there is
+    to be a price, and the nearest of what is then still missed.
     """
     if context_tokens(intent.workload, space.facts) is None:
         found = [made for made in _shorter(intent, space.facts) if len(search(made.intent, space).met)]
@@ -44,6 +45,7 @@ def counteroffers(intent: Intent, space: Space, outcome: Outcome) -> tuple[Count
             found = found or [*_unpriced(intent, space), *_together(outcome.judged, outcome.missed)][:1]
         elif not found:
             found = [*_unpriced(intent, space)]
+        found = found or [*_beside(intent, space)][:1]
     return tuple(sorted(found, key=lambda made: abs(made.offered - made.wanted) / (made.wanted or 1.0)))
 
 
@@ -158,16 +160,39 @@ def _wider(intent: Intent, space: Space) -> Iterator[Counteroffer]:
     for constraint, names in ((GPU_TYPES, intent.gpu_types), (PRECISIONS, intent.precisions)):
         if names is None:
             continue
-        outcome = search(without(intent, constraint), space)
-        if outcome.judged is None or not len(outcome.met):
+        wider = _widened(without(intent, constraint), space, constraint, names)
+        if wider is not None:
+            yield wider
+
+
+def _widened(freed: Intent, space: Space, constraint: str, names: Sequence[str]) -> Counteroffer | None:
+    """With what is best where anything is allowed; None: nothing meets the rest."""
+    outcome = search(freed, space)
+    if outcome.judged is None or not len(outcome.met):
+        return None
+    kind = outcome.judged.columns.kind(int(outcome.met[0]))
+    added = kind.gpu_type if constraint == GPU_TYPES else kind.precision
+    return Counteroffer(
+        constraint=constraint, wanted=len(names), offered=len(names) + 1,
+        intent=freed.model_copy(update={constraint: (*names, added)}), words=f"{constraint} with {added} among them",
+    )  # fmt: skip
+
+
+def _beside(intent: Intent, space: Space) -> Iterator[Counteroffer]:
+    """What is allowed, or a price that nobody knows, is in the way, and something else too: both give way."""
+    for constraint in (GPU_TYPES, PRECISIONS, PRICE):
+        names = getattr(intent, constraint)
+        if names is None:
             continue
-        kind = outcome.judged.columns.kind(int(outcome.met[0]))
-        added = kind.gpu_type if constraint == GPU_TYPES else kind.precision
-        wider = intent.model_copy(update={constraint: (*names, added)})
-        yield Counteroffer(
-            constraint=constraint, wanted=len(names), offered=len(names) + 1, intent=wider,
-            words=f"{constraint} with {added} among them",
-        )  # fmt: skip
+        freed = without(intent, constraint)
+        for made in counteroffers(freed, space, search(freed, space))[:1]:
+            first = (
+                Counteroffer(constraint=PRICE, wanted=names, offered=0, intent=made.intent, words=f"no {PRICE}")
+                if constraint == PRICE
+                else _widened(made.intent, space, constraint, names)
+            )
+            if first is not None:
+                yield paired(first, made)
 
 
 def _unpriced(intent: Intent, space: Space) -> Iterator[Counteroffer]:

@@ -34,11 +34,24 @@ def joined(intent: Intent, changes: Sequence[tuple[str, float, float]]) -> Count
     made = [offer(intent, *change) for change in changes]
     for change in changes:
         intent = offer(intent, *change).intent
-    words = [one.words or f"{one.constraint} {figure(one.offered)}" for one in made]
-    return Counteroffer(
-        constraint=_AND.join(one.constraint for one in made), wanted=made[0].wanted, offered=made[0].offered,
-        intent=intent, words=_AND.join(words),
+    return made[0].model_copy(
+        update={
+            "constraint": _AND.join(one.constraint for one in made), "intent": intent,
+            "words": _AND.join(map(_words, made)),
+        }
     )  # fmt: skip
+
+
+def paired(first: Counteroffer, second: Counteroffer) -> Counteroffer:
+    """Both; the first's intent has both changes."""
+    constraint, words = (
+        _AND.join(pair) for pair in ((first.constraint, second.constraint), map(_words, (first, second)))
+    )
+    return first.model_copy(update={"constraint": constraint, "words": words})
+
+
+def _words(made: Counteroffer) -> str:
+    return made.words or f"{made.constraint} {figure(made.offered)}"
 
 
 def is_joint(offers: Sequence[Counteroffer]) -> bool:

@@ -167,6 +167,20 @@ def test_where_no_single_field_helps_all_that_the_nearest_misses_is_offered_at_o
     assert len(search(made.intent, SPACE).met)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"precisions": (Precision.FP8,)}, {"gpu_types": ("other",)}, {"max_price_per_hour": 0.01},
+        {"precisions": (Precision.FP8,), "gpu_types": ("other",)},
+    ],
+)  # fmt: skip
+def test_what_is_allowed_or_to_have_a_price_gives_way_beside_what_else_is_missed(asked: dict[str, Any]) -> None:
+    space = space_of(fingerprints(), max_pp=3)  # without prices
+    (made,) = offers(intent(slo=Slo(ttft_ms=0.1), **asked), space).values()
+    assert made.constraint == " and ".join([*sorted(asked), "slo.ttft_ms"])
+    assert len(search(made.intent, space).met)
+
+
 def test_where_gpus_and_latency_give_way_together_no_request_waits_in_an_endless_line() -> None:
     alone = offers(intent(slo=Slo(e2e_ms=1)))["slo.e2e_ms"].offered
     (made,) = offers(intent(slo=Slo(e2e_ms=1), rate=20, max_gpus=1)).values()
